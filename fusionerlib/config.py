@@ -1,0 +1,182 @@
+"""Configuration is data: frozen pydantic models, written beside every checkpoint and read back by one call."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fusionerlib.errors import FusionerError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "bmvc2022": {},
+    "small": {
+        "width": 192,
+        "depth": 2,
+        "heads": 6,
+        "dropout": 0.15,
+        "decoder_scales": (2,),
+        "upsample": "logits",
+    },
+}
+"""Named fusion modules: what each changes from the paper's table (the defaults of ``FusionConfig``)."""
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "bmvc2022": {
+        "batch": 32,
+        "positives": 1,
+        "negatives": 0,
+        "loss_stride": 1,
+        "weight_decay": 0.01,
+        "final_weight_decay": 0.4,
+        "decoder_constant": True,
+    },
+}
+"""Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
+
+
+class Frozen(BaseModel):
+    """A section of a config: immutable, and a name that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _filled(given: Any, *, key: str, presets: dict[str, dict[str, Any]]) -> Any:
+    if isinstance(given, dict):
+        return {**presets.get(given.get(key, ""), {}), **given}
+    return given
+
+
+class PairConfig(Frozen):
+    """Which frozen encoders are fused."""
+
+    visual: str = "packaged"
+    text: str = "packaged"
+    templates: str = "none"
+
+
+class FusionConfig(Frozen):
+    """The trainable module. The defaults are the paper's (BMVC 2022); a preset changes some of them.
+
+    late_depth: blocks on each side of late fusion; 0 takes half of ``depth``. decoder_scales: the feature map's size
+    after each of the decoder's convolutions but the last, in token grids. upsample: whether features or logits are
+    resized to the image.
+    """
+
+    preset: Literal["bmvc2022", "small"] = "bmvc2022"
+    kind: Literal["fusioner", "late"] = "fusioner"
+    width: int = Field(default=512, ge=8)
+    depth: int = Field(default=12, ge=1)
+    late_depth: int = Field(default=0, ge=0)
+    heads: int = Field(default=8, ge=1)
+    mlp_ratio: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    temperature: float = Field(default=0.07, gt=0.0)
+    decoder_scales: tuple[int, ...] = (2, 4, 8)
+    upsample: Literal["features", "logits"] = "features"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        return _filled(given, key="preset", presets=PRESETS)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class DataConfig(Frozen):
+    """Which scenes train and test. ``fold`` is read by the folded data sets only."""
+
+    dataset: Literal["openmoji", "pascal"] = "openmoji"
+    root: Path = Path("data/openmoji")
+    fold: int = Field(default=0, ge=0, le=3)
+    size: int = Field(default=224, ge=32, multiple_of=32)
+    train_scenes: int = Field(default=3000, ge=1)
+    eval_scenes: int = Field(default=200, ge=1)
+    views: int = Field(default=1, ge=1)
+    data_seed: int = Field(default=0, ge=0)
+
+
+class TrainingConfig(Frozen):
+    """The optimisation. One sample is one (scene, name) pair, with more names of the scene and absent ones beside it.
+
+    The defaults suit the ``small`` fusion; the recipe ``bmvc2022`` is the paper's. final_weight_decay is reached from
+    weight_decay by a cosine, as final_lr is from lr; decoder_constant keeps lr and no decay for the decoder (paper).
+    text_noise: standard deviation of the Gaussian noise on unit-length text tokens, over all of a token's channels
+    together. loss_stride: the loss sees every n-th pixel, both ways.
+    """
+
+    recipe: Literal["small", "bmvc2022"] = "small"
+    steps: int = Field(default=800, ge=1)
+    batch: int = Field(default=16, ge=1)
+    positives: int = Field(default=4, ge=1)
+    negatives: int = Field(default=4, ge=0)
+    hard_negatives: float = Field(default=0.5, ge=0.0, le=1.0)
+    loss: Literal["bce", "bce+dice"] = "bce"
+    loss_stride: int = Field(default=4, ge=1)
+    lr: float = Field(default=1e-3, gt=0.0)
+    final_lr: float = Field(default=2e-6, ge=0.0)
+    warmup: int = Field(default=40, ge=0)
+    weight_decay: float = Field(default=0.2, ge=0.0)
+    final_weight_decay: float = Field(default=0.2, ge=0.0)
+    decoder_constant: bool = False
+    text_noise: float = Field(default=0.0, ge=0.0)
+    validate_every: int = Field(default=200, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, given: Any) -> Any:
+        return _filled(given, key="recipe", presets=RECIPES)
+
+
+class RunConfig(Frozen):
+    """Everything that decides a training run."""
+
+    pair: PairConfig = PairConfig()
+    fusion: FusionConfig = FusionConfig(preset="small")
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @classmethod
+    def flat(cls, **values: Any) -> Self:
+        """A config from leaf names alone (``steps=20, depth=4``): each goes to the section that has it.
+
+        Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
+        """
+        homes = {leaf: name for name, field in cls.model_fields.items() for leaf in _section(field).model_fields}
+        nested: dict[str, dict[str, Any]] = {name: {} for name in cls.model_fields}
+        nested["fusion"]["preset"] = "small"
+        for leaf, value in values.items():
+            if leaf not in homes:
+                near = difflib.get_close_matches(leaf, homes, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(homes))}"
+                raise FusionerError(f"unknown parameter {leaf!r} = {value!r}: {hint}")
+            nested[homes[leaf]][leaf] = value
+        return checked(cls, nested)
+
+
+def _section(field: Any) -> type[BaseModel]:
+    section = field.annotation
+    assert isinstance(section, type) and issubclass(section, BaseModel)
+    return section
+
+
+def checked(model: type[Config], values: dict[str, Any]) -> Config:
+    """``model`` built from ``values``; a FusionerError that names each bad value where they do not fit."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or model.__name__} = {problem['input']!r}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise FusionerError(f"{model.__name__} can't be built: {problems}") from error

@@ -1,0 +1,1 @@
+"""Frozen encoders: protocols in ``base``, rows of data in ``registry``, one file a family."""

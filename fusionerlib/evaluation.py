@@ -1,0 +1,165 @@
+"""Evaluation: queries to probabilities to counts. Protocols differ only in their queries and in what is counted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from fusionerlib.features import StoredScenes
+from fusionerlib.fusion import SegmentationModel
+from fusionerlib.metrics import ClassCounts, assignment, decide, object_only, permuted
+from fusionerlib.sampling import NameSampler
+from fusionerlib.words import WordTable
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question: the names asked of one scene, in this order."""
+
+    scene: int
+    names: tuple[str, ...]
+
+
+def present_queries(scenes: StoredScenes) -> list[Query]:
+    """Every scene asked for exactly the names that are in it."""
+    return [Query(index, scenes.names(index)) for index in range(len(scenes))]
+
+
+def single_queries(pairs: Sequence[tuple[int, str]]) -> list[Query]:
+    """Every (scene, name) pair on its own: the episodes of PASCAL-5i (paper)."""
+    return [Query(scene, (name,)) for scene, name in pairs]
+
+
+def distractor_queries(scenes: StoredScenes, *, vocabulary: Sequence[str], names: int, hard: float, seed: int) -> list[Query]:
+    """Every scene asked for its own names and absent ones of ``vocabulary``, ``names`` in all, in a seeded order.
+
+    hard: share of absent names that have a word in common with one of the scene ("red ball" for "red car").
+    """
+    queries = []
+    sampler = NameSampler(vocabulary, positives=1, negatives=names - 1, hard=hard)
+    for index in range(len(scenes)):
+        rng = np.random.default_rng((seed, index))
+        asked = sampler.complete(scenes.names(index), scenes.names(index), rng)
+        queries.append(Query(index, tuple(asked[i] for i in rng.permutation(len(asked)))))
+    return queries
+
+
+def shuffled(queries: Sequence[Query], *, seed: int) -> list[Query]:
+    """The same questions with each one's names in a seeded random order."""
+    rngs = [np.random.default_rng((seed, query.scene)) for query in queries]
+    return [
+        Query(query.scene, tuple(query.names[i] for i in rng.permutation(len(query.names))))
+        for query, rng in zip(queries, rngs, strict=True)
+    ]
+
+
+@torch.no_grad()
+def predict(
+    model: SegmentationModel,
+    scenes: StoredScenes,
+    words: WordTable,
+    queries: Sequence[Query],
+    *,
+    batch: int = 16,
+    quiet: bool = False,
+) -> Iterator[tuple[Query, Float[np.ndarray, "names height width"], np.ndarray]]:
+    """Each query with its probabilities (0-1) at the labels' size, and the labels by the query's names.
+
+    In those labels k + 1 is ``query.names[k]``, 0 everything else, 255 ignored. Scenes must share one grid and size.
+    """
+    words.add(name for query in queries for name in query.names)
+    device = model.category.device
+    bar = tqdm(total=len(queries), desc="evaluation", unit="scene", disable=quiet, mininterval=2)
+    for start in range(0, len(queries), batch):
+        part = queries[start : start + batch]
+        stored = [scenes[query.scene] for query in part]
+        tokens, names_mask = words.padded([query.names for query in part])
+        patches = torch.stack([scene.tokens for scene in stored])
+        logits: Tensor = model(
+            rearrange(patches, "b h w d -> b (h w) d").to(device),
+            tokens.to(device),
+            grid=(patches.shape[1], patches.shape[2]),
+            size=(stored[0].labels.shape[0], stored[0].labels.shape[1]),
+            names_mask=None if bool(names_mask.all()) else names_mask.to(device),
+        )
+        for query, scene, maps in zip(part, stored, logits.sigmoid().cpu().numpy(), strict=True):
+            yield query, maps[: len(query.names)], relabelled(scene.labels.numpy(), scene.names, query.names)
+        bar.update(len(part))
+    bar.close()
+
+
+def relabelled(labels: np.ndarray, names: Sequence[str], asked: Sequence[str]) -> np.ndarray:
+    """Labels by ``names`` as labels by ``asked``: what is not asked becomes background, 255 stays."""
+    table = np.zeros(256, dtype=np.int32)
+    table[255] = 255
+    for place, name in enumerate(names, start=1):
+        if name in asked:
+            table[place] = asked.index(name) + 1
+    return table[labels]
+
+
+def evaluate(
+    model: SegmentationModel,
+    scenes: StoredScenes,
+    words: WordTable,
+    queries: Sequence[Query],
+    *,
+    threshold: float = 0.5,
+    quiet: bool = False,
+) -> ClassCounts:
+    """Counts by name over all ``queries``: argmax over each query's names, background at or under ``threshold``."""
+    counts = ClassCounts()
+    for query, probabilities, target in predict(model, scenes, words, queries, quiet=quiet):
+        counts.add(query.names, decide(probabilities, threshold=threshold), target)
+    return counts
+
+
+@dataclass(frozen=True)
+class MosaicResult:
+    """Mosaic-4 figures, all 0-1, with the number of mosaics and the counts behind them."""
+
+    mosaics: int
+    assignment: float
+    counts: ClassCounts
+    counts_permuted: ClassCounts
+    counts_object_only: ClassCounts
+
+    def figures(self) -> dict[str, float]:
+        """The scalars, by the names that ``metrics.json`` uses."""
+        return {
+            "scenes": self.mosaics,
+            "assignment": self.assignment,
+            "miou": self.counts.miou,
+            "miou_permuted": self.counts_permuted.miou,
+            "miou_object_only": self.counts_object_only.miou,
+            "fb_iou": self.counts.fb_iou,
+        }
+
+
+def evaluate_mosaics(
+    model: SegmentationModel,
+    scenes: StoredScenes,
+    words: WordTable,
+    *,
+    grid: int = 2,
+    threshold: float = 0.5,
+    seed: int = 0,
+    quiet: bool = False,
+) -> MosaicResult:
+    """Mosaics (tile t, row by row, holds ``names[t]``) asked for all their names at once, in a seeded order (paper)."""
+    counts, permuted_counts, object_counts = ClassCounts(), ClassCounts(), ClassCounts()
+    won = []
+    queries = shuffled(present_queries(scenes), seed=seed)
+    for query, probabilities, target in predict(model, scenes, words, queries, quiet=quiet):
+        tiles = [scenes.names(query.scene).index(name) for name in query.names]
+        won.append(assignment(probabilities, grid=grid, tile_of_name=tiles))
+        labels = decide(probabilities, threshold=threshold)
+        counts.add(query.names, labels, target)
+        permuted_counts.add(query.names, permuted(labels, names=len(query.names)), target)
+        object_counts.add_masks(query.names, object_only(labels, names=len(query.names)), target)
+    return MosaicResult(len(queries), float(np.mean(won)), counts, permuted_counts, object_counts)

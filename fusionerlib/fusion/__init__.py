@@ -1,0 +1,19 @@
+"""The trainable models behind one interface: frozen patch and text tokens in, logits out."""
+
+from fusionerlib.config import FusionConfig
+from fusionerlib.fusion.fusioner import Fusioner
+from fusionerlib.fusion.late import LateFusion
+from fusionerlib.fusion.model import SegmentationModel
+
+MODELS: dict[str, type[SegmentationModel]] = {"fusioner": Fusioner, "late": LateFusion}
+
+
+def build(config: FusionConfig, *, visual_width: int, text_width: int) -> SegmentationModel:
+    """The model that ``config`` describes, freshly initialised from torch's global generator.
+
+    visual_width, text_width: channels of the frozen patch and text tokens.
+    """
+    return MODELS[config.kind](config, visual_width=visual_width, text_width=text_width)
+
+
+__all__ = ["MODELS", "Fusioner", "LateFusion", "SegmentationModel", "build"]

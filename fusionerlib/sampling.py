@@ -1,0 +1,95 @@
+"""Which names a training sample is asked for: those in the scene, and absent ones that are hard to tell apart."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A scene (by index) and the names asked of it, the drawn pair's own name first."""
+
+    scene: int
+    names: tuple[str, ...]
+
+
+class NameSampler:
+    """Draws ``positives`` names of a scene at most, and fills up with absent ones to ``positives + negatives``.
+
+    hard: the share of absent names that have a word in common with a name of the scene ("blue bicycle" for "red
+    bicycle"). A name whose words are all part of a present name's, or the other way round, is never an absent one: a
+    blue bicycle is a bicycle too. With ``positives=1, negatives=0`` this is the paper's sample.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], *, positives: int, negatives: int, hard: float) -> None:
+        self.vocabulary = list(vocabulary)
+        self.positives, self.negatives, self.hard = positives, negatives, hard
+        self._words = {name: frozenset(name.split()) for name in self.vocabulary}
+        self._sharing: dict[str, list[str]] = defaultdict(list)
+        for name in self.vocabulary:
+            for word in self._words[name]:
+                self._sharing[word].append(name)
+
+    def draw(self, first: str, present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+        """The names asked of a scene that holds ``present``, ``first`` among them and always asked."""
+        others = [name for name in present if name != first]
+        kept = [others[i] for i in rng.permutation(len(others))[: self.positives - 1]]
+        return (first, *kept) if self.negatives == 0 else self.complete((first, *kept), present, rng)
+
+    def complete(self, names: Sequence[str], present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+        """``names`` and absent ones after them, ``positives + negatives`` in all, for a scene that holds ``present``."""
+        wanted = max(0, self.positives + self.negatives - len(names))
+        hard = int(rng.binomial(wanted, self.hard))
+        similar = [name for positive in present for word in positive.split() for name in self._sharing[word]]
+        absent = self._pick(similar, hard, present, (), rng)
+        absent += self._pick(self.vocabulary, wanted - len(absent), present, absent, rng)
+        return (*names, *absent)
+
+    def _pick(
+        self, pool: Sequence[str], count: int, present: Sequence[str], taken: Sequence[str], rng: np.random.Generator
+    ) -> list[str]:
+        chosen: list[str] = []
+        # A few more draws than asked for, since some are refused; a tiny vocabulary may give fewer names.
+        for index in rng.integers(len(pool), size=4 * count + 8) if pool and count else ():
+            name = pool[index]
+            if name not in chosen and name not in taken and not any(self._overlap(name, other) for other in present):
+                chosen.append(name)
+            if len(chosen) == count:
+                break
+        return chosen
+
+    def _overlap(self, name: str, present: str) -> bool:
+        words, other = self._words[name], frozenset(present.split())
+        return words <= other or other <= words
+
+
+class SampleOrder:
+    """The samples of any training step, from (seed, step) alone: resuming needs no generator's state."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[int, str]],
+        scene_names: Sequence[tuple[str, ...]],
+        *,
+        sampler: NameSampler,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.pairs, self.scene_names, self.sampler = list(pairs), scene_names, sampler
+        self.batch, self.seed = batch, seed
+        self._epoch, self._order = -1, np.arange(0)
+
+    def samples(self, step: int) -> list[Sample]:
+        """The batch of step ``step`` (from 0): consecutive pairs of a fresh permutation an epoch."""
+        rng = np.random.default_rng((self.seed, 1, step))
+        chosen = [self.pairs[self._position(step * self.batch + offset)] for offset in range(self.batch)]
+        return [Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng)) for scene, name in chosen]
+
+    def _position(self, count: int) -> int:
+        epoch, place = divmod(count, len(self.pairs))
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.pairs))
+            self._epoch = epoch
+        return int(self._order[place])
