@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 2,
         "heads": 6,
         "dropout": 0.15,
+        "decoder_width": 96,
         "decoder_scales": (2,),
         "upsample": "logits",
     },
@@ -63,7 +64,8 @@ class FusionConfig(Frozen):
     """The trainable module. The defaults are the paper's (BMVC 2022); a preset changes some of them.
 
     late_depth: blocks on each side of late fusion; 0 takes half of ``depth``. decoder_scales: the feature map's size
-    after each of the decoder's convolutions but the last, in token grids. upsample: whether features or logits are
+    after each of the decoder's convolutions but the last, in token grids. decoder_width: channels inside the decoder; 0
+    takes ``width``. upsample: whether features or logits are
     resized to the image.
     """
 
@@ -76,6 +78,7 @@ class FusionConfig(Frozen):
     mlp_ratio: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     temperature: float = Field(default=0.07, gt=0.0)
+    decoder_width: int = Field(default=0, ge=0)
     decoder_scales: tuple[int, ...] = (2, 4, 8)
     upsample: Literal["features", "logits"] = "features"
 
@@ -85,17 +88,23 @@ class FusionConfig(Frozen):
         return _filled(given, key="preset", presets=PRESETS)
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
+    def _heads_divide_width(self) -> "FusionConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
 
 class DataConfig(Frozen):
-    """Which scenes train and test. ``fold`` is read by the folded data sets only."""
+    """Which scenes train and test, and where their frozen features are kept.
+
+    fold: read by PASCAL-5i only. objects, train_scenes: read by OpenMoji only (objects 0 draws all there are).
+    views: augmented copies of each training image, the plain one first. eval_scenes: at most so many a test.
+    """
 
     dataset: Literal["openmoji", "pascal"] = "openmoji"
     root: Path = Path("data/openmoji")
+    features: Path = Path("data/features")
+    objects: int = Field(default=0, ge=0)
     fold: int = Field(default=0, ge=0, le=3)
     size: int = Field(default=224, ge=32, multiple_of=32)
     train_scenes: int = Field(default=3000, ge=1)
@@ -147,7 +156,7 @@ class RunConfig(Frozen):
     training: TrainingConfig = TrainingConfig()
 
     @classmethod
-    def flat(cls, **values: Any) -> Self:
+    def flat(cls, **values: Any) -> "RunConfig":
         """A config from leaf names alone (``steps=20, depth=4``): each goes to the section that has it.
 
         Raises FusionerError naming an unknown or ill-typed value and the nearest known name.

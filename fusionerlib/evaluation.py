@@ -1,6 +1,6 @@
 """Evaluation: queries to probabilities to counts. Protocols differ only in their queries and in what is counted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,14 @@ from fusionerlib.fusion import SegmentationModel
 from fusionerlib.metrics import ClassCounts, assignment, decide, object_only, permuted
 from fusionerlib.sampling import NameSampler
 from fusionerlib.words import WordTable
+
+RECORD_NAMES = {
+    "seen": "seen_names",
+    "combinations": "unseen_combinations",
+    "objects": "unseen_objects",
+    "novel": "novel_classes",
+}
+"""What ``metrics.json`` calls the tests."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,9 @@ def single_queries(pairs: Sequence[tuple[int, str]]) -> list[Query]:
     return [Query(scene, (name,)) for scene, name in pairs]
 
 
-def distractor_queries(scenes: StoredScenes, *, vocabulary: Sequence[str], names: int, hard: float, seed: int) -> list[Query]:
+def distractor_queries(
+    scenes: StoredScenes, *, vocabulary: Sequence[str], names: int, hard: float, seed: int
+) -> list[Query]:
     """Every scene asked for its own names and absent ones of ``vocabulary``, ``names`` in all, in a seeded order.
 
     hard: share of absent names that have a word in common with one of the scene ("red ball" for "red car").
@@ -58,7 +68,6 @@ def shuffled(queries: Sequence[Query], *, seed: int) -> list[Query]:
     ]
 
 
-@torch.no_grad()
 def predict(
     model: SegmentationModel,
     scenes: StoredScenes,
@@ -80,13 +89,14 @@ def predict(
         stored = [scenes[query.scene] for query in part]
         tokens, names_mask = words.padded([query.names for query in part])
         patches = torch.stack([scene.tokens for scene in stored])
-        logits: Tensor = model(
-            rearrange(patches, "b h w d -> b (h w) d").to(device),
-            tokens.to(device),
-            grid=(patches.shape[1], patches.shape[2]),
-            size=(stored[0].labels.shape[0], stored[0].labels.shape[1]),
-            names_mask=None if bool(names_mask.all()) else names_mask.to(device),
-        )
+        with torch.no_grad():
+            logits: Tensor = model(
+                rearrange(patches, "b h w d -> b (h w) d").to(device),
+                tokens.to(device),
+                grid=(patches.shape[1], patches.shape[2]),
+                size=(stored[0].labels.shape[0], stored[0].labels.shape[1]),
+                names_mask=None if bool(names_mask.all()) else names_mask.to(device),
+            )
         for query, scene, maps in zip(part, stored, logits.sigmoid().cpu().numpy(), strict=True):
             yield query, maps[: len(query.names)], relabelled(scene.labels.numpy(), scene.names, query.names)
         bar.update(len(part))
@@ -103,6 +113,23 @@ def relabelled(labels: np.ndarray, names: Sequence[str], asked: Sequence[str]) -
     return table[labels]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts by name over all queries, and each query's own score: mean IoU (0-1) over the names in its scene."""
+
+    counts: ClassCounts
+    scores: list[tuple[Query, float]]
+
+    def figures(self) -> dict[str, float]:
+        """The scalars, by the names that ``metrics.json`` uses."""
+        return {"scenes": len(self.scores), "miou": self.counts.miou, "fb_iou": self.counts.fb_iou}
+
+    def extremes(self, count: int) -> list[Query]:
+        """The ``count`` best queries, best first, then the ``count`` worst, worst last."""
+        ranked = [query for query, _ in sorted(self.scores, key=lambda row: -row[1])]
+        return ranked[:count] + ranked[max(count, len(ranked) - count) :]
+
+
 def evaluate(
     model: SegmentationModel,
     scenes: StoredScenes,
@@ -111,12 +138,34 @@ def evaluate(
     *,
     threshold: float = 0.5,
     quiet: bool = False,
-) -> ClassCounts:
-    """Counts by name over all ``queries``: argmax over each query's names, background at or under ``threshold``."""
-    counts = ClassCounts()
+) -> Evaluation:
+    """All ``queries`` answered: argmax over each query's names, background at or under ``threshold``.
+
+    Only names that some scene of ``queries`` shows are counted as classes; what was painted for the others still
+    costs the classes whose pixels it took.
+    """
+    shown = {name for query in queries for name in scenes.names(query.scene)}
+    counts, scores = ClassCounts(), []
     for query, probabilities, target in predict(model, scenes, words, queries, quiet=quiet):
-        counts.add(query.names, decide(probabilities, threshold=threshold), target)
-    return counts
+        episode = ClassCounts()
+        episode.add(query.names, decide(probabilities, threshold=threshold), target)
+        scores.append((query, episode.only(scenes.names(query.scene)).miou))
+        counts.merge(episode)
+    return Evaluation(counts.only(shown), scores)
+
+
+def questions(
+    scenes: StoredScenes,
+    *,
+    pairs: Sequence[tuple[int, str]] | None,
+    vocabulary: Sequence[str],
+    names: int,
+    seed: int = 0,
+) -> list[Query]:
+    """The queries of a test: its published ``pairs`` one name at a time, or every scene with look-alike names beside."""
+    if pairs is not None:
+        return single_queries(pairs)
+    return distractor_queries(scenes, vocabulary=vocabulary, names=names, hard=1.0, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -163,3 +212,20 @@ def evaluate_mosaics(
         permuted_counts.add(query.names, permuted(labels, names=len(query.names)), target)
         object_counts.add_masks(query.names, object_only(labels, names=len(query.names)), target)
     return MosaicResult(len(queries), float(np.mean(won)), counts, permuted_counts, object_counts)
+
+
+def validation(
+    tests: Mapping[str, StoredScenes], words: WordTable, *, scenes: int
+) -> Callable[[SegmentationModel], dict[str, float]]:
+    """What training calls now and then: mIoU on ``scenes`` scenes of the test of *seen* names, asked for what they show.
+
+    A data set without such a test is not validated on: its novel classes are for the end.
+    """
+
+    def measure(model: SegmentationModel) -> dict[str, float]:
+        if "seen" not in tests:
+            return {}
+        queries = present_queries(tests["seen"])[:scenes]
+        return {"miou": evaluate(model, tests["seen"], words, queries, quiet=True).counts.miou}
+
+    return measure

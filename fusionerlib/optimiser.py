@@ -20,7 +20,11 @@ def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.op
     plain = [parameter for parameter in fusion if parameter.ndim < 2 or parameter is model.category]
     unplain = {id(parameter) for parameter in plain}
     groups = [
-        {"params": [parameter for parameter in fusion if id(parameter) not in unplain], "decayed": True, "fixed": False},
+        {
+            "params": [parameter for parameter in fusion if id(parameter) not in unplain],
+            "decayed": True,
+            "fixed": False,
+        },
         {"params": plain, "decayed": False, "fixed": False},
         {"params": decoder, "decayed": not config.decoder_constant, "fixed": config.decoder_constant},
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fusionerlib.files import write_text
+from fusionerlib.files import exclusive, write_text
 
 RECORDED = (
     "fusioner",
@@ -55,9 +55,12 @@ def write_run_record(path: Path, config: BaseModel, **more: Any) -> None:
 
 def update_metrics(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested ``values`` into the JSON file ``path`` (made if missing); returns the whole."""
-    metrics = json.loads(path.read_text()) if path.is_file() else {}
-    merged = _merged(metrics, values)
-    write_text(path, json.dumps(merged, indent=1))
+    # Notebooks run side by side and add to one file: without the lock one of them would undo the other's figures.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.with_suffix(".lock"), f"writing {path}", patience=30.0):
+        metrics = json.loads(path.read_text()) if path.is_file() else {}
+        merged = _merged(metrics, values)
+        write_text(path, json.dumps(merged, indent=1))
     return merged
 
 

@@ -42,8 +42,12 @@ class NameSampler:
         """``names`` and absent ones after them, ``positives + negatives`` in all, for a scene that holds ``present``."""
         wanted = max(0, self.positives + self.negatives - len(names))
         hard = int(rng.binomial(wanted, self.hard))
-        similar = [name for positive in present for word in positive.split() for name in self._sharing[word]]
-        absent = self._pick(similar, hard, present, (), rng)
+        absent: list[str] = []
+        # Word by word of the scene's names in turn, so that each word gets its look-alikes: with enough places, both
+        # the same thing in another colour and another thing in the same colour are asked.
+        words = [word for name in names for word in name.split()]
+        for place in range(hard):
+            absent += self._pick(self._sharing[words[place % len(words)]], 1, present, absent, rng)
         absent += self._pick(self.vocabulary, wanted - len(absent), present, absent, rng)
         return (*names, *absent)
 

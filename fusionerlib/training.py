@@ -46,7 +46,9 @@ def train(
     config = run.training
     pairs = scenes.pairs() if pairs is None else list(pairs)
     if not pairs:
-        raise FusionerError("there is nothing to train on: the data set has no (scene, name) pair; check its root and fold")
+        raise FusionerError(
+            "there is nothing to train on: the data set has no (scene, name) pair; check its root and fold"
+        )
     vocabulary = sorted({name for _, name in pairs})
     words.add(vocabulary)
     torch.manual_seed(config.seed)
@@ -83,7 +85,9 @@ def train(
         history.append(row)
         if step % config.checkpoint_every == 0 or step == config.steps:
             _keep(directory, model, optimiser, identity, step, history)
-        bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{config.batch * (bar.format_dict['rate'] or 0):.0f}", refresh=False)
+        bar.set_postfix(
+            loss=f"{row['loss']:.3f}", images_s=f"{config.batch * (bar.format_dict['rate'] or 0):.0f}", refresh=False
+        )
         bar.update()
     bar.close()
     return model.eval(), history
@@ -131,7 +135,12 @@ def name_masks(
 
 
 def _keep(
-    directory: Path, model: SegmentationModel, optimiser: torch.optim.Optimizer, identity: dict, step: int, history: History
+    directory: Path,
+    model: SegmentationModel,
+    optimiser: torch.optim.Optimizer,
+    identity: dict,
+    step: int,
+    history: History,
 ) -> None:
     """One running checkpoint under a name of its own; older ones go once it is whole."""
     target, part = directory / f"step-{step:07d}", directory / f"step-{step:07d}.part"
@@ -139,7 +148,9 @@ def _keep(
     part.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / "model.safetensors")
     moments = {
-        f"{index}.{key}": value for index, state in optimiser.state_dict()["state"].items() for key, value in state.items()
+        f"{index}.{key}": value
+        for index, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
     }
     save_file(moments, part / "optimiser.safetensors")
     write_text(part / "state.json", json.dumps({"identity": identity, "step": step, "history": history}))
@@ -153,7 +164,9 @@ def _keep(
 def _resume(
     directory: Path, model: SegmentationModel, optimiser: torch.optim.Optimizer, identity: dict
 ) -> tuple[int, History]:
-    kept = sorted(path for path in directory.glob("step-*") if (path / "state.json").is_file() and path.suffix != ".part")
+    kept = sorted(
+        path for path in directory.glob("step-*") if (path / "state.json").is_file() and path.suffix != ".part"
+    )
     if not kept:
         return 0, []
     state = json.loads((kept[-1] / "state.json").read_text())

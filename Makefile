@@ -1,0 +1,54 @@
+# The two commands are `make demo` and `make test`; both make .venv by themselves and need no active environment.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# An environment of the caller's must not leak into ours.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
+
+.DEFAULT_GOAL := help
+.PHONY: help venv install demo test lint unit notebooks-clean lab clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+		     "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[workbook,runs,data,dev]'
+	@touch $@
+
+venv: $(BIN)/python ## make .venv
+
+install: $(STAMP) ## install the project and all its extras into .venv
+
+demo: install ## train, evaluate and report at profile demo; leaves outputs/demo/index.html
+	$(BIN)/fusioner run demo
+
+lint: install ## ruff, mypy, and notebooks without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy fusionerlib
+	$(BIN)/nbstripout --verify $(wildcard notebooks/*.ipynb)
+
+# Two workers share two cores, so each keeps to one thread.
+unit: install ## unit tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/test_notebooks.py
+
+test: lint unit ## lint, types, unit tests, and every notebook at smoke size
+	$(BIN)/python -m pytest tests/test_notebooks.py
+
+notebooks-clean: install ## strip the outputs out of the notebooks
+	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)
+
+lab: install ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+clean: ## remove .venv, caches and builds (data/ and outputs/ stay)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .snakemake build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

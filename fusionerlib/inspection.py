@@ -1,0 +1,87 @@
+"""Looking inside: what words read from patches, and how alike the fused words and pixels are."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fusionerlib.datasets.scene import Scene
+from fusionerlib.encoders.base import TokenMap, VisualEncoder, VisualTokens
+from fusionerlib.errors import FusionerError
+from fusionerlib.fusion import SegmentationModel
+from fusionerlib.fusion.decoder import cosine_logits
+
+
+def encode_image(visual: VisualEncoder, image: UInt8[Tensor, "height width 3"]) -> VisualTokens:
+    """All token maps of one RGB image (0-255), as a batch of one; its sides must fit the encoder."""
+    return visual(rearrange(image, "h w c -> 1 c h w"))
+
+
+def sample_photo(name: str, *, multiple: int, height: int = 320) -> UInt8[Tensor, "height width 3"]:
+    """A photo of scikit-image (chelsea, coffee, astronaut, ...) about ``height`` pixels high, RGB 0-255.
+
+    Both sides are rounded to ``multiple``. Raises FusionerError for a name that scikit-image has no colour photo of.
+    """
+    from skimage import data
+
+    try:
+        photo = np.asarray(getattr(data, name)())
+    except (AttributeError, TypeError, OSError) as error:
+        raise FusionerError(f"no sample photo {name!r}: try chelsea, coffee, astronaut or rocket") from error
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+        raise FusionerError(f"sample {name!r} is no colour photo: try chelsea, coffee, astronaut or rocket")
+    sides = (photo.shape[1] * height / photo.shape[0], height)
+    width, height = (max(1, round(side / multiple)) * multiple for side in sides)
+    return torch.from_numpy(np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)))
+
+
+def sample_scene(*, size: int, seed: int = 0) -> Scene:
+    """A Mosaic-4 scene of four OpenMoji things, two of them recoloured, drawn in memory."""
+    from fusionerlib.datasets import glyphs
+    from fusionerlib.datasets.mosaic import mosaic
+
+    scenes = []
+    for place, (colour, thing) in enumerate(
+        (("", "penguin"), ("blue", "bicycle"), ("", "mushroom"), ("pink", "elephant"))
+    ):
+        glyph = glyphs.draw(glyphs.things()[thing])
+        glyph = glyphs.tint(glyph, colour) if colour else glyph
+        image, mask = glyphs.posed(glyph, size=size, rng=np.random.default_rng((seed, place)))
+        labels = (np.asarray(mask) >= 128).astype(np.uint8)
+        scenes.append(Scene(image=np.array(image), labels=labels, names=(f"{colour} {thing}".strip(),), key=thing))
+    return mosaic(scenes, size=size)
+
+
+def patch_similarity(tokens: TokenMap, *, row: int, column: int) -> Float[Tensor, "rows columns"]:
+    """Cosine (-1 to 1) between one patch of the first image and all of its patches."""
+    unit = F.normalize(tokens.tokens[0], dim=-1)
+    return rearrange(unit @ unit[row * tokens.grid[1] + column], "(h w) -> h w", h=tokens.grid[0])
+
+
+@torch.no_grad()
+def word_attention(
+    model: SegmentationModel, tokens: VisualTokens, text_tokens: Float[Tensor, "names dim"]
+) -> Float[Tensor, "layers names rows columns"]:
+    """How much each word reads from each patch, layer by layer: mean over heads, 0-1.
+
+    A word also reads from the words, so its patches sum to at most 1. Raises FusionerError for a model whose words
+    never read from patches (late fusion).
+    """
+    layers = model.attention(tokens.main.tokens, text_tokens[None])
+    if not layers:
+        raise FusionerError(f"a model of kind {model.config.kind!r} has no attention between words and patches")
+    patches = tokens.main.tokens.shape[1]
+    rows = torch.stack([layer[0].mean(0)[patches:, :patches] for layer in layers])
+    return rearrange(rows, "l k (h w) -> l k h w", h=tokens.main.grid[0])
+
+
+@torch.no_grad()
+def similarity(
+    model: SegmentationModel, tokens: VisualTokens, text_tokens: Float[Tensor, "names dim"]
+) -> Float[Tensor, "names rows columns"]:
+    """Cosine (-1 to 1) between each fused word and the decoder's features, at the decoder's resolution."""
+    features, words = model.fuse(tokens.main.tokens, text_tokens[None], grid=tokens.main.grid)
+    return cosine_logits(features, words, temperature=1.0)[0]

@@ -1,0 +1,252 @@
+"""Segmentation metrics: pure functions on counts, and the shell that adds counts up by class name.
+
+Everywhere a label map holds 0 for background and k + 1 for the k-th name, and pixels whose target is 255 drop out.
+Counts are summed over all episodes before anything is divided (Fusioner, BMVC 2022, PASCAL-5i and COCO-20i protocol).
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32, Int64, Integer, Real
+
+from fusionerlib.errors import FusionerError
+
+IGNORE = 255
+"""Target label of pixels that do not count."""
+
+
+class MaskCounts(NamedTuple):
+    """Pixel counts of one mask against another: of the mask itself and of everything outside it."""
+
+    intersection: int
+    union: int
+    background_intersection: int
+    background_union: int
+
+
+def intersection_union(
+    predicted: Integer[np.ndarray, "height width"],
+    target: Integer[np.ndarray, "rows columns"],
+    *,
+    classes: int,
+    ignore: int = IGNORE,
+) -> tuple[Int64[np.ndarray, " classes"], Int64[np.ndarray, " classes"]]:
+    """Pixels in the intersection and in the union of the two maps, for each of the labels 0 .. ``classes`` - 1.
+
+    Background is label 0 and counts as one of the ``classes``: K names need ``classes=K + 1``.
+    Raises FusionerError where the maps differ in size or hold a label outside that range.
+    """
+    _same_size(predicted, target)
+    # Flat and wide: on a uint8 map neither a comparison with 1000 classes nor bincount may wrap round.
+    valid = target != ignore
+    found, wanted = predicted[valid].astype(np.int64), target[valid].astype(np.int64)
+    for role, labels in (("predicted", found), ("target", wanted)):
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise FusionerError(
+                f"the {role} map holds labels {labels.min()} to {labels.max()}, expected 0 to {classes - 1}: "
+                "pass classes = number of names + 1"
+            )
+    shared = np.bincount(found[found == wanted], minlength=classes)
+    return shared, np.bincount(found, minlength=classes) + np.bincount(wanted, minlength=classes) - shared
+
+
+def mask_counts(
+    predicted: Bool[np.ndarray, "height width"],
+    target: Bool[np.ndarray, "rows columns"],
+    valid: Bool[np.ndarray, "height width"] | None = None,
+) -> MaskCounts:
+    """Counts of one predicted mask against its target over the ``valid`` pixels (all of them by default)."""
+    _same_size(predicted, target)
+    if valid is not None:
+        _same_size(predicted, valid)
+        predicted, target = predicted[valid], target[valid]
+    both, either = int((predicted & target).sum()), int((predicted | target).sum())
+    return MaskCounts(
+        intersection=both,
+        union=either,
+        background_intersection=predicted.size - either,
+        background_union=predicted.size - both,
+    )
+
+
+def per_class_iou(
+    intersections: Real[np.ndarray, " classes"], unions: Real[np.ndarray, " classes"]
+) -> Float[np.ndarray, " classes"]:
+    """I / U in 0-1; NaN for a class that neither occurs nor was predicted (union 0)."""
+    inter, union = np.asarray(intersections, dtype=np.float64), np.asarray(unions, dtype=np.float64)
+    return np.divide(inter, union, out=np.full(union.shape, np.nan), where=union > 0)
+
+
+def miou(intersections: Real[np.ndarray, " classes"], unions: Real[np.ndarray, " classes"]) -> float:
+    """Mean I / U over the classes, in 0-1. Classes with union 0 are left out; NaN where none is left."""
+    iou = per_class_iou(intersections, unions)
+    kept = iou[~np.isnan(iou)]
+    return float(kept.mean()) if kept.size else math.nan
+
+
+def fb_iou(intersections: Real[np.ndarray, "2"], unions: Real[np.ndarray, "2"]) -> float:
+    """Foreground-background IoU in 0-1: the mean of I / U over (background, foreground), each summed over episodes."""
+    return miou(intersections, unions)
+
+
+def harmonic_mean(seen: float, unseen: float) -> float:
+    """2SU / (S + U) of the generalized zero-shot protocol; 0 where both are 0."""
+    return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
+
+
+def decide(
+    probabilities: Float[np.ndarray, "names height width"], *, threshold: float = 0.5
+) -> Int32[np.ndarray, "height width"]:
+    """Labels from probabilities in 0-1: k + 1 where name k is the best, 0 = background.
+
+    A pixel is background where every name stays at or under ``threshold`` (paper); ties go to the first name.
+    """
+    if not len(probabilities):
+        return np.zeros(probabilities.shape[1:], dtype=np.int32)
+    labels = probabilities.argmax(axis=0).astype(np.int32) + 1
+    return np.where(probabilities.max(axis=0) > threshold, labels, np.int32(0))
+
+
+def assignment(
+    probabilities: Float[np.ndarray, "names height width"], *, grid: int, tile_of_name: Sequence[int]
+) -> Bool[np.ndarray, " tiles"]:
+    """Which tiles of a mosaic are won by their own name (Mosaic-4; chance 1 / tiles).
+
+    A tile is won by the name with the largest sum of probabilities over all of the tile's pixels; no mask is
+    consulted and ties lose. ``tile_of_name[k]`` is the tile, row by row from 0, that shows name k.
+    Raises FusionerError where the names and the tiles do not pair up or the tiles are not of equal size.
+    """
+    names, height, width = probabilities.shape
+    tiles = grid * grid
+    if sorted(tile_of_name) != list(range(tiles)) or names != tiles:
+        raise FusionerError(
+            f"{names} names on tiles {list(tile_of_name)}: a {grid}x{grid} mosaic needs one name "
+            f"for each of the tiles 0 to {tiles - 1}"
+        )
+    if height % grid or width % grid:
+        raise FusionerError(f"a mosaic of {width}x{height} pixels has no {grid}x{grid} equal tiles: resize it")
+    # One row a tile, one column a name; float64, so that a sum over many pixels keeps small differences.
+    blocks = probabilities.reshape(names, grid, height // grid, grid, width // grid)
+    sums = blocks.sum(axis=(2, 4), dtype=np.float64).reshape(names, tiles).T
+    own = sums[list(tile_of_name), range(names)]
+    others = sums.copy()
+    others[list(tile_of_name), range(names)] = -np.inf
+    won = np.zeros(tiles, dtype=bool)
+    won[list(tile_of_name)] = own > others[list(tile_of_name)].max(axis=1)
+    return won
+
+
+def permuted(labels: Integer[np.ndarray, "height width"], *, names: int) -> Integer[np.ndarray, "height width"]:
+    """Control: every name's mask is given to the next name, round the circle, so that no name keeps its own.
+
+    Near 0 mIoU for a model that ties words to pixels; unchanged for one that only finds objects.
+    Raises FusionerError for fewer than two names, which can't be exchanged.
+    """
+    if names < 2:
+        raise FusionerError(f"{names} name can't be permuted: the control needs at least 2 names")
+    return np.where(labels > 0, labels % names + 1, labels).astype(labels.dtype)
+
+
+def object_only(labels: Integer[np.ndarray, "height width"], *, names: int) -> Bool[np.ndarray, "names height width"]:
+    """Control: the union of all predicted masks, given to each name (at best about 1 / names)."""
+    return np.repeat((labels > 0)[None], names, axis=0)
+
+
+class ClassCounts:
+    """Adds up intersections and unions by class *name*, whatever names each episode asks for.
+
+    Foreground for FB-IoU is the union of the names asked for in an episode, which for one name is the paper's.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, np.ndarray] = {}
+        self._foreground_background = np.zeros((2, 2), dtype=np.int64)
+
+    def add(
+        self,
+        names: Sequence[str],
+        predicted: Integer[np.ndarray, "height width"],
+        target: Integer[np.ndarray, "rows columns"],
+    ) -> None:
+        """One episode: label k + 1 is ``names[k]`` in both maps; target 255 drops out.
+
+        A name that the target does not show counts too: what was predicted for it enlarges its union.
+        Raises FusionerError for repeated names, for maps of two sizes, and for labels beyond the names.
+        """
+        _check(names)
+        inter, union = intersection_union(predicted, target, classes=len(names) + 1)
+        self._add(names, inter[1:], union[1:], mask_counts(predicted > 0, target > 0, target != IGNORE))
+
+    def add_masks(
+        self,
+        names: Sequence[str],
+        predicted: Bool[np.ndarray, "names height width"],
+        target: Integer[np.ndarray, "rows columns"],
+    ) -> None:
+        """One episode with a mask a name, which may overlap (``object_only``). Raises as ``add`` does."""
+        _check(names)
+        if len(predicted) != len(names):
+            raise FusionerError(f"{len(predicted)} masks for {len(names)} names: pass one mask a name")
+        valid = target != IGNORE
+        if valid.any() and target[valid].max() > len(names):
+            raise FusionerError(f"the target holds label {target[valid].max()} but only {len(names)} names are given")
+        each = [mask_counts(predicted[k], target == k + 1, valid) for k in range(len(names))]
+        inter = np.array([counts.intersection for counts in each], dtype=np.int64)
+        union = np.array([counts.union for counts in each], dtype=np.int64)
+        self._add(names, inter, union, mask_counts(np.asarray(predicted.any(axis=0)), target > 0, valid))
+
+    def _add(self, names: Sequence[str], inter: np.ndarray, union: np.ndarray, fb: MaskCounts) -> None:
+        for name, i, u in zip(names, inter, union, strict=True):
+            self._names[name] = self._names.get(name, np.zeros(3, dtype=np.int64)) + np.array([i, u, 1])
+        self._foreground_background += ((fb.background_intersection, fb.intersection), (fb.background_union, fb.union))
+
+    def merge(self, other: "ClassCounts") -> "ClassCounts":
+        """Adds the counts of ``other`` to these; returns itself."""
+        for name, counts in other._names.items():
+            self._names[name] = self._names.get(name, np.zeros(3, dtype=np.int64)) + counts
+        self._foreground_background += other._foreground_background
+        return self
+
+    def only(self, names: Collection[str]) -> "ClassCounts":
+        """The counts of ``names`` alone, where they were asked for; FB-IoU stays that of all episodes."""
+        kept = ClassCounts()
+        kept._names = {name: counts for name, counts in self._names.items() if name in names}
+        kept._foreground_background = self._foreground_background.copy()
+        return kept
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a name, sorted: name, intersection, union (pixels), iou (0-1 or NaN), episodes that asked for it."""
+        return [
+            {"name": name, "intersection": int(i), "union": int(u), "iou": int(i) / int(u) if u else math.nan}
+            | {"episodes": int(episodes)}
+            for name, (i, u, episodes) in sorted(self._names.items())
+        ]
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the names, 0-1; names with union 0 are left out, NaN where none is left."""
+        counts = np.array(list(self._names.values()), dtype=np.int64).reshape(-1, 3)
+        return miou(counts[:, 0], counts[:, 1])
+
+    @property
+    def fb_iou(self) -> float:
+        """Foreground-background IoU over all episodes, 0-1; NaN before the first."""
+        return fb_iou(*self._foreground_background)
+
+
+def _check(names: Sequence[str]) -> None:
+    if len(names) >= IGNORE:
+        raise FusionerError(f"{len(names)} names in one episode: label {IGNORE} is the ignored one, so at most 254")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise FusionerError(f"the name {name!r} is given twice: ask for each name once")
+
+
+def _same_size(predicted: np.ndarray, target: np.ndarray) -> None:
+    if predicted.shape != target.shape:
+        raise FusionerError(
+            f"the predicted map is {predicted.shape} but the target is {target.shape} (height, width): "
+            "resize the prediction to the target's size"
+        )

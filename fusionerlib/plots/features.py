@@ -1,0 +1,163 @@
+"""What tokens see: principal components as colours, words against patches, attention."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
+
+from fusionerlib.encoders.base import TokenMap
+from fusionerlib.errors import FusionerError
+from fusionerlib.plots.style import figure, picture, short, style, wrapped
+
+Photo = UInt8[np.ndarray, "_ _ 3"]
+"""RGB, 0-255, of any height and width; the images of one figure may differ in size."""
+
+
+def pca_colours(
+    tokens: Float[np.ndarray, "images patches dim"], *, percentile: float = 1.0
+) -> Float[np.ndarray, "images patches 3"]:
+    """The first three principal components over all tokens together as RGB 0-1, so colours compare between images.
+
+    Each component is stretched from its ``percentile`` to 100 - ``percentile``, so a few odd tokens don't grey out the
+    rest. Its sign, which a PCA leaves open, makes its largest weight positive. A component without spread is 0.5.
+    """
+    components = principal_components(rearrange(tokens, "b n d -> (b n) d"))
+    low, high = np.percentile(components, [percentile, 100 - percentile], axis=0)
+    spread = high - low
+    flat = spread <= 1e-6 * max(1e-12, float(np.abs(components).max(initial=0.0)))
+    scaled = np.where(flat, 0.5, (components - low) / np.where(flat, 1.0, spread))
+    return rearrange(scaled.clip(0, 1), "(b n) c -> b n c", b=len(tokens))
+
+
+def principal_components(points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points 3"]:
+    """Scores on the first three principal axes, in float64; zero where there are fewer than three."""
+    centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    # The covariance is dim x dim however many tokens there are; eigh sorts from the smallest up.
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1][:, :3]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])
+    return np.pad(centred @ axes, ((0, 0), (0, 3 - axes.shape[1])))
+
+
+def pca_tokens(images: Sequence[Photo], maps: Mapping[str, TokenMap]) -> Figure:
+    """One row an image: the image, then its tokens in each map, by name, coloured by ``pca_colours``.
+
+    Each map's batch holds the images in their order; its colours mean the same in all its rows, not across maps.
+    """
+    for name, tokens in maps.items():
+        if len(tokens.tokens) != len(images):
+            raise FusionerError(f"map {name!r} holds {len(tokens.tokens)} images but {len(images)} are shown")
+    with style():
+        heights = [2.1 * image.shape[0] / image.shape[1] for image in images]
+        result = figure(2.1 * (1 + len(maps)), sum(heights) + 0.08 * len(images) + 0.5)
+        panels = result.subplots(len(images), 1 + len(maps), squeeze=False, height_ratios=heights)
+        for row, image in enumerate(images):
+            panels[row, 0].imshow(image)
+            picture(panels[row, 0], "" if row else "image")
+        for column, (name, tokens) in enumerate(maps.items(), start=1):
+            colours = pca_colours(tokens.tokens.detach().cpu().float().numpy())
+            for row, image in enumerate(images):
+                shown = rearrange(colours[row], "(h w) c -> h w c", h=tokens.grid[0])
+                panels[row, column].imshow(shown, extent=_extent(image), aspect="equal")
+                title = f"{short(name)}\n{tokens.grid[0]} x {tokens.grid[1]} tokens, {tokens.tokens.shape[-1]}-d"
+                picture(panels[row, column], "" if row else title)
+        return result
+
+
+def similarity(
+    image: Photo, scores: Float[np.ndarray, "names rows columns"], names: Sequence[str], *, label: str = "cosine"
+) -> Figure:
+    """The image, then one heat map a name over it; all maps share one scale, named ``label``.
+
+    scores: any grid that covers the image, as ``inspection.similarity`` gives it.
+    """
+    _one_each(scores, names)
+    with style():
+        # A wrapped grid: eight names in one row would be stamps.
+        columns = min(len(names) + 1, 5)
+        rows = -(-(len(names) + 1) // columns)
+        result = figure(2.3 * columns + 0.8, 2.3 * rows * image.shape[0] / image.shape[1] + 0.5 * rows)
+        panels = result.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(names) + 1 :]:
+            axes.set_axis_off()
+        panels[0].imshow(image)
+        picture(panels[0], "image")
+        limits = float(np.min(scores)), float(np.max(scores))
+        for axes, name, heat in zip(panels[1:], names, scores, strict=False):
+            mapped = _heat(axes, image, heat, limits)
+            picture(axes, wrapped(name))
+        result.colorbar(mapped, ax=list(panels), label=label, shrink=0.8, pad=0.02)
+        return result
+
+
+def attention(
+    image: Photo,
+    rows: Float[np.ndarray, "layers names *patches"],
+    names: Sequence[str],
+    *,
+    grid: tuple[int, int] | None = None,
+) -> Figure:
+    """Layer by layer (rows), word by word (columns): which patches each word reads from.
+
+    rows: (layers, names, grid rows, grid columns) as ``inspection.word_attention`` gives it, or (layers, names,
+        patches) with ``grid``. Every panel has its own scale from 0; the share of the word's attention that patches get
+        altogether stands beneath it.
+    """
+    if rows.ndim == 3:
+        if grid is None or grid[0] * grid[1] != rows.shape[2]:
+            raise FusionerError(f"attention over {rows.shape[2]} patches on grid {grid}: pass the grid they lie on")
+        rows = rearrange(rows, "l k (h w) -> l k h w", h=grid[0])
+    layers = len(rows)
+    _one_each(rows[0], names)
+    with style():
+        width, height = 2.0, 2.0 * image.shape[0] / image.shape[1] + 0.25
+        result = figure(width * len(names) + 0.5, height * layers + 0.5)
+        panels = result.subplots(layers, len(names), squeeze=False)
+        for layer in range(layers):
+            for column, name in enumerate(names):
+                axes, heat = panels[layer, column], rows[layer, column]
+                _heat(axes, image, heat, (0.0, max(float(heat.max()), 1e-12)))
+                picture(axes, "" if layer else wrapped(name))
+                axes.set_xlabel(f"{heat.sum():.0%} on patches, most {heat.max():.1%}", fontsize=7)
+            panels[layer, 0].set_ylabel(f"layer {layer + 1}")
+        return result
+
+
+def _one_each(scores: np.ndarray, names: Sequence[str]) -> None:
+    if len(scores) != len(names) or not len(names):
+        raise FusionerError(f"{len(scores)} maps for {len(names)} names: pass one map a name, at least one")
+
+
+def _extent(image: np.ndarray) -> tuple[float, float, float, float]:
+    """Where matplotlib draws ``image``: a map drawn there lies exactly on it."""
+    return -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5
+
+
+def _heat(axes: Axes, image: np.ndarray, heat: np.ndarray, limits: tuple[float, float]) -> AxesImage:
+    grey = np.asarray(Image.fromarray(image).convert("L"))
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    low, high = limits
+    return axes.imshow(
+        heat, cmap="inferno", alpha=0.65, vmin=low, vmax=high, extent=_extent(image), interpolation="bilinear"
+    )
+
+
+def cosine_matrix(cosines: Float[np.ndarray, "names names"], names: Sequence[str]) -> Figure:
+    """Cosine of every pair of names, with the numbers written in; -1 to 1."""
+    with style():
+        side = 0.55 * len(names) + 1.2
+        result = figure(side + 0.8, side)
+        axes = result.subplots()
+        shown = axes.imshow(cosines, cmap="viridis", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), [short(name, 20) for name in names], rotation=40, ha="right")
+        axes.set_yticks(range(len(names)), [short(name, 20) for name in names])
+        for row, column in np.ndindex(*cosines.shape):
+            ink = "black" if cosines[row, column] > 0.6 else "white"
+            axes.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", color=ink, fontsize=8)
+        result.colorbar(shown, ax=axes, shrink=0.8, label="cosine")
+    return result

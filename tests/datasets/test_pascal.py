@@ -1,0 +1,310 @@
+"""PASCAL-5i against the masks themselves, the published lists, and a made layout with every kind of damage."""
+
+import gzip
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusionerlib.datasets.pascal import FOLDS, NAMES, Pascal5i, fold_classes, fold_pairs, published
+from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.errors import FusionerError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT / "../shared/data"
+MINI = SHARED / "voc-mini"
+SPLITS = ROOT / "fusionerlib/datasets/splits"
+needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason="a reduced copy of VOC 2012 is not on this machine")
+
+# Two images of the validation list of fold 1 (a chair; a cow), and two of the training lists: a dog (fold 2), and
+# one that folds 0 and 2 list, with a bottle and a person.
+VAL, OTHER_VAL, DOG, BOTH = "2007_000452", "2007_000464", "2007_000720", "2007_000170"
+Pixels = np.ndarray
+Made = Callable[..., Path]
+
+
+def save_mask(file: Path, raw: Pixels) -> None:
+    """An index PNG with VOC's palette for the first colours, so that a detour over RGB would show."""
+    image = Image.fromarray(raw.astype(np.uint8), mode="P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0] + [7, 77, 177] * 252)
+    image.save(file)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """A VOC folder with ``masks`` by image name, in any of the layouts."""
+
+    def make(masks: dict[str, Pixels], *, images: str = "VOCdevkit/VOC2012", aug: str = "VOCdevkit/VOC2012") -> Path:
+        for folder in (tmp_path / images / "JPEGImages", tmp_path / aug / "SegmentationClassAug"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for key, raw in masks.items():
+            photo = np.random.default_rng(0).integers(0, 255, (*raw.shape, 3), dtype=np.uint8)
+            Image.fromarray(photo).save(tmp_path / images / "JPEGImages" / f"{key}.jpg")
+            save_mask(tmp_path / aug / "SegmentationClassAug" / f"{key}.png", raw)
+        return tmp_path
+
+    return make
+
+
+def stripes(*ids: int, height: int = 12, width: int = 5) -> Pixels:
+    """A raw mask of one vertical stripe for each of ``ids``."""
+    return np.repeat(np.tile(np.array(ids, dtype=np.uint8), (height, 1)), width, axis=1)
+
+
+# The lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_packaged_lists_are_the_published_ones() -> None:
+    rows = re.findall(r"\| `(\S+)` \| (\d+) \| `([0-9a-f]{64})` \|", (SPLITS / "README.md").read_text())
+    packed = {file.name: file.read_bytes() for file in SPLITS.glob("*.gz")}
+    assert {f"{name}.gz" for name, _, _ in rows} == set(packed)
+    assert sum(map(len, packed.values())) < 200_000
+    for name, count, digest in rows:
+        data = packed[f"{name}.gz"]
+        assert data[3:8] == bytes(5), "the gzip header must hold no name and no time"
+        lines = gzip.decompress(data)
+        assert (len(lines.split()), hashlib.sha256(lines).hexdigest()) == (int(count), digest)
+        if SHARED.is_dir():
+            split, fold = re.findall("train|val|fold.", name)
+            assert lines == (SHARED / "splits/pascal5i" / split / f"{fold}.txt").read_bytes()
+
+
+def test_the_lists_have_the_published_sizes_and_classes() -> None:
+    assert [len(fold_pairs(fold, "val")) for fold in FOLDS] == [346, 451, 725, 346]
+    for fold in FOLDS:
+        held_out = {number for _, number in fold_pairs(fold, "val")}
+        trained = {number for _, number in fold_pairs(fold, "train")}
+        assert held_out == set(fold_classes(fold))
+        assert trained == set(range(1, 21)) - held_out
+        assert len(fold_pairs(fold, "train")) == 2885 + 3816 + 6529 + 2325 - len(published(fold, "train"))
+
+
+def test_no_validation_image_of_any_fold_trains() -> None:
+    validation = {image for fold in FOLDS for image, _ in fold_pairs(fold, "val")}
+    assert len(validation) == 1381
+    assert not any(image in validation for fold in FOLDS for image, _ in fold_pairs(fold, "train"))
+
+
+# The reduced copy of VOC 2012 -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def present() -> dict[str, set[int]]:
+    """The class ids in every mask, counted without the library."""
+    files = (MINI / "SegmentationClassAug").glob("*.png")
+    return {file.stem: set(np.unique(np.asarray(Image.open(file))).tolist()) - {0, 255} for file in files}
+
+
+@needs_mini
+@pytest.mark.parametrize("fold", FOLDS)
+def test_pairs_agree_with_a_count_over_the_masks(present: dict[str, set[int]], fold: int) -> None:
+    train, val = Pascal5i(MINI, fold=fold, split="train"), Pascal5i(MINI, fold=fold, split="val")
+    held_out = set(range(5 * fold + 1, 5 * fold + 6))
+    listed = {image for other in FOLDS for image, _ in published(other, "train")} & set(present)
+    counted = {(image, NAMES[c - 1]) for image in listed for c in present[image] - held_out}
+    assert {(train._keys[scene], name) for scene, name in train.pairs} == counted
+    for scene, name in val.pairs:
+        assert NAMES.index(name) + 1 in present[val._keys[scene]] & held_out
+
+    for scenes, split in ((train, "train"), (val, "val")):
+        pairs = fold_pairs(fold, split)  # type: ignore[arg-type]
+        on_disk = [(image, NAMES[c - 1]) for image, c in pairs if image in present]
+        assert [(scenes._keys[scene], name) for scene, name in scenes.pairs] == on_disk
+        assert scenes.missing == len(pairs) - len(on_disk) > 0
+        assert len(scenes) == len({image for image, _ in on_disk}) > 0
+        assert [scenes.names(i) for i in range(len(scenes))] == [
+            tuple(NAMES[c - 1] for c in sorted(c for image, c in pairs if image == key)) for key in scenes._keys
+        ]
+
+
+def remapped_by_hand(raw: Pixels, names: tuple[str, ...], *, ignored: set[int]) -> Pixels:
+    labels = np.zeros_like(raw)
+    for place, name in enumerate(names):
+        labels[raw == NAMES.index(name) + 1] = place + 1
+    for number in ignored | {255}:
+        labels[raw == number] = 255
+    return labels
+
+
+@needs_mini
+@pytest.mark.parametrize("novel", ["background", "ignore"])
+def test_labels_are_the_raw_masks_remapped(novel: str) -> None:
+    rng, official = np.random.default_rng(0), 0
+    for fold in (0, 1, 2, 3):
+        held_out = set(range(5 * fold + 1, 5 * fold + 6))
+        train = Pascal5i(MINI, fold=fold, split="train", novel=novel)  # type: ignore[arg-type]
+        val = Pascal5i(MINI, fold=fold, split="val", novel=novel)  # type: ignore[arg-type]
+        for scenes, ignored in ((train, held_out if novel == "ignore" else set()), (val, set())):
+            for index in rng.integers(0, len(scenes), 10).tolist():
+                scene = scenes[index]
+                raw = np.asarray(Image.open(MINI / "SegmentationClassAug" / f"{scene.key}.png"))
+                assert np.array_equal(scene.labels, remapped_by_hand(raw, scene.names, ignored=ignored)), scene.key
+                assert scene.names == scenes.names(index)
+                official += 255 in raw
+    assert official > 5
+
+
+@needs_mini
+def test_every_file_opens_and_every_name_has_pixels() -> None:
+    """Folds 1 and 3 between them train on every training image here; each fold's validation list is read in full."""
+    opened = set()
+    for fold, split in ((1, "train"), (3, "train"), *((fold, "val") for fold in FOLDS)):
+        scenes = Pascal5i(MINI, fold=fold, split=split)  # type: ignore[arg-type]
+        for index in range(len(scenes)):
+            if scenes._keys[index] not in opened:
+                scene = scenes[index]
+                opened.add(scene.key)
+                assert set(np.unique(scene.labels)) - {0, 255} == set(range(1, len(scene.names) + 1)), scene.key
+    assert len(opened) == 2031 + 431
+
+
+@needs_mini
+@pytest.mark.parametrize("fold", FOLDS)
+def test_no_novel_class_is_in_a_training_label_map(present: dict[str, set[int]], fold: int) -> None:
+    """In images that do show novel classes, none of their pixels has a label and none of their names is there."""
+    held_out = list(range(5 * fold + 1, 5 * fold + 6))
+    train = Pascal5i(MINI, fold=fold, split="train")
+    assert not {NAMES[number - 1] for number in held_out} & {name for _, name in train.pairs}
+    showing = [index for index, key in enumerate(train._keys) if present[key] & set(held_out)]
+    for index in showing[::4]:
+        scene = train[index]
+        novel = np.isin(np.asarray(Image.open(MINI / "SegmentationClassAug" / f"{scene.key}.png")), held_out)
+        assert novel.any()
+        assert not scene.labels[novel].any(), scene.key
+    assert len(showing) > 60
+
+
+# A made layout, everywhere --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", ["VOCdevkit/VOC2012", "VOC2012", "."])
+@pytest.mark.parametrize("beside", [True, False])
+def test_every_layout_is_found(made: Made, images: str, beside: bool) -> None:
+    root = made({VAL: stripes(0, 9, 255), OTHER_VAL: stripes(10, 0)}, images=images, aug=images if beside else ".")
+    scenes = Pascal5i(root, fold=1, split="val")
+    assert isinstance(scenes, Scenes)
+    assert [scenes[index].key for index in range(len(scenes))] == [VAL, OTHER_VAL]
+    assert scenes.pairs == [(0, "chair"), (1, "cow")]
+    assert scenes.missing == 451 - 2
+    assert np.array_equal(scenes[0].labels, stripes(0, 1, 255))
+    assert scenes[0].image.shape == (12, 15, 3)
+
+
+def test_labels_of_a_hand_made_mask(made: Made) -> None:
+    root = made({BOTH: stripes(0, 5, 15, 1, 255), VAL: stripes(9, 6, 15, 255)})
+
+    def scene_of(key: str, **settings: object) -> Scene:
+        scenes = Pascal5i(root, **settings)  # type: ignore[arg-type]
+        return next(scene for scene in map(scenes.__getitem__, range(len(scenes))) if scene.key == key)
+
+    # Fold 3 holds out neither: names in class order, an unlisted class is background.
+    scene = scene_of(BOTH, fold=3, split="train")
+    assert scene.names == ("bottle", "person")
+    assert np.array_equal(scene.labels, stripes(0, 1, 2, 0, 255))
+    # Fold 0 holds out bottle and aeroplane, fold 2 person.
+    assert np.array_equal(scene_of(BOTH, fold=0, split="train").labels, stripes(0, 0, 1, 0, 255))
+    assert np.array_equal(scene_of(BOTH, fold=0, split="train", novel="ignore").labels, stripes(0, 255, 1, 255, 255))
+    assert np.array_equal(scene_of(BOTH, fold=2, split="train", novel="ignore").labels, stripes(0, 1, 255, 0, 255))
+    # Validation asks for what the list names alone: the bus (6) is in the mask but not in the list.
+    for novel in ("background", "ignore"):
+        scene = scene_of(VAL, fold=1, split="val", novel=novel)
+        assert scene.names == ("chair",)
+        assert np.array_equal(scene.labels, stripes(1, 0, 0, 255))
+
+
+def test_a_partial_copy_is_used_and_counted(made: Made) -> None:
+    root = made({BOTH: stripes(5, 15), DOG: stripes(12)})
+    scenes = Pascal5i(root, fold=3, split="train")
+    assert [scenes.names(index) for index in range(2)] == [("bottle", "person"), ("dog",)]
+    # Pairs keep the order of the lists: fold 0's before fold 2's.
+    assert scenes.pairs == [(0, "bottle"), (1, "dog"), (0, "person")]
+    assert scenes.missing == 2885 + 3816 + 6529 - 3
+
+
+def test_names_come_from_the_lists_alone(made: Made) -> None:
+    root = made({VAL: stripes(9)})
+    (root / "VOCdevkit/VOC2012/JPEGImages" / f"{VAL}.jpg").write_bytes(b"no image")
+    assert Pascal5i(root, fold=1, split="val").names(0) == ("chair",)
+
+
+def test_a_fingerprint_follows_files_fold_split_and_novel(made: Made) -> None:
+    root = made({VAL: stripes(9), BOTH: stripes(5, 15)})
+
+    def prints() -> list[str]:
+        settings: list[dict[str, object]] = [
+            {"fold": 1, "split": "val"},
+            {"fold": 3, "split": "train"},
+            {"fold": 1, "split": "train"},
+            {"fold": 1, "split": "train", "novel": "ignore"},
+        ]
+        return [Pascal5i(root, **each).fingerprint for each in settings]  # type: ignore[arg-type]
+
+    before = prints()
+    assert len(set(before)) == 4
+    assert prints() == before
+    save_mask(root / "VOCdevkit/VOC2012/SegmentationClassAug" / f"{VAL}.png", stripes(9, 0, 9, 255, 0, 1, 2))
+    after = prints()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+
+
+def test_a_root_without_listed_images_is_told_what_was_looked_for(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(FusionerError, match="VOCdevkit") as told:
+        Pascal5i(tmp_path / "nowhere", fold=1, split="val")
+    assert str(tmp_path / "nowhere") in str(told.value)
+    assert "JPEGImages" in str(told.value)
+    root = made({VAL: stripes(9)})
+    with pytest.raises(FusionerError, match="none of the"):
+        Pascal5i(root, fold=1, split="train")
+
+
+def test_missing_masks_are_named(made: Made) -> None:
+    root = made({VAL: stripes(9)})
+    folder = root / "VOCdevkit/VOC2012/SegmentationClassAug"
+    (folder / f"{VAL}.png").unlink()
+    with pytest.raises(FusionerError, match=f"no mask .*{VAL}.png"):
+        Pascal5i(root, fold=1, split="val")
+    folder.rmdir()
+    with pytest.raises(FusionerError, match="unpack SegmentationClassAug"):
+        Pascal5i(root, fold=1, split="val")
+
+
+def test_damaged_files_are_named_with_a_remedy(made: Made) -> None:
+    root = made({VAL: stripes(9, 0)})
+    photo = root / "VOCdevkit/VOC2012/JPEGImages" / f"{VAL}.jpg"
+    mask = root / "VOCdevkit/VOC2012/SegmentationClassAug" / f"{VAL}.png"
+    good_photo, good_mask = photo.read_bytes(), mask.read_bytes()
+
+    def complaint() -> str:
+        with pytest.raises(FusionerError) as told:
+            Pascal5i(root, fold=1, split="val")[0]
+        return str(told.value)
+
+    for damage in (good_photo[: len(good_photo) // 2], b"", b"<html>404</html>"):
+        photo.write_bytes(damage)
+        assert re.search(f"{VAL}.jpg can't be read .* copy it", complaint())
+    photo.write_bytes(good_photo)
+    for damage in (good_mask[:-30], good_mask[: len(good_mask) // 2], b"no mask"):
+        mask.write_bytes(damage)
+        assert re.search(f"{VAL}.png can't be read .* copy it", complaint())
+
+    save_mask(mask, stripes(9, 0, 0))
+    assert re.search(rf"{VAL}.png is \(15, 12\) pixels, its image \(10, 12\) .* export the mask again", complaint())
+    save_mask(mask, stripes(9, 21))
+    assert re.search(f"{VAL}.png holds 21: .* SegmentationClassAug", complaint())
+    Image.fromarray(stripes(9, 0)).convert("RGB").save(mask)
+    assert re.search(f"{VAL}.png has Pillow mode 'RGB': .* SegmentationClassAug", complaint())
+
+    # Grey index PNGs are about too, and hold the same ids.
+    Image.fromarray(stripes(9, 0)).save(mask)
+    assert np.array_equal(Pascal5i(root, fold=1, split="val")[0].labels, stripes(1, 0))
+
+
+def test_an_unknown_fold_is_named(tmp_path: Path) -> None:
+    for fold in (4, -1):
+        with pytest.raises(FusionerError, match=f"fold = {fold}: expected one of 0, 1, 2, 3"):
+            Pascal5i(tmp_path, fold=fold, split="val")

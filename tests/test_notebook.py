@@ -1,0 +1,128 @@
+"""Parameters of notebooks: what counts as one, and how a misspelt name or a wrong type is told."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusionerlib.config import RunConfig
+from fusionerlib.errors import FusionerError
+from fusionerlib.notebook import (
+    FRONTENDS,
+    HEADLESS,
+    AblationNotebook,
+    EvaluationNotebook,
+    InspectionNotebook,
+    MosaicNotebook,
+    NotebookParameters,
+    TrainingNotebook,
+    check_parameters,
+    headless,
+    parameter_names,
+)
+from tests.conftest import MakeNotebook
+
+EVERY = (InspectionNotebook, TrainingNotebook, EvaluationNotebook, AblationNotebook, MosaicNotebook)
+
+
+def test_a_namespace_becomes_a_config() -> None:
+    p = TrainingNotebook.from_namespace({"run_dir": "outputs/x", "steps": 20, "lr": "1e-3", "depth": 3})
+    assert p.directory == Path("outputs/x")
+    assert p.run == RunConfig.flat(steps=20, lr=1e-3, depth=3)
+
+
+@pytest.mark.parametrize("model", EVERY)
+def test_every_notebook_has_defaults(model: type[NotebookParameters]) -> None:
+    assert model.from_namespace({}) == model()
+    assert "run_dir" in model.known()
+
+
+def test_what_is_no_parameter_is_left_alone() -> None:
+    namespace: dict[str, Any] = {
+        "_hidden": 1,
+        "re": re,
+        "Path": Path,
+        "RunConfig": RunConfig,
+        "len": len,
+        "threshold": 0.3,
+    }
+    assert EvaluationNotebook.from_namespace(namespace).threshold == 0.3
+
+
+@pytest.mark.parametrize(
+    ("model", "namespace", "told"),
+    [
+        (TrainingNotebook, {"stpes": 20}, r"'stpes'.*20.*did you mean 'steps'"),
+        (EvaluationNotebook, {"thresold": 0.1}, r"'thresold'.*did you mean 'threshold'"),
+        (EvaluationNotebook, {"steps": 3}, r"'steps'.*known: names_asked, run_dir, threshold"),
+        (TrainingNotebook, {"steps": "many"}, r"steps = 'many'.*integer"),
+        (EvaluationNotebook, {"threshold": 1.5}, r"threshold = 1\.5.*less than or equal to 1"),
+        (MosaicNotebook, {"mosaics": None}, r"mosaics = None"),
+    ],
+)
+def test_a_bad_parameter_is_named(model: type[NotebookParameters], namespace: dict[str, Any], told: str) -> None:
+    with pytest.raises(FusionerError, match=told):
+        model.from_namespace(namespace)
+
+
+CELL = 'run_dir: str = "a"  # where\nthreshold: float = 0.5'
+IMPORT = "from fusionerlib.notebook import EvaluationNotebook"
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        pytest.param([CELL, IMPORT], {"run_dir", "threshold"}, id="first run"),
+        pytest.param(
+            [CELL, "# Parameters\nthreshold = 0.1\nstpes = 2\n", IMPORT],
+            {"run_dir", "threshold", "stpes"},
+            id="papermill",
+        ),
+        pytest.param([CELL, "# Parameters\nthreshold = float('nan')", IMPORT], {"run_dir", "threshold"}, id="nan"),
+        pytest.param(
+            [CELL, IMPORT, "score = measure()", CELL, IMPORT], {"run_dir", "threshold"}, id="again at the end"
+        ),
+        pytest.param(["stpes = 2", IMPORT, CELL, IMPORT], {"run_dir", "threshold"}, id="again after a misspelling"),
+        pytest.param([CELL, IMPORT, "chosen = 3", IMPORT], {"run_dir", "threshold"}, id="a literal of a later cell"),
+    ],
+)
+def test_in_a_notebook_the_latest_parameter_cells_count(history: list[str], expected: set[str]) -> None:
+    known = EvaluationNotebook.known()
+    names = {"run_dir": "a", "threshold": 0.5, "score": 0.7, "chosen": 3, "stpes": 2}
+    from fusionerlib.notebook import bound_parameters
+
+    assert set(bound_parameters({**names, "In": ["", *history, "p = ..."]}, known=known)) == expected
+
+
+def test_a_lone_misspelling_in_a_notebook_is_found() -> None:
+    with pytest.raises(FusionerError, match="thresold"):
+        EvaluationNotebook.from_namespace({"thresold": 1, "In": ["", "thresold = 1", "p = ..."]})
+
+
+def test_given_names_are_compared_with_the_tagged_cell(tmp_path: Path, make_notebook: MakeNotebook) -> None:
+    notebook = make_notebook(tmp_path / "n.ipynb", "steps: int = 3  # how many\nname: str = 'a=b'", "other = 1")
+    assert parameter_names(notebook) == ["steps", "name"]
+    check_parameters(notebook, ["steps"])
+    with pytest.raises(FusionerError, match=r"'step' of n\.ipynb: did you mean 'steps'"):
+        check_parameters(notebook, ["step"])
+
+
+def test_a_notebook_without_a_parameters_cell_or_at_all(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.ipynb"
+    empty.write_text('{"cells": []}')
+    with pytest.raises(FusionerError, match="no cell tagged 'parameters'"):
+        parameter_names(empty)
+    empty.write_text("not json")
+    with pytest.raises(FusionerError, match=r"empty\.ipynb can't be read"):
+        parameter_names(empty)
+
+
+def test_headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (HEADLESS, *FRONTENDS):
+        monkeypatch.delenv(name, raising=False)
+    assert headless()
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/02_training.ipynb")
+    assert not headless()
+    monkeypatch.setenv(HEADLESS, "1")
+    assert headless()
