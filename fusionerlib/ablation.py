@@ -10,7 +10,10 @@ from fusionerlib.evaluation import evaluate_mosaics
 from fusionerlib.training import train
 from fusionerlib.workspace import Workspace
 
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Ablation, then setting, then the leaves that it changes."""
+
+VARIANTS: Variants = {
     "fusion depth": {"1 block": {"depth": 1}, "2 blocks": {"depth": 2}, "4 blocks": {"depth": 4}},
     "where they meet": {"early": {"depth": 2}, "late": {"kind": "late", "depth": 2}},
     "templates": {"1": {"templates": "none"}, "4": {"templates": "few"}, "32": {"templates": "scene"}},
@@ -30,7 +33,7 @@ def varied(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def ablate(
-    work: Workspace, *, steps: int, mosaics: int, seeds: int, directory: Path, variants: Mapping = VARIANTS
+    work: Workspace, *, steps: int, mosaics: int, seeds: int, directory: Path, variants: Variants = VARIANTS
 ) -> list[dict[str, Any]]:
     """One row for every variant, seed, test split and figure: ablation, setting, metric, value, seed, parameters.
 

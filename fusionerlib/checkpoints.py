@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.errors import FusionerError
@@ -78,7 +79,7 @@ def load(directory: Path | str) -> Checkpoint:
     return Checkpoint(model=model.eval(), run=run, trained_names=names)
 
 
-def _mismatch(expected: dict[str, tuple[int, ...]], weights: dict) -> str:
+def _mismatch(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor]) -> str:
     for name, shape in expected.items():
         if name not in weights:
             return f"{name} is missing"

@@ -185,7 +185,7 @@ def checked(model: type[Config], values: dict[str, Any]) -> Config:
         return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or model.__name__} = {problem['input']!r}: {problem['msg']}"
+            f"{'.'.join(map(str, problem['loc'])) or model.__name__} = {problem['input']!r}: {problem['msg']}"
             for problem in error.errors()
         )
         raise FusionerError(f"{model.__name__} can't be built: {problems}") from error

@@ -120,7 +120,7 @@ class Evaluation:
     counts: ClassCounts
     scores: list[tuple[Query, float]]
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, int | float]:
         """The scalars, by the names that ``metrics.json`` uses."""
         return {"scenes": len(self.scores), "miou": self.counts.miou, "fb_iou": self.counts.fb_iou}
 
@@ -162,7 +162,7 @@ def questions(
     names: int,
     seed: int = 0,
 ) -> list[Query]:
-    """The queries of a test: its published ``pairs`` one name at a time, or every scene with look-alike names beside."""
+    """The queries of a test: its published ``pairs`` one name at a time, or every scene with look-alikes beside."""
     if pairs is not None:
         return single_queries(pairs)
     return distractor_queries(scenes, vocabulary=vocabulary, names=names, hard=1.0, seed=seed)
@@ -178,7 +178,7 @@ class MosaicResult:
     counts_permuted: ClassCounts
     counts_object_only: ClassCounts
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, int | float]:
         """The scalars, by the names that ``metrics.json`` uses."""
         return {
             "scenes": self.mosaics,
@@ -217,7 +217,7 @@ def evaluate_mosaics(
 def validation(
     tests: Mapping[str, StoredScenes], words: WordTable, *, scenes: int
 ) -> Callable[[SegmentationModel], dict[str, float]]:
-    """What training calls now and then: mIoU on ``scenes`` scenes of the test of *seen* names, asked for what they show.
+    """What training calls at times: mIoU on ``scenes`` scenes of the test of *seen* names, asked for what they show.
 
     A data set without such a test is not validated on: its novel classes are for the end.
     """

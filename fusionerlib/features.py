@@ -145,8 +145,8 @@ class StoredScenes(Sequence[StoredScene]):
 def entry_id(scene: Scene) -> str:
     """32 hex digits over a scene's size, pixels and labels."""
     digest = hashlib.sha256(repr(scene.image.shape).encode())
-    digest.update(np.ascontiguousarray(scene.image))
-    digest.update(np.ascontiguousarray(scene.labels))
+    digest.update(scene.image.tobytes())
+    digest.update(scene.labels.tobytes())
     return digest.hexdigest()[:32]
 
 

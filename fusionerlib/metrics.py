@@ -192,9 +192,8 @@ class ClassCounts:
         valid = target != IGNORE
         if valid.any() and target[valid].max() > len(names):
             raise FusionerError(f"the target holds label {target[valid].max()} but only {len(names)} names are given")
-        each = [mask_counts(predicted[k], target == k + 1, valid) for k in range(len(names))]
-        inter = np.array([counts.intersection for counts in each], dtype=np.int64)
-        union = np.array([counts.union for counts in each], dtype=np.int64)
+        each = [mask_counts(predicted[k], target == k + 1, valid)[:2] for k in range(len(names))]
+        inter, union = np.array(each, dtype=np.int64).reshape(-1, 2).T
         self._add(names, inter, union, mask_counts(np.asarray(predicted.any(axis=0)), target > 0, valid))
 
     def _add(self, names: Sequence[str], inter: np.ndarray, union: np.ndarray, fb: MaskCounts) -> None:
@@ -219,9 +218,8 @@ class ClassCounts:
     def table(self) -> list[dict[str, Any]]:
         """One row a name, sorted: name, intersection, union (pixels), iou (0-1 or NaN), episodes that asked for it."""
         return [
-            {"name": name, "intersection": int(i), "union": int(u), "iou": int(i) / int(u) if u else math.nan}
-            | {"episodes": int(episodes)}
-            for name, (i, u, episodes) in sorted(self._names.items())
+            {"name": name, "intersection": i, "union": u, "iou": i / u if u else math.nan, "episodes": episodes}
+            for name, (i, u, episodes) in sorted((name, counts.tolist()) for name, counts in self._names.items())
         ]
 
     @property

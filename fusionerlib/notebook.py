@@ -69,10 +69,12 @@ class RunParameters(NotebookParameters):
 
     @classmethod
     def known(cls) -> list[str]:
+        """The names of the parameters, the run's leaves among them."""
         return sorted({*cls.model_fields, *run_leaves()} - {"run"})
 
     @classmethod
     def flat(cls, **values: Any) -> Self:
+        """The parameters from plain values by name, the run's leaves among them; FusionerError where one is unfit."""
         leaves = {name: value for name, value in values.items() if name in run_leaves()}
         own = {name: value for name, value in values.items() if name not in leaves}
         return checked(cls, {"run": RunConfig.flat(**leaves), **own})

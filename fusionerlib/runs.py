@@ -144,6 +144,7 @@ def _profiles() -> Any:
 
 
 def parsed(text: str) -> Any:
+    """``text`` read as JSON, or as it stands where it is none."""
     try:
         return json.loads(text)
     except ValueError:

@@ -39,7 +39,7 @@ class NameSampler:
         return (first, *kept) if self.negatives == 0 else self.complete((first, *kept), present, rng)
 
     def complete(self, names: Sequence[str], present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-        """``names`` and absent ones after them, ``positives + negatives`` in all, for a scene that holds ``present``."""
+        """``names`` and then absent ones, ``positives + negatives`` in all, for a scene that holds ``present``."""
         wanted = max(0, self.positives + self.negatives - len(names))
         hard = int(rng.binomial(wanted, self.hard))
         absent: list[str] = []
@@ -55,8 +55,11 @@ class NameSampler:
         self, pool: Sequence[str], count: int, present: Sequence[str], taken: Sequence[str], rng: np.random.Generator
     ) -> list[str]:
         chosen: list[str] = []
-        # A few more draws than asked for, since some are refused; a tiny vocabulary may give fewer names.
-        for index in rng.integers(len(pool), size=4 * count + 8) if pool and count else ():
+        if not pool or not count:
+            return chosen
+        # A small pool is gone through; of a large one, a few more draws than asked for, since some are refused.
+        few = len(pool) <= 4 * count + 60
+        for index in rng.permutation(len(pool)) if few else rng.integers(len(pool), size=4 * count + 8):
             name = pool[index]
             if name not in chosen and name not in taken and not any(self._overlap(name, other) for other in present):
                 chosen.append(name)

@@ -138,7 +138,7 @@ def _keep(
     directory: Path,
     model: SegmentationModel,
     optimiser: torch.optim.Optimizer,
-    identity: dict,
+    identity: dict[str, Any],
     step: int,
     history: History,
 ) -> None:
@@ -162,7 +162,7 @@ def _keep(
 
 
 def _resume(
-    directory: Path, model: SegmentationModel, optimiser: torch.optim.Optimizer, identity: dict
+    directory: Path, model: SegmentationModel, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
 ) -> tuple[int, History]:
     kept = sorted(
         path for path in directory.glob("step-*") if (path / "state.json").is_file() and path.suffix != ".part"

@@ -96,8 +96,11 @@ class MiniLM(nn.Module):
 
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences dim"]:
         """Mean-pooled, not normalised embeddings of whole sentences (at most 256 word pieces each)."""
-        parts = [self._embed(list(sentences[start : start + CHUNK])) for start in range(0, len(sentences), CHUNK)]
-        return torch.cat(parts)
+        # Chunks of sentences of like length, so that little is padded: about half the time for a large vocabulary.
+        order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
+        chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+        embedded = torch.cat([self._embed([sentences[index] for index in chunk]) for chunk in chunks])
+        return embedded[torch.tensor(order).argsort()]
 
     @torch.no_grad()
     def _embed(self, sentences: list[str]) -> Tensor:

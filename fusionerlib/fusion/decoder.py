@@ -19,7 +19,8 @@ def resize(
 class Decoder(nn.Module):
     """One more 3x3 convolution than ``scales``, each with InstanceNorm (no affine, no statistics) and ReLU.
 
-    inner: channels between the first convolution and the last. After convolution i the map is resized to ``scales[i]`` times the token grid; a 1x1 convolution closes.
+    inner: channels between the first convolution and the last. After convolution i the map is resized to ``scales[i]``
+    times the token grid; a 1x1 convolution closes.
     """
 
     def __init__(self, *, width: int, inner: int, scales: tuple[int, ...]) -> None:

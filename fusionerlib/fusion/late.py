@@ -9,7 +9,7 @@ from fusionerlib.fusion.model import SegmentationModel
 
 
 class LateFusion(SegmentationModel):
-    """Two stacks of ``late_depth`` blocks each: by default half of ``depth``, so that the trainable total is Fusioner's.
+    """Two stacks of ``late_depth`` blocks each: by default half of ``depth``, so the trainable total is Fusioner's.
 
     The paper does not publish its depth; the full depth on each side is ``late_depth = depth``.
     """

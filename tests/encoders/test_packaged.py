@@ -81,7 +81,7 @@ def test_both_are_frozen_and_stand_behind_the_protocols(visual, text) -> None:
 
 
 def test_an_image_that_does_not_fit_is_named(visual) -> None:
-    with pytest.raises(FusionerError, match="40x64 pixels .* multiples of 32"):
+    with pytest.raises(FusionerError, match=r"40x64 pixels .* multiples of 32"):
         visual(torch.zeros(1, 3, 64, 40, dtype=torch.uint8))
 
 

@@ -101,17 +101,9 @@ def test_loss_by_hand_leaves_out_ignored_pixels_and_padding() -> None:
 def test_dice_vanishes_for_a_perfect_mask_and_skips_absent_names() -> None:
     masks = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
     masks[0, 0, :2] = True
-    everything = {"valid": torch.ones(1, 4, 4, dtype=torch.bool), "names_mask": torch.ones(1, 2, dtype=torch.bool)}
+    valid, asked = torch.ones(1, 4, 4, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
     perfect = torch.where(masks, 30.0, -30.0)
-    assert segmentation_loss(perfect, masks, kind="bce+dice", **everything) < 1e-6
-    wrong = segmentation_loss(
-        -perfect[:, :1],
-        masks[:, :1],
-        kind="bce+dice",
-        valid=everything["valid"],
-        names_mask=torch.ones(1, 1, dtype=torch.bool),
-    )
-    plain = segmentation_loss(
-        -perfect[:, :1], masks[:, :1], valid=everything["valid"], names_mask=torch.ones(1, 1, dtype=torch.bool)
-    )
+    assert segmentation_loss(perfect, masks, valid=valid, names_mask=asked, kind="bce+dice") < 1e-6
+    present = {"logits": -perfect[:, :1], "masks": masks[:, :1], "valid": valid, "names_mask": asked[:, :1]}
+    wrong, plain = segmentation_loss(**present, kind="bce+dice"), segmentation_loss(**present)
     torch.testing.assert_close(wrong - plain, torch.tensor(1 - 1 / 17), atol=1e-4, rtol=0)
