@@ -110,6 +110,8 @@ rule ablations:
         "notebooks/04_ablations.ipynb",
     params:
         given=given("04_ablations"),
+    # The longest of those that may run side by side, so it starts first.
+    priority: 10
     shell:
         EXECUTE
 

@@ -16,7 +16,7 @@ Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]
 VARIANTS: Variants = {
     "fusion depth": {"1 block": {"depth": 1}, "2 blocks": {"depth": 2}, "4 blocks": {"depth": 4}},
     "where they meet": {"early": {"depth": 2}, "late": {"kind": "late", "depth": 2}},
-    "templates": {"1": {"templates": "none"}, "4": {"templates": "few"}, "32": {"templates": "scene"}},
+    "templates": {"1": {"templates": "none"}, "4": {"templates": "few"}, "8": {"templates": "eight"}},
 }
 """What is varied, and which leaves of the run's config each variant changes. Equal configs train once."""
 
@@ -33,7 +33,7 @@ def varied(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def ablate(
-    work: Workspace, *, steps: int, mosaics: int, seeds: int, directory: Path, variants: Variants = VARIANTS
+    work: Workspace, *, steps: int, batch: int, mosaics: int, seeds: int, directory: Path, variants: Variants = VARIANTS
 ) -> list[dict[str, Any]]:
     """One row for every variant, seed, test split and figure: ablation, setting, metric, value, seed, parameters.
 
@@ -47,7 +47,9 @@ def ablate(
     for ablation, settings in variants.items():
         for setting, changes in settings.items():
             for seed in range(seeds):
-                run = varied(work.run, {**changes, "steps": steps, "seed": seed, "warmup": min(20, steps)})
+                run = varied(
+                    work.run, {**changes, "steps": steps, "batch": batch, "seed": seed, "warmup": min(20, steps)}
+                )
                 run = varied(run, {"validate_every": steps, "checkpoint_every": steps})
                 if run not in done:
                     done[run] = _measured(Workspace(run, work.device), scenes, stored, directory / f"{len(done):02d}")

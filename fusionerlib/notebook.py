@@ -102,6 +102,7 @@ class AblationNotebook(NotebookParameters):
     """04: small trainings that differ in one thing, measured on ``ablation_mosaics`` mosaics, ``seeds`` each."""
 
     ablation_steps: int = Field(default=150, ge=1)
+    ablation_batch: int = Field(default=8, ge=1)
     ablation_mosaics: int = Field(default=100, ge=1)
     seeds: int = Field(default=1, ge=1)
 

@@ -16,15 +16,13 @@ from fusionerlib.errors import FusionerError
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 38, 38),
-    "orange": (248, 138, 16),
     "yellow": (250, 222, 40),
     "green": (46, 168, 66),
     "blue": (38, 98, 232),
     "purple": (132, 58, 196),
     "pink": (252, 132, 190),
-    "brown": (128, 78, 38),
 }
-OTHER_COLOUR_WORDS = frozenset({"black", "white", "grey", "gray", "golden", "rainbow"})
+OTHER_COLOUR_WORDS = frozenset({"orange", "brown", "black", "white", "grey", "gray", "golden", "rainbow"})
 FUNCTION_WORDS = frozenset(
     ["a", "an", "and", "at", "but", "for", "in", "no", "not", "of", "off", "on", "or", "out", "over", "the", "to"]
 ) | {"up", "with", "without"}

@@ -11,6 +11,16 @@ _SETS: dict[str, tuple[str, ...]] = {
         "a drawing of a {}.",
         "there is a {} in the scene.",
     ),
+    "eight": (
+        "a {}.",
+        "the {}.",
+        "a picture of a {}.",
+        "a photo of a {}.",
+        "a drawing of a {}.",
+        "a small {}.",
+        "a large {}.",
+        "there is a {} in the scene.",
+    ),
     "scene": (
         "a {}.",
         "one {}.",
