@@ -7,7 +7,9 @@ from typing import Any
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.sets import mosaic_sets
 from fusionerlib.evaluation import evaluate_mosaics
+from fusionerlib.features import StoredScenes
 from fusionerlib.training import train
+from fusionerlib.words import WordTable
 from fusionerlib.workspace import Workspace
 
 Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -15,8 +17,8 @@ Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 VARIANTS: Variants = {
     "fusion depth": {"1 block": {"depth": 1}, "2 blocks": {"depth": 2}, "4 blocks": {"depth": 4}},
-    "where they meet": {"early": {"depth": 2}, "late": {"kind": "late", "depth": 2}},
-    "templates": {"1": {"templates": "none"}, "4": {"templates": "few"}, "8": {"templates": "eight"}},
+    "where they meet": {"early": {}, "late": {"kind": "late"}},
+    "templates": {"1": {"templates": "none"}, "8": {"templates": "eight"}},
 }
 """What is varied, and which leaves of the run's config each variant changes. Equal configs train once."""
 
@@ -43,6 +45,7 @@ def ablate(
     scenes = work.features(work.sets.train, "training features")
     stored = {name: work.features(found) for name, found in mosaic_sets(work.run.data, count=mosaics, seed=0).items()}
     done: dict[RunConfig, list[dict[str, Any]]] = {}
+    tables = {work.run.pair: work.words}
     rows = []
     for ablation, settings in variants.items():
         for setting, changes in settings.items():
@@ -52,16 +55,19 @@ def ablate(
                 )
                 run = varied(run, {"validate_every": steps, "checkpoint_every": steps})
                 if run not in done:
-                    done[run] = _measured(Workspace(run, work.device), scenes, stored, directory / f"{len(done):02d}")
+                    if run.pair not in tables:
+                        tables[run.pair] = Workspace(run, work.device).words
+                    words = tables[run.pair]
+                    done[run] = _measured(run, words, scenes, stored, directory / f"{len(done):02d}")
                 rows += [{"ablation": ablation, "setting": setting, "seed": seed, **row} for row in done[run]]
     return rows
 
 
-def _measured(work: Workspace, scenes: Any, stored: Mapping[str, Any], directory: Path) -> list[dict[str, Any]]:
-    model, history = train(run=work.run, scenes=scenes, words=work.words, directory=directory)
-    figures = {
-        name: evaluate_mosaics(model, mosaics, work.words, quiet=True).figures() for name, mosaics in stored.items()
-    }
+def _measured(
+    run: RunConfig, words: WordTable, scenes: StoredScenes, stored: Mapping[str, StoredScenes], directory: Path
+) -> list[dict[str, Any]]:
+    model, history = train(run=run, scenes=scenes, words=words, directory=directory)
+    figures = {name: evaluate_mosaics(model, mosaics, words, quiet=True).figures() for name, mosaics in stored.items()}
     shared = {"parameters": model.trainable()["total"], "loss": history[-1]["loss"]}
     return [
         {"metric": f"{figure}, {name}", "value": figures[name][figure], **shared}

@@ -38,7 +38,7 @@ class Workspace:
     def words(self) -> WordTable:
         """The text tokens of the pair, with its templates."""
         encoder = load_text(self.run.pair.text, device=self.device)
-        return WordTable(encoder=encoder, templates=templates(self.run.pair.templates))
+        return WordTable(encoder=encoder, templates=templates(self.run.pair.templates), folder=self.run.data.features)
 
     @cached_property
     def sets(self) -> DataSets:

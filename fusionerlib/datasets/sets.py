@@ -66,8 +66,8 @@ def prepare(config: DataConfig) -> DataSets:
 def _openmoji(config: DataConfig) -> DataSets:
     """Of the training scenes an eighth shows one object, three eighths several, half are mosaics.
 
-    Half of the mosaics hold things in their own colours only: where a colour tells the tiles apart, the nouns are not
-    learnt, and unseen objects are known by nouns alone.
+    Three quarters of the mosaics hold things in their own colours only: where a colour tells the tiles apart, the
+    nouns are not learnt, and unseen objects are known by nouns alone.
     """
     drawn = (config.root / openmoji.SPLITS).is_file()
     # A set that is there is taken as it is: the graph draws it with settings of its own.
@@ -82,8 +82,8 @@ def _openmoji(config: DataConfig) -> DataSets:
         train=Joined(
             Resized(Subset(train, [int(i) for i in single]), size=config.size),
             pasted(train, config=config, count=3 * part, seed=seed + 1),
-            mosaicked(train, config=config, count=2 * part, seed=seed + 2),
-            mosaicked(uncoloured, config=config, count=2 * part, seed=seed + 3),
+            mosaicked(train, config=config, count=part, seed=seed + 2),
+            mosaicked(uncoloured, config=config, count=3 * part, seed=seed + 3),
         ),
         tests={
             name: pasted(source, config=config, count=config.eval_scenes, seed=1001 + place)
@@ -101,7 +101,7 @@ def _test_sources(root: Path, splits: openmoji.Splits) -> dict[str, FSSFolder]:
 
 
 def mosaic_sets(config: DataConfig, *, count: int, seed: int) -> dict[str, Scenes]:
-    """Mosaic-4 of each OpenMoji test split: ``seen``, ``combinations``, ``objects``.
+    """Mosaic-4 of the OpenMoji tests: ``count`` of unseen ``objects``, half as many of ``seen`` and ``combinations``.
 
     Raises FusionerError for a data set that is not in the FSS-1000 layout.
     """
@@ -109,7 +109,7 @@ def mosaic_sets(config: DataConfig, *, count: int, seed: int) -> dict[str, Scene
         raise FusionerError(f"dataset {config.dataset!r} has no one-object scenes to make mosaics of: use 'openmoji'")
     sources = _test_sources(config.root, openmoji.load_splits(config.root))
     return {
-        name: mosaicked(source, config=config, count=count, seed=seed + place)
+        name: mosaicked(source, config=config, count=count if name == "objects" else -(-count // 2), seed=seed + place)
         for place, (name, source) in enumerate(sources.items())
     }
 
