@@ -21,7 +21,7 @@ EXTRAS = (
     "hypothesis", "playwright", "torchmetrics", "sklearn",
 )  # fmt: skip
 # Modules that serve an extra: they may fail without it, the rest may not.
-SERVING_EXTRAS: set[str] = set()
+SERVING_EXTRAS = {"fusionerlib.plots"}
 IMPORT_ALL = """
 import importlib, importlib.abc, pkgutil, sys
 blocked = set(sys.argv[1].split(","))

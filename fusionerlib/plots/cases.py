@@ -7,7 +7,7 @@ from fusionerlib.evaluation import Query, predict
 from fusionerlib.features import StoredScenes
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.metrics import decide
-from fusionerlib.plots import SceneRow
+from fusionerlib.plots.evaluation import SceneRow
 from fusionerlib.words import WordTable
 
 
