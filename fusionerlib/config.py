@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "width": 192,
         "depth": 2,
         "heads": 6,
-        "dropout": 0.15,
+        "dropout": 0.1,
         "decoder_width": 96,
         "decoder_scales": (2,),
         "upsample": "logits",
@@ -126,7 +126,7 @@ class TrainingConfig(Frozen):
     steps: int = Field(default=800, ge=1)
     batch: int = Field(default=16, ge=1)
     positives: int = Field(default=4, ge=1)
-    negatives: int = Field(default=4, ge=0)
+    negatives: int = Field(default=6, ge=0)
     hard_negatives: float = Field(default=0.5, ge=0.0, le=1.0)
     loss: Literal["bce", "bce+dice"] = "bce"
     loss_stride: int = Field(default=4, ge=1)

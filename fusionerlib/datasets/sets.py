@@ -15,7 +15,7 @@ from fusionerlib.datasets.mosaic import Mosaics, mosaic_indices
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.datasets.paste import Pastes
 from fusionerlib.datasets.scene import Scene, Scenes
-from fusionerlib.datasets.transforms import Resized, Subset, Views
+from fusionerlib.datasets.transforms import Resized, Views
 from fusionerlib.errors import FusionerError
 
 
@@ -64,10 +64,10 @@ def prepare(config: DataConfig) -> DataSets:
 
 
 def _openmoji(config: DataConfig) -> DataSets:
-    """Of the training scenes an eighth shows one object, three eighths several, half are mosaics.
+    """Of the training scenes three eighths are pasted, an eighth are mosaics, half are mosaics of uncoloured things.
 
-    Three quarters of the mosaics hold things in their own colours only: where a colour tells the tiles apart, the
-    nouns are not learnt, and unseen objects are known by nouns alone.
+    All show four things, so that a step has much to learn from. Where a colour tells the tiles apart, the nouns are
+    not learnt, and unseen objects are known by nouns alone: hence the uncoloured mosaics.
     """
     drawn = (config.root / openmoji.SPLITS).is_file()
     # A set that is there is taken as it is: the graph draws it with settings of its own.
@@ -77,13 +77,11 @@ def _openmoji(config: DataConfig) -> DataSets:
     train, uncoloured = FSSFolder(config.root, numbers=numbers), FSSFolder(config.root, numbers=plain)
     sources = _test_sources(config.root, splits)
     part, seed = max(1, config.train_scenes // 8), config.data_seed
-    single = np.random.default_rng((seed, 0)).permutation(len(train))[:part]
     return DataSets(
         train=Joined(
-            Resized(Subset(train, [int(i) for i in single]), size=config.size),
-            pasted(train, config=config, count=3 * part, seed=seed + 1),
+            pasted(train, config=config, count=3 * part, seed=seed + 1, objects=(4, 4)),
             mosaicked(train, config=config, count=part, seed=seed + 2),
-            mosaicked(uncoloured, config=config, count=3 * part, seed=seed + 3),
+            mosaicked(uncoloured, config=config, count=4 * part, seed=seed + 3),
         ),
         tests={
             name: pasted(source, config=config, count=config.eval_scenes, seed=1001 + place)
@@ -120,16 +118,19 @@ def mosaicked(source: Scenes, *, config: DataConfig, count: int, seed: int) -> M
     return Mosaics(source, indices, size=config.size)
 
 
-def pasted(source: Scenes, *, config: DataConfig, count: int, seed: int) -> Pastes:
-    """``count`` scenes of two to four objects of different names from one-object scenes."""
-    indices = paste_indices([source.names(i)[0] for i in range(len(source))], count=count, seed=seed)
+def pasted(source: Scenes, *, config: DataConfig, count: int, seed: int, objects: tuple[int, int] = (2, 4)) -> Pastes:
+    """``count`` scenes of ``objects`` (from, to; at most 4) things of different names from one-object scenes."""
+    names = [source.names(i)[0] for i in range(len(source))]
+    indices = paste_indices(names, count=count, seed=seed, objects=objects)
     return Pastes(source, indices, size=config.size, seed=seed)
 
 
-def paste_indices(names: Sequence[str], *, count: int, seed: int) -> list[tuple[int, ...]]:
-    """Groups of two to four scenes with different names; every scene comes up about equally often."""
+def paste_indices(
+    names: Sequence[str], *, count: int, seed: int, objects: tuple[int, int] = (2, 4)
+) -> list[tuple[int, ...]]:
+    """Groups of ``objects`` (from, to) scenes with different names; every scene comes up about equally often."""
     groups = mosaic_indices(names, count=count, seed=seed)
-    sizes = np.random.default_rng((seed, 7)).integers(2, 5, size=len(groups))
+    sizes = np.random.default_rng((seed, 7)).integers(objects[0], objects[1] + 1, size=len(groups))
     return [tuple(group[:size]) for group, size in zip(groups, sizes, strict=True)]
 
 

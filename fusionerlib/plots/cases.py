@@ -23,7 +23,7 @@ def answered(
     """``queries`` answered again, with their images, ready for ``plots.scene_rows``."""
     return [
         SceneRow(
-            title=f"asked: {len(query.names)} names",
+            title="asked: 1 name" if len(query.names) == 1 else f"asked: {len(query.names)} names",
             image=scenes[query.scene].image,
             names=query.names,
             truth=target,

@@ -41,10 +41,11 @@ def test_names_are_of_the_documented_splits(config: DataConfig, prepared: sets.D
     assert set(vocabulary(prepared.tests["objects"])) <= names["objects"]
 
 
-def test_training_is_half_mosaics_three_eighths_pasted_an_eighth_single(prepared: sets.DataSets) -> None:
+def test_training_is_five_eighths_mosaics_and_three_eighths_pasted_all_of_four_names(prepared: sets.DataSets) -> None:
     keys = [prepared.train[i].key for i in range(len(prepared.train))]
     kinds = Counter("mosaic" if " + " in key else "pasted" if " & " in key else "single" for key in keys)
-    assert kinds == {"mosaic": TRAIN // 2, "pasted": 3 * TRAIN // 8, "single": TRAIN // 8}
+    assert kinds == {"mosaic": 5 * TRAIN // 8, "pasted": 3 * TRAIN // 8}
+    assert {len(prepared.train.names(index)) for index in range(TRAIN)} == {4}
     mosaics = [prepared.train.names(i) for i, key in enumerate(keys) if " + " in key]
     plain = [not any(name.split()[0] in glyphs.COLOURS for name in names) for names in mosaics]
     assert sum(plain) >= TRAIN // 4 and not all(plain)
