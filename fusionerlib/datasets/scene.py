@@ -1,6 +1,5 @@
 """What every data set is made of: an image, a label map, and the names of what is labelled."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -65,8 +64,3 @@ class Scenes(Protocol):
 def vocabulary(scenes: Scenes) -> list[str]:
     """All names that occur in ``scenes``, sorted."""
     return sorted({name for index in range(len(scenes)) for name in scenes.names(index)})
-
-
-def iterate(scenes: Scenes) -> Iterator[Scene]:
-    """The scenes in order (the protocol itself asks only for indexing)."""
-    return (scenes[index] for index in range(len(scenes)))
