@@ -53,11 +53,24 @@ def _filled(given: Any, *, key: str, presets: dict[str, dict[str, Any]]) -> Any:
 
 
 class PairConfig(Frozen):
-    """Which frozen encoders are fused."""
+    """Which frozen encoders are fused.
+
+    visual_weights, text_weights: a file or folder in the published format, "" for where `fusioner fetch` puts them.
+    visual_tokens, text_tokens: which of an encoder's ways of taking tokens, "" for its first (`fusioner encoders`).
+    templates: a set's name or a text file, a template a line. synonyms: "" or a JSON file, name to list of words.
+    precision, compiled: how the towers run; tokens are the same up to rounding.
+    """
 
     visual: str = "packaged"
     text: str = "packaged"
+    visual_weights: str = ""
+    text_weights: str = ""
+    visual_tokens: str = ""
+    text_tokens: str = ""
     templates: str = "none"
+    synonyms: str = ""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compiled: bool = False
 
 
 class FusionConfig(Frozen):

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from fusionerlib import checkpoints
-from fusionerlib.encoders.base import TextEncoder, VisualEncoder, VisualTokens
-from fusionerlib.encoders.prompts import templates as templates_of
-from fusionerlib.encoders.registry import load_text, load_visual
+from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion.model import SegmentationModel
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inspection import word_attention
 from fusionerlib.overlay import overlay
+from fusionerlib.pair import visual_of, words_of
+from fusionerlib.words import WordTable
 
 NAME_LENGTH = 200
 """Most characters of a name: beyond it a text encoder cuts silently."""
@@ -84,7 +84,7 @@ class Segmenter:
     """A trained fusion module with the frozen encoders that it was trained on.
 
     model: a fusion module; put into eval mode.
-    templates: sentences with a ``{}`` for the name; the tokens of a name are averaged over them.
+    words: the frozen text tokens; a name is encoded the first time it is asked for.
     size: pixels; the image is resized to size x size (the paper's first way of inference). None keeps the image's
         proportions: sides rounded to what the tower takes, the longer at most ``LONGEST``.
     """
@@ -94,17 +94,14 @@ class Segmenter:
         *,
         model: SegmentationModel,
         visual: VisualEncoder,
-        text: TextEncoder,
-        templates: Sequence[str] = ("{}",),
+        words: WordTable,
         size: int | None = 224,
     ) -> None:
         if size is not None and (size <= 0 or size % visual.multiple):
             raise FusionerError(
                 f"size {size} does not fit encoder {visual.name!r}: expected a multiple of {visual.multiple}, or None"
             )
-        self.model, self.visual, self.text = model.eval(), visual, text
-        self.templates, self.size = tuple(templates), size
-        self._words: dict[str, Tensor] = {}
+        self.model, self.visual, self.words, self.size = model.eval(), visual, words, size
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
         self._input = (0, 0)
@@ -128,9 +125,8 @@ class Segmenter:
         pair = trained.run.pair
         return cls(
             model=trained.model.to(device),
-            visual=load_visual(pair.visual, device=device),
-            text=load_text(pair.text, device=device),
-            templates=templates_of(pair.templates),
+            visual=visual_of(pair, device=device),
+            words=words_of(pair, limit=WORDS, device=device),
             size=trained.run.data.size,
         )
 
@@ -190,12 +186,7 @@ class Segmenter:
     @torch.no_grad()
     def text_tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
         """Tokens of ``names``, float32; each name is encoded once. Raises FusionerError as ``segment`` does."""
-        asked = checked_names(names)
-        if missing := [name for name in asked if name not in self._words]:
-            if len(self._words) + len(missing) > WORDS:
-                self._words = {name: self._words[name] for name in asked if name in self._words}
-            self._words.update(zip(missing, self.text(missing, self.templates).float(), strict=True))
-        return torch.stack([self._words[name] for name in asked]).to(self._device)
+        return self.words.tokens(checked_names(names)).to(self._device)
 
     @property
     def _device(self) -> torch.device:

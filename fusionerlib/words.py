@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,12 +19,26 @@ from fusionerlib.encoders.base import TextEncoder
 class WordTable:
     """Text tokens of names on demand: a name meets the encoder only the first time it is asked for.
 
-    folder: where tokens are kept between processes, a file for every encoder and set of templates; None keeps none.
+    templates: sentences with a ``{}`` for the name; a name's token is the average over them.
+    synonyms: other words for a name; its token is the unit-length average over its own and theirs.
+    folder: where tokens are kept between processes, a file for every encoder, set of templates and synonyms; None
+        keeps none.
+    limit: most names held at once; the others are encoded again when they are next asked for.
     """
 
-    def __init__(self, *, encoder: TextEncoder, templates: Sequence[str], folder: Path | None = None) -> None:
-        self.encoder, self.templates = encoder, tuple(templates)
-        identity = hashlib.sha256(repr((encoder.fingerprint, self.templates)).encode()).hexdigest()
+    def __init__(
+        self,
+        *,
+        encoder: TextEncoder,
+        templates: Sequence[str],
+        synonyms: Mapping[str, Sequence[str]] | None = None,
+        folder: Path | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.encoder, self.templates, self.limit = encoder, tuple(templates), limit
+        self.synonyms = {name: tuple(others) for name, others in (synonyms or {}).items()}
+        recipe = (encoder.fingerprint, self.templates, *sorted(self.synonyms.items()))
+        identity = hashlib.sha256(repr(recipe).encode()).hexdigest()
         self.file = None if folder is None else folder / f"words-{encoder.name}-{identity[:16]}.safetensors"
         self._rows = self._kept()
 
@@ -31,11 +46,13 @@ class WordTable:
         """Encode those of ``names`` that are new, in one go."""
         new = [name for name in dict.fromkeys(names) if name not in self._rows]
         if new:
-            self._rows.update(zip(new, self.encoder(new, self.templates), strict=True))
+            self._rows.update(zip(new, self._encoded(new), strict=True))
             self._keep()
 
     def tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
         """The tokens of ``names``, in their order."""
+        if self.limit is not None and len(self._rows.keys() | set(names)) > self.limit:
+            self._rows = {name: self._rows[name] for name in names if name in self._rows}
         self.add(names)
         return torch.stack([self._rows[name] for name in names])
 
@@ -51,6 +68,15 @@ class WordTable:
             tokens[row, : len(names)] = self.tokens(names)
             mask[row, : len(names)] = True
         return tokens, mask
+
+    def _encoded(self, names: Sequence[str]) -> Tensor:
+        words = {name: (name, *self.synonyms.get(name, ())) for name in names}
+        flat = list(dict.fromkeys(word for group in words.values() for word in group))
+        rows = dict(zip(flat, self.encoder(flat, self.templates).float().cpu(), strict=True))
+        if flat == list(names):
+            return torch.stack(list(rows.values()))
+        means = [torch.stack([rows[word] for word in group]).mean(0) for group in words.values()]
+        return F.normalize(torch.stack(means), dim=-1)
 
     def _kept(self) -> dict[str, Tensor]:
         if self.file is None or not self.file.is_file():

@@ -10,9 +10,8 @@ from fusionerlib.config import RunConfig
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import DataSets, prepare
 from fusionerlib.encoders.base import VisualEncoder
-from fusionerlib.encoders.prompts import templates
-from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.features import FeatureStore, StoredScenes
+from fusionerlib.pair import visual_of, words_of
 from fusionerlib.words import WordTable
 
 
@@ -32,13 +31,12 @@ class Workspace:
     @cached_property
     def visual(self) -> VisualEncoder:
         """The frozen visual encoder of the pair."""
-        return load_visual(self.run.pair.visual, device=self.device)
+        return visual_of(self.run.pair, device=self.device)
 
     @cached_property
     def words(self) -> WordTable:
         """The text tokens of the pair, with its templates."""
-        encoder = load_text(self.run.pair.text, device=self.device)
-        return WordTable(encoder=encoder, templates=templates(self.run.pair.templates), folder=self.run.data.features)
+        return words_of(self.run.pair, folder=self.run.data.features, device=self.device)
 
     @cached_property
     def sets(self) -> DataSets:

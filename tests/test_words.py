@@ -53,3 +53,27 @@ def test_padding_is_masked(encoder) -> None:
     tokens, mask = table.padded([["cat"], ["dog", "cow"]])
     assert mask.tolist() == [[True, False], [True, True]] and not tokens[0, 1].any()
     assert torch.equal(tokens[1], table.tokens(["dog", "cow"]))
+
+
+def test_names_held_at_once_are_bounded(encoder) -> None:
+    table = WordTable(encoder=encoder, templates=["{}"], limit=3)
+    encoder.asked.clear()
+    first = table.tokens(["cat"])
+    for place in range(9):
+        table.tokens(["cat", f"name {place}"])
+    assert len(table._rows) <= 3 and encoder.asked.count("cat") == 1
+    assert torch.equal(table.tokens(["cat"]), first)
+
+
+def test_synonyms_are_averaged_with_the_name(encoder) -> None:
+    table = WordTable(encoder=encoder, templates=["a {}"], synonyms={"sofa": ["couch", "settee"]})
+    tokens = table.tokens(["cat", "sofa"])
+    words = encoder.inner(["sofa", "couch", "settee"], ["a {}"])
+    mean = words.mean(0)
+    torch.testing.assert_close(tokens[1], mean / mean.norm(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens[0], encoder.inner(["cat"], ["a {}"])[0], atol=1e-5, rtol=1e-4)
+
+
+def test_other_synonyms_are_another_file(encoder, tmp_path) -> None:
+    files = {WordTable(encoder=encoder, templates=["{}"], synonyms=s, folder=tmp_path).file for s in ({}, {"a": ["b"]})}
+    assert len(files) == 2

@@ -1,5 +1,8 @@
 """Prompt templates: sentences with a hole for a name. A name's token is the average over a set of them."""
 
+import json
+from pathlib import Path
+
 from fusionerlib.errors import FusionerError
 
 _SETS: dict[str, tuple[str, ...]] = {
@@ -58,13 +61,58 @@ _SETS: dict[str, tuple[str, ...]] = {
 }
 
 
+_OPEN_CLIP = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
+"""Sets that open_clip publishes (80 and 7 templates, from CLIP's zero-shot evaluation), by their names there."""
+
+
 def template_sets() -> list[str]:
     """Names of the template sets."""
-    return sorted(_SETS)
+    return sorted({*_SETS, *_OPEN_CLIP})
 
 
 def templates(name: str) -> tuple[str, ...]:
-    """The templates of the set ``name``, each with one ``{}``. Raises FusionerError for an unknown set."""
-    if name not in _SETS:
-        raise FusionerError(f"unknown template set {name!r}: known: {', '.join(template_sets())}")
-    return _SETS[name]
+    """The templates of the set ``name``, or of a text file with a template a line, each with one ``{}``.
+
+    Raises FusionerError for an unknown set, and naming the line of a file that is no template.
+    """
+    if name in _SETS:
+        return _SETS[name]
+    if name in _OPEN_CLIP:
+        from open_clip import zero_shot_metadata
+
+        # open_clip's are functions of the name.
+        return tuple(template("{}") for template in getattr(zero_shot_metadata, _OPEN_CLIP[name]))
+    if Path(name).is_file():
+        return _read(Path(name))
+    raise FusionerError(
+        f"unknown template set {name!r}: known: {', '.join(template_sets())}, or the path of a text file"
+    )
+
+
+def _read(file: Path) -> tuple[str, ...]:
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines, start=1):
+        if line and (line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1):
+            raise FusionerError(f"{file}, line {number}: {line!r} is no template: write one {{}} where the name goes")
+    if not any(lines):
+        raise FusionerError(f"{file} holds no template: write one a line, such as 'a photo of a {{}}.'")
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def synonyms(file: str) -> dict[str, tuple[str, ...]]:
+    """Other words for names, from a JSON file of name to list of words; none for "".
+
+    Raises FusionerError naming the file where it is no such object.
+    """
+    if not file:
+        return {}
+    try:
+        given = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not all(isinstance(word, str) and word.strip() for words in given.values() for word in words):
+            raise ValueError("a word is no string, or blank")
+        if any(isinstance(words, str) for words in given.values()):
+            raise ValueError("a name has a string where a list of words is expected")
+        return {name: tuple(words) for name, words in given.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        remedy = 'expected a JSON object such as {"sofa": ["couch", "settee"]}'
+        raise FusionerError(f"synonyms {file!r} can't be read ({error}): {remedy}") from error

@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import data
 
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
-from fusionerlib.encoders.packaged import load_classifier, normalised, verify
+from fusionerlib.encoders.packaged import load_classifier, verify
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 
@@ -28,7 +28,7 @@ def test_classifier_names_sample_photos(photo: str, expected: str) -> None:
 
     image = Image.fromarray(getattr(data, photo)()).resize((224, 224), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    probabilities = load_classifier()(normalised(pixels)).softmax(-1)[0]
+    probabilities = load_classifier()((pixels.float() - 127) / 128).softmax(-1)[0]
     assert ImageNetInfo().index_to_description(int(probabilities.argmax())) == expected
     assert probabilities.max() > 0.6
 
@@ -39,7 +39,7 @@ def test_tokens_are_the_classifiers_own_stages(visual) -> None:
     classifier = load_classifier()
     for index in (4, 6):
         classifier.blocks[index].register_forward_hook(lambda module, inputs, output: stages.append(output))
-    classifier(normalised(images))
+    classifier((images.float() - 127) / 128)
     maps = visual(images).maps
     for name, stage in zip(("stride16", "stride32"), stages, strict=True):
         unit = stage / stage.norm(dim=1, keepdim=True)
