@@ -29,6 +29,9 @@ class VisualTower(nn.Module):
     mean, std: of pixels 0-1, for each channel. fingerprint: hex digest over the weights.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, network: nn.Module, *, row: EncoderRow, how: Loading, mean: Triple, std: Triple, fingerprint: str
     ) -> None:
