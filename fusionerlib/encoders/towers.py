@@ -38,7 +38,7 @@ class VisualTower(nn.Module):
         super().__init__()
         self.dtype = getattr(torch, how.precision)
         # A third of the time on a CPU for convolutional towers: depthwise ones read neighbouring channels.
-        self.network = frozen(network).to(device=how.device, dtype=self.dtype, memory_format=torch.channels_last)
+        self.network = frozen(network).to(how.device, self.dtype).to(memory_format=torch.channels_last)
         self._run = torch.compile(self.network) if how.compiled else self.network
         self.name, self.space, self.width = row.name, row.space, row.width
         self.stride, self.multiple = row.stride, row.multiple
