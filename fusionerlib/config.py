@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 2,
         "heads": 6,
         "dropout": 0.1,
+        "logit_bias": -3.0,
         "decoder_width": 96,
         "decoder_scales": (2,),
         "upsample": "logits",
@@ -76,6 +77,7 @@ class PairConfig(Frozen):
 class FusionConfig(Frozen):
     """The trainable module. The defaults are the paper's (BMVC 2022); a preset changes some of them.
 
+    dropout: on the word tokens inside the fusion blocks. logit_bias: start of a learned bias on all logits, 0 for none.
     late_depth: blocks on each side of late fusion; 0 takes half of ``depth``. decoder_scales: the feature map's size
     after each of the decoder's convolutions but the last, in token grids. decoder_width: channels inside the decoder; 0
     takes ``width``. upsample: whether features or logits are
@@ -91,6 +93,7 @@ class FusionConfig(Frozen):
     mlp_ratio: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     temperature: float = Field(default=0.07, gt=0.0)
+    logit_bias: float = 0.0
     decoder_width: int = Field(default=0, ge=0)
     decoder_scales: tuple[int, ...] = (2, 4, 8)
     upsample: Literal["features", "logits"] = "features"

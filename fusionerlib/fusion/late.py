@@ -36,4 +36,5 @@ class LateFusion(SegmentationModel):
         names_mask: Bool[Tensor, "batch names"] | None,
     ) -> tuple[Float[Tensor, "batch patches width"], Float[Tensor, "batch names width"]]:
         """Each side through its own transformer; words read one another, as all of a side's tokens do."""
-        return self.visual_transformer(patches), self.text_transformer(words, visible=names_mask)
+        patches = self.visual_transformer(patches, words=0)
+        return patches, self.text_transformer(words, words=words.shape[1], visible=names_mask)

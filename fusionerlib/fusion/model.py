@@ -29,6 +29,8 @@ class SegmentationModel(nn.Module):
         self.category = nn.Parameter(torch.randn(1, width))
         self.patch_matrix = nn.Parameter(torch.randn(width, width) * width**-0.5)
         self.word_matrix = nn.Parameter(torch.randn(width, width) * width**-0.5)
+        # Most pixels belong to no name: a bias that starts low saves the steps that would go into learning to say no.
+        self.bias = nn.Parameter(torch.tensor([config.logit_bias])) if config.logit_bias else None
         self.decoder = Decoder(width=width, inner=config.decoder_width or width, scales=config.decoder_scales)
 
     def mix(
@@ -71,6 +73,8 @@ class SegmentationModel(nn.Module):
         if self.config.upsample == "features":
             features = resize(features, size)
         logits = cosine_logits(features, words, temperature=self.config.temperature)
+        if self.bias is not None:
+            logits = logits + self.bias
         return logits if logits.shape[-2:] == size else resize(logits, size)
 
     def fuse(

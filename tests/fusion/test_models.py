@@ -39,9 +39,34 @@ def test_order_of_names_only_orders_the_logits(kind: str) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("names", [1, 40])
 def test_any_number_of_names_and_any_grid(kind: str, names: int) -> None:
-    logits = tiny(kind)(torch.randn(1, 35, 10), torch.randn(1, names, 7), grid=(5, 7), size=(81, 113))
+    logits = tiny(kind, logit_bias=0.0)(torch.randn(1, 35, 10), torch.randn(1, names, 7), grid=(5, 7), size=(81, 113))
     assert logits.shape == (1, names, 81, 113)
     assert logits.abs().max() <= 1 / 0.07 + 1e-3
+
+
+def test_logit_bias_is_learned_and_shifts_every_logit() -> None:
+    patches, words = torch.randn(1, 6, 10), torch.randn(1, 2, 7)
+    plain, biased = (tiny("fusioner", logit_bias=bias) for bias in (0.0, -3.0))
+    expected = plain(patches, words, grid=(2, 3), size=(8, 12)) - 3
+    torch.testing.assert_close(biased(patches, words, grid=(2, 3), size=(8, 12)), expected)
+    assert biased.trainable()["total"] == plain.trainable()["total"] + 1
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_dropout_falls_on_words_alone(kind: str) -> None:
+    model = tiny(kind, dropout=0.9).train()
+    patches, words = torch.randn(1, 6, 10), torch.randn(1, 2, 7)
+    seen, named = model.project(patches, words)
+    (first, first_words), (second, second_words) = (model.mix(seen, named, names_mask=None) for _ in range(2))
+    assert not torch.allclose(first_words, second_words)
+    # Late fusion's patches never meet a word; Fusioner's meet them in the second block, the first's are untouched.
+    if kind == "late":
+        torch.testing.assert_close(first, second)
+    else:
+        block, tokens = model.transformer.blocks[0], torch.cat([seen, named], dim=1)
+        dropped, whole = block(tokens, words=2), block.eval()(tokens, words=2)
+        torch.testing.assert_close(dropped[:, :6], whole[:, :6])
+        assert not torch.allclose(dropped[:, 6:], whole[:, 6:])
 
 
 def test_late_fusion_keeps_pixels_blind_to_words() -> None:
