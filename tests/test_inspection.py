@@ -34,7 +34,7 @@ def test_similarity_is_the_heads_cosine(tokens) -> None:
     early, words = model("fusioner"), torch.randn(3, 384)
     cosine = similarity(early, tokens, words)
     logits = early(tokens.main.tokens, words[None], grid=tokens.main.grid, size=(12, 20))
-    torch.testing.assert_close(cosine, logits[0] * 0.07)
+    torch.testing.assert_close(cosine, (logits[0] - early.bias) * 0.07)
 
 
 def test_attention_is_per_layer_and_name(tokens) -> None:
