@@ -7,7 +7,9 @@ sha256 of its pixels and labels, so a view is an image of its own, and the same 
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from fusionerlib.files import write_text
 
 SHARD = 256
 BATCH = 16
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,9 @@ class FeatureStore:
             if len(entries) == len(scenes) and all(entry.id in self._shards for entry in entries):
                 return StoredScenes(self, entries, fingerprint=scenes.fingerprint)
         entries, waiting = [], {}
-        indices = tqdm(range(len(scenes)), desc=description, unit="image", disable=quiet, mininterval=2)
-        for index in indices:
-            scene = scenes[index]
+        for scene in tqdm(
+            _ahead(scenes), total=len(scenes), desc=description, unit="image", disable=quiet, mininterval=2
+        ):
             entry = Entry(entry_id(scene), scene.names, scene.key)
             entries.append(entry)
             if entry.id not in self._shards and entry.id not in waiting:
@@ -148,6 +151,22 @@ def entry_id(scene: Scene) -> str:
     digest.update(scene.image.tobytes())
     digest.update(scene.labels.tobytes())
     return digest.hexdigest()[:32]
+
+
+def _ahead(scenes: Scenes) -> Iterator[Scene]:
+    """The scenes in order, some of them made ahead in threads: images are decoded outside the interpreter's lock."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[Future[Scene]] = deque()
+        try:
+            for index in range(len(scenes)):
+                waiting.append(pool.submit(scenes.__getitem__, index))
+                if len(waiting) > 4 * THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _same_size_batches(scenes: dict[str, Scene]) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """Data sets made from data sets: a selection, one size for all, and seeded augmented views."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ JITTER = (0.5, 0.5, 0.5)
 """Brightness, contrast and saturation change by a factor in 1 - JITTER to 1 + JITTER."""
 JITTERED = 0.5
 """How often a view's colours change at all."""
+_GENERATOR = threading.Lock()
 
 
 class Subset:
@@ -112,7 +114,8 @@ def augmented(scene: Scene, *, size: int, seed: int, key: str) -> Scene:
     )
     image = tv_tensors.Image(torch.from_numpy(scene.image.copy()).permute(2, 0, 1))
     labels = tv_tensors.Mask(torch.from_numpy(scene.labels.copy()))
-    with torch.random.fork_rng(devices=[]):
+    # One generator serves the whole process, so views made in threads take turns.
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
         # The CPU generator alone: torch.manual_seed would reach the accelerators' too, which nothing here restores.
         torch.default_generator.manual_seed(seed)
         image, labels = change(image, labels)

@@ -1,5 +1,7 @@
 """Selections, one size, and augmented views: joint, reproducible, and silent towards torch's own generator."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -204,3 +206,12 @@ def test_impossible_settings_are_named() -> None:
         Resized(Blocks(), size=0)
     with pytest.raises(FusionerError, match="views = 0"):
         Views(Blocks(), views=0, seed=0, size=32)
+
+
+def test_views_made_in_threads_are_those_made_one_by_one() -> None:
+    views = Views(Blocks(), views=4, seed=3, size=32)
+    alone = [views[index] for index in range(len(views))]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(views.__getitem__, range(len(views))))
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.labels, other.labels)
