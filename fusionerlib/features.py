@@ -25,7 +25,7 @@ from tqdm import tqdm
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import write_text
+from fusionerlib.files import plain_name, write_text
 
 SHARD = 256
 BATCH = 16
@@ -59,7 +59,7 @@ class FeatureStore:
 
     def __init__(self, root: Path | str, *, encoder: VisualEncoder) -> None:
         self.encoder = encoder
-        self.folder = Path(root) / f"{encoder.name}-{encoder.fingerprint[:16]}-float16"
+        self.folder = Path(root) / f"{plain_name(encoder.name)}-{encoder.fingerprint[:16]}-float16"
         self._shards: dict[str, safe_open] = {}
         self._opened: set[Path] = set()
 

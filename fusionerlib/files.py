@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def plain_name(name: str) -> str:
+    """``name`` as part of a file's name: an encoder's may hold a path, as ``vectors:tables/clip.parquet``."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
 @contextmanager

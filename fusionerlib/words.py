@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusionerlib.encoders.base import TextEncoder
+from fusionerlib.files import plain_name
 
 
 class WordTable:
@@ -39,7 +40,7 @@ class WordTable:
         self.synonyms = {name: tuple(others) for name, others in (synonyms or {}).items()}
         recipe = (encoder.fingerprint, self.templates, *sorted(self.synonyms.items()))
         identity = hashlib.sha256(repr(recipe).encode()).hexdigest()
-        self.file = None if folder is None else folder / f"words-{encoder.name}-{identity[:16]}.safetensors"
+        self.file = None if folder is None else folder / f"words-{plain_name(encoder.name)}-{identity[:16]}.safetensors"
         self._rows = self._kept()
 
     def add(self, names: Iterable[str]) -> None:

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from fusionerlib import notebook as parameters
 from fusionerlib.cli import app
+from fusionerlib.execution import execute_notebook
 from fusionerlib.notebook import NotebookParameters, check_parameters, parameter_names
+from fusionerlib.pairs import Study
 from fusionerlib.runs import load_profile, profile_names
 from tests.conftest import ROOT, requests_of
 
@@ -27,6 +29,10 @@ MODELS: dict[str, type[NotebookParameters]] = {
 PARAMETER = re.compile(r"(\w+): (str|int|float|bool|list|dict) = .+  # \S.*")
 MOSAIC4 = ("assignment", "miou", "miou_permuted", "miou_object_only", "scenes")
 each = pytest.mark.parametrize("stem", MODELS)
+STUDIES: dict[str, type[NotebookParameters]] = {"07_encoder_pairs": Study}
+"""Notebooks beside the graph of a run, with data of their own."""
+written = pytest.mark.parametrize("stem", [*MODELS, *STUDIES])
+DATA = ROOT.parent / "shared" / "data"
 
 
 def read(stem: str) -> list[dict[str, Any]]:
@@ -36,7 +42,7 @@ def read(stem: str) -> list[dict[str, Any]]:
     return [{**cell, "source": "".join(cell["source"])} for cell in content["cells"]]
 
 
-@each
+@written
 def test_the_parameters_cell_is_one_line_a_parameter_with_its_help(stem: str) -> None:
     tagged = [cell["source"] for cell in read(stem) if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
@@ -46,10 +52,10 @@ def test_the_parameters_cell_is_one_line_a_parameter_with_its_help(stem: str) ->
     assert "run_dir" in names
     values: dict[str, Any] = {}
     exec(tagged[0], values)
-    MODELS[stem].from_namespace({name: values[name] for name in names})
+    {**MODELS, **STUDIES}[stem].from_namespace({name: values[name] for name in names})
 
 
-@each
+@written
 def test_every_code_cell_is_introduced_and_short(stem: str) -> None:
     cells = read(stem)
     for before, cell in zip([{"cell_type": "none"}, *cells], cells, strict=False):
@@ -74,6 +80,21 @@ def test_plain_papermill_stops_at_a_bad_parameter(tmp_path: Path, stem: str, giv
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "FusionerError" in done.stderr and given[0] in done.stderr
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the photographs in ../shared/data, which are not here")
+def test_the_encoder_pairs_are_compared_on_photographs(tmp_path: Path) -> None:
+    given = {
+        "run_dir": str(tmp_path),
+        "voc_root": str(DATA / "voc-mini"),
+        "coco_root": str(DATA / "coco-mini"),
+        "vectors": str(DATA / "clip-text" / "clip-vit-b32.parquet"),
+        **{"folds": [3], "seeds": [0], "steps": 2, "batch": 4, "size": 64, "photos": 24, "least": 2},
+    }
+    execute_notebook(ROOT / "notebooks" / "07_encoder_pairs.ipynb", tmp_path / "out.ipynb", parameters=given)
+    table = json.loads((tmp_path / "metrics.json").read_text())["encoder_pairs"]
+    assert len(table) == 6 and {"single", "multi"} == set(table["MiniLM, early"])
+    assert (tmp_path / "figures" / "07_encoder_pairs.png").is_file()
 
 
 @pytest.fixture(scope="module")

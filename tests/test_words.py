@@ -77,3 +77,11 @@ def test_synonyms_are_averaged_with_the_name(encoder) -> None:
 def test_other_synonyms_are_another_file(encoder, tmp_path) -> None:
     files = {WordTable(encoder=encoder, templates=["{}"], synonyms=s, folder=tmp_path).file for s in ({}, {"a": ["b"]})}
     assert len(files) == 2
+
+
+def test_an_encoder_named_by_a_path_keeps_its_words_in_the_folder(encoder, tmp_path) -> None:
+    named = Counting()
+    named.name = "vectors:../tables/clip b32.parquet"
+    table = WordTable(encoder=named, templates=["{}"], folder=tmp_path)
+    table.tokens(["cat"])
+    assert [file.parent for file in tmp_path.rglob("*.safetensors")] == [tmp_path]

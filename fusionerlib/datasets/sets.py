@@ -9,11 +9,14 @@ import numpy as np
 
 from fusionerlib.config import DataConfig
 from fusionerlib.datasets import openmoji
+from fusionerlib.datasets.categories import canonical, held_out
+from fusionerlib.datasets.coco import CocoInstances
 from fusionerlib.datasets.fss import FSSFolder
 from fusionerlib.datasets.glyphs import COLOURS
 from fusionerlib.datasets.mosaic import Mosaics, mosaic_indices
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.datasets.paste import Pastes
+from fusionerlib.datasets.photos import Canonical
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.datasets.transforms import Resized, Views
 from fusionerlib.errors import FusionerError
@@ -60,7 +63,7 @@ class DataSets:
 
 def prepare(config: DataConfig) -> DataSets:
     """The scenes of ``config``, at its input size; nothing is read beyond file lists until a scene is asked for."""
-    return {"openmoji": _openmoji, "pascal": _pascal}[config.dataset](config)
+    return {"openmoji": _openmoji, "pascal": _pascal, "photos": _photos}[config.dataset](config)
 
 
 def _openmoji(config: DataConfig) -> DataSets:
@@ -144,4 +147,18 @@ def _pascal(config: DataConfig) -> DataSets:
         tests={"novel": Resized(test, size=config.size)},
         pairs=pairs,
         test_pairs={"novel": test.pairs},
+    )
+
+
+def _photos(config: DataConfig) -> DataSets:
+    """PASCAL VOC's training lists and COCO together, tested as PASCAL-5i is; all names are the canonical ones."""
+    without = held_out(config.fold)
+    voc = Pascal5i(config.root, fold=config.fold, split="train", novel=config.novel)
+    coco = CocoInstances(config.coco)
+    train = Joined(*(Canonical(part, without=without, novel=config.novel) for part in (voc, coco)))
+    test = Pascal5i(config.root, fold=config.fold, split="val")
+    return DataSets(
+        train=Views(train, views=config.views, seed=config.data_seed, size=config.size),
+        tests={"novel": Resized(Canonical(test), size=config.size)},
+        test_pairs={"novel": [(scene, canonical(name)) for scene, name in test.pairs]},
     )

@@ -1,0 +1,54 @@
+"""One category, several names: the 20 classes of PASCAL VOC beside COCO's names for them (``categories.csv``).
+
+The canonical name is COCO's: all of them are words, and every table of name embeddings that knows COCO has them.
+"""
+
+import csv
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+from fusionerlib.datasets.pascal import NAMES, fold_classes
+
+
+class Category(NamedTuple):
+    """One class of VOC: its id in VOC's own spelling, the same in words, and COCO's name."""
+
+    voc: str
+    words: str
+    coco: str
+
+
+@cache
+def categories() -> tuple[Category, ...]:
+    """The table, class c (1-20) of PASCAL VOC at place c - 1."""
+    file = resources.files("fusionerlib") / "datasets" / "categories.csv"
+    header, *rows = csv.reader(file.read_text(encoding="utf-8").splitlines())
+    assert tuple(header) == Category._fields
+    return tuple(Category(*row) for row in rows)
+
+
+def canonical(name: str) -> str:
+    """COCO's name of a category under any of its names; a name that the table does not have, as it is."""
+    return _canonical().get(name, name)
+
+
+def names_of(name: str) -> frozenset[str]:
+    """Every name of the category that ``name`` is one of; ``name`` alone where the table does not have it."""
+    return frozenset(other for row in categories() for other in row if name in row) | {name}
+
+
+def held_out(fold: int) -> frozenset[str]:
+    """Every name, of VOC and of COCO, of the five classes that PASCAL-5i's ``fold`` (0-3) holds out."""
+    return all_names(NAMES[number - 1] for number in fold_classes(fold))
+
+
+def all_names(names: Iterable[str]) -> frozenset[str]:
+    """Every name of every category in ``names``."""
+    return frozenset(other for name in names for other in names_of(name))
+
+
+@cache
+def _canonical() -> dict[str, str]:
+    return {name: row.coco for row in categories() for name in row}
