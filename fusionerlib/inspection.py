@@ -1,5 +1,8 @@
 """Looking inside: what words read from patches, and how alike the fused words and pixels are."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,9 @@ from torch import Tensor
 
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.base import TokenMap, VisualEncoder, VisualTokens
+from fusionerlib.encoders.prompts import templates
+from fusionerlib.encoders.registry import list_encoders, load_text, load_visual
+from fusionerlib.encoders.weights import present
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.fusion.decoder import cosine_logits
@@ -36,6 +42,38 @@ def sample_photo(name: str, *, multiple: int, height: int = 320) -> UInt8[Tensor
     sides = (photo.shape[1] * height / photo.shape[0], height)
     width, height = (max(1, round(side / multiple)) * multiple for side in sides)
     return torch.from_numpy(np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One photo through several encoders.
+
+    maps: main token map by encoder. scores: cosine (-1 to 1) of words and patches, (names, rows, columns), for the
+    encoders that have a text encoder of their own space here. missing: why an encoder is not among ``maps``.
+    """
+
+    maps: dict[str, TokenMap]
+    scores: dict[str, Float[Tensor, "names rows columns"]]
+    missing: dict[str, str]
+
+
+def look(photo: str, encoders: Sequence[str], names: Sequence[str], *, height: int = 320) -> Look:
+    """``photo`` (as ``sample_photo`` takes it) through each of the visual ``encoders`` that is on this machine."""
+    maps, scores, missing = {}, {}, {}
+    for encoder in encoders:
+        try:
+            visual = load_visual(encoder)
+        except FusionerError as error:
+            missing[encoder] = str(error)
+            continue
+        tokens = encode_image(visual, sample_photo(photo, multiple=visual.multiple, height=height)).main
+        maps[encoder] = tokens
+        texts = [row for row in list_encoders("text") if row.space == tokens.space and present(row)]
+        if texts:
+            words = load_text(texts[0].name)(names, templates("photo"))
+            heat = words @ F.normalize(tokens.tokens[0], dim=-1).T
+            scores[encoder] = rearrange(heat, "k (h w) -> k h w", h=tokens.grid[0])
+    return Look(maps=maps, scores=scores, missing=missing)
 
 
 def sample_scene(*, size: int, seed: int = 0) -> Scene:

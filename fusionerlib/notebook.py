@@ -81,10 +81,17 @@ class RunParameters(NotebookParameters):
 
 
 class InspectionNotebook(NotebookParameters):
-    """01: what the frozen encoders see. ``checkpoint`` "" looks at an untrained fusion; ``photo`` names a sample."""
+    """01: what the frozen encoders see.
+
+    checkpoint: "" looks at an untrained fusion of the pair ``visual``, ``text``; a checkpoint brings its own pair.
+    photo: a sample of scikit-image. beside: visual encoders, separated by commas, that look at it side by side.
+    """
 
     checkpoint: str = ""
+    visual: str = "packaged"
+    text: str = "packaged"
     photo: str = "chelsea"
+    beside: str = "packaged,clip-vit-b16,dino-vitb16,mocov3-vitb16,dinov2-vitb14"
 
 
 class TrainingNotebook(RunParameters):
