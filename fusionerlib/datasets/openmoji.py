@@ -38,7 +38,7 @@ class Recipe(Frozen):
     colours_per_object: int = Field(default=2, ge=1, le=len(glyphs.COLOURS) - 1)
     images_per_combination: int = Field(default=3, ge=2)
     combinations: int = Field(default=200, ge=4)
-    test_share: float = Field(default=0.22, gt=0.0, lt=0.5)
+    test_share: float = Field(default=0.15, gt=0.0, lt=0.5)
     size: int = Field(default=224, ge=32)
 
 
