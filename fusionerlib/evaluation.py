@@ -21,6 +21,7 @@ RECORD_NAMES = {
     "combinations": "unseen_combinations",
     "objects": "unseen_objects",
     "novel": "novel_classes",
+    "validation": "validation",
 }
 """What ``metrics.json`` calls the tests."""
 

@@ -4,21 +4,24 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from fusionerlib.config import DataConfig
-from fusionerlib.datasets import openmoji
+from fusionerlib.datasets import fss1000, openmoji
 from fusionerlib.datasets.categories import canonical, held_out
 from fusionerlib.datasets.coco import CocoInstances
+from fusionerlib.datasets.coco20i import Coco20i
+from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.fss import FSSFolder
 from fusionerlib.datasets.glyphs import COLOURS
 from fusionerlib.datasets.mosaic import Mosaics, mosaic_indices
-from fusionerlib.datasets.pascal import Pascal5i
+from fusionerlib.datasets.pascal import Pascal5i, Split
 from fusionerlib.datasets.paste import Pastes
 from fusionerlib.datasets.photos import Canonical
 from fusionerlib.datasets.scene import Scene, Scenes
-from fusionerlib.datasets.transforms import Resized, Views
+from fusionerlib.datasets.transforms import Resized, Subset, Views
 from fusionerlib.errors import FusionerError
 
 
@@ -63,7 +66,15 @@ class DataSets:
 
 def prepare(config: DataConfig) -> DataSets:
     """The scenes of ``config``, at its input size; nothing is read beyond file lists until a scene is asked for."""
-    return {"openmoji": _openmoji, "pascal": _pascal, "photos": _photos}[config.dataset](config)
+    recipes = {
+        "openmoji": _openmoji,
+        "pascal": _pascal,
+        "photos": _photos,
+        "coco": _coco,
+        "fss1000": _fss1000,
+        "folder": _folder,
+    }
+    return recipes[config.dataset](config)
 
 
 def _openmoji(config: DataConfig) -> DataSets:
@@ -106,8 +117,12 @@ def mosaic_sets(config: DataConfig, *, count: int, seed: int) -> dict[str, Scene
 
     Raises FusionerError for a data set that is not in the FSS-1000 layout.
     """
+    if config.dataset == "fss1000":
+        return {"objects": fss1000.mosaics(config.root, size=config.size)}
     if config.dataset != "openmoji":
-        raise FusionerError(f"dataset {config.dataset!r} has no one-object scenes to make mosaics of: use 'openmoji'")
+        raise FusionerError(
+            f"dataset {config.dataset!r} has no one-object scenes to make mosaics of: use 'openmoji' or 'fss1000'"
+        )
     sources = _test_sources(config.root, openmoji.load_splits(config.root))
     return {
         name: mosaicked(source, config=config, count=count if name == "objects" else -(-count // 2), seed=seed + place)
@@ -139,7 +154,18 @@ def paste_indices(
 
 def _pascal(config: DataConfig) -> DataSets:
     train = Pascal5i(config.root, fold=config.fold, split="train")
-    test = Pascal5i(config.root, fold=config.fold, split="val")
+    return _listed(config, train, Pascal5i(config.root, fold=config.fold, split="val"))
+
+
+def _coco(config: DataConfig) -> DataSets:
+    train, test = (
+        Coco20i(config.root, fold=config.fold, split=split, present_only=config.present_only)
+        for split in get_args(Split)
+    )
+    return _listed(config, train, test)
+
+
+def _listed(config: DataConfig, train: Pascal5i | Coco20i, test: Pascal5i | Coco20i) -> DataSets:
     views = Views(train, views=config.views, seed=config.data_seed, size=config.size)
     pairs = [(scene * config.views + view, name) for scene, name in train.pairs for view in range(config.views)]
     return DataSets(
@@ -148,6 +174,27 @@ def _pascal(config: DataConfig) -> DataSets:
         pairs=pairs,
         test_pairs={"novel": test.pairs},
     )
+
+
+def _fss1000(config: DataConfig) -> DataSets:
+    train, test = (fss1000.split(config.root, part) for part in ("train", "test"))
+    return DataSets(
+        train=Views(train, views=config.views, seed=config.data_seed, size=config.size),
+        tests={"objects": Resized(test, size=config.size)},
+    )
+
+
+def _folder(config: DataConfig) -> DataSets:
+    train, val = (_named(read_folder(config.root, split=split)) for split in get_args(Split))
+    return DataSets(
+        train=Views(train, views=config.views, seed=config.data_seed, size=config.size),
+        tests={"validation": Resized(val, size=config.size)},
+    )
+
+
+def _named(scenes: Scenes) -> Subset:
+    """Without the scenes that show nothing with a name: no question can be asked of them."""
+    return Subset(scenes, [index for index in range(len(scenes)) if scenes.names(index)])
 
 
 def _photos(config: DataConfig) -> DataSets:
