@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fusionerlib.config import DataConfig
-from fusionerlib.datasets import glyphs, openmoji, sets
+from fusionerlib.datasets import fss1000, glyphs, openmoji, sets
 from fusionerlib.datasets.scene import vocabulary
 from fusionerlib.datasets.transforms import Subset
+from fusionerlib.errors import FusionerError
 
 TRAIN, EVAL = 40, 12
 
@@ -113,3 +115,33 @@ def test_paste_groups_are_two_to_four_and_reproducible() -> None:
     assert {len(group) for group in groups} == {2, 3, 4}
     assert all(len(set(group)) == len(group) for group in groups)
     assert np.ptp([sum(k in group for group in groups) for k in range(12)]) <= 12
+
+
+def test_a_users_folder_trains_and_validates_on_different_photos(tmp_path: Path) -> None:
+    for place in range(5):
+        for folder, values in (("images", np.full((40, 50, 3), place)), ("masks", np.full((40, 50), place % 2 + 1))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(values.astype(np.uint8)).save(tmp_path / folder / f"{place}.png")
+    (tmp_path / "names.txt").write_text("cat\ntraffic light\n")
+    made = sets.prepare(DataConfig(dataset="folder", root=tmp_path, size=32, views=2))
+    test = made.tests["validation"]
+    assert len(made.train) == 2 * 4 and len(test) == 1
+    assert set(vocabulary(made.train)) == {"cat", "traffic light"}
+    keys = {made.train[index].key.split(" view")[0] for index in range(len(made.train))}
+    assert test[0].key not in keys and test[0].image.shape == (32, 32, 3)
+    with pytest.raises(FusionerError, match="one-object"):
+        sets.mosaic_sets(DataConfig(dataset="folder", root=tmp_path), count=1, seed=0)
+
+
+def test_fss1000_trains_and_tests_on_the_published_classes(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in fss1000.classes(part):
+            (tmp_path / name).mkdir()
+            for number in range(1, 11):
+                (tmp_path / name / f"{number}.jpg").touch()
+    made = sets.prepare(DataConfig(dataset="fss1000", root=tmp_path, size=32))
+    assert len(made.train) == 5200 and len(made.tests["objects"]) == 2400
+    trained, tested = (set(vocabulary(scenes)) for scenes in (made.train, made.tests["objects"]))
+    assert len(trained) == 520 and len(tested) == 240 and not trained & tested
+    mosaics = sets.mosaic_sets(DataConfig(dataset="fss1000", root=tmp_path, size=32), count=9, seed=0)["objects"]
+    assert len(mosaics) == 1000 and set(mosaics.names(0)) <= tested
