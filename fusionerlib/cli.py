@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from fusionerlib.cli_data import data, pairs
 from fusionerlib.errors import FusionerError
 
 
@@ -22,8 +23,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-data = typer.Typer(no_args_is_help=True)
-app.add_typer(data, name="data", help="Make the data that a run reads.")
+app.add_typer(data, name="data", help="Make the data that a run reads, or bring published data into their layout.")
 
 
 @app.callback()
@@ -54,37 +54,27 @@ def segment(
 
 
 @app.command()
-def encoders() -> None:
-    """List the frozen encoders."""
-    from fusionerlib.encoders.registry import list_encoders
-
-    columns = ("role", "name", "family", "space", "width", "stride", "licence")
-    grid = [columns, *(tuple(str(getattr(row, column)) for column in columns) for row in list_encoders())]
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    for row in grid:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
-
-
-@data.command("openmoji")
-def data_openmoji(
-    root: Annotated[Path, typer.Option(help="The folder to draw into.")] = Path("data/openmoji"),
-    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="objects=100")] = None,
-    record: Annotated[Path | None, typer.Option(help="Also write what was made to this JSON file.")] = None,
+def encoders(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: every row with its files.")] = False,
 ) -> None:
-    """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
-    from fusionerlib.datasets import openmoji
-    from fusionerlib.files import write_text
-    from fusionerlib.runs import parsed
+    """List the frozen encoders, and which of them are on this machine."""
+    from fusionerlib.encoders import listing
 
-    given = {name: parsed(value) for name, value in pairs(settings or []).items()}
-    splits = openmoji.build(root, **{"seed": seed, **given})
-    counts = {split: len(getattr(splits, split)) for split in ("train", "combinations", "objects")}
-    if record is not None:
-        made = {"root": str(root), "recipe": splits.recipe.model_dump(), "digest": splits.digest, "classes": counts}
-        write_text(record, json.dumps(made, indent=1))
-    typer.echo(f"{root}: " + ", ".join(f"{count} classes in {split}" for split, count in counts.items()))
+    typer.echo(json.dumps(listing.records(), indent=1) if as_json else listing.overview())
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="An encoder's name, see `fusioner encoders`.")],
+    role: Annotated[str, typer.Option(help="visual or text, where NAME is both and one will do.")] = "",
+) -> None:
+    """Download the weights of an encoder; those that are here already stay."""
+    from fusionerlib.encoders import weights
+    from fusionerlib.encoders.listing import rows_named
+
+    for row in rows_named(name, role):
+        files = weights.fetch(row)
+        typer.echo(f"{row.role} {row.name}: " + (f"{weights.locate(row)}" if files else "nothing to download"))
 
 
 @app.command()
@@ -136,14 +126,6 @@ def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as
     if not folder.is_dir():
         raise FusionerError(f"no folder {folder}: give the folder of a run, such as outputs/demo")
     typer.echo(write_site(folder))
-
-
-def pairs(settings: list[str]) -> dict[str, str]:
-    """``["a=1", "b=x=y"]`` as ``{"a": "1", "b": "x=y"}``; FusionerError for one without a name or a "="."""
-    for setting in settings:
-        if setting.find("=") < 1:
-            raise FusionerError(f"{setting!r} sets nothing: write NAME=VALUE, such as steps=200")
-    return dict(setting.split("=", 1) for setting in settings)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fusionerlib.cli import app, pairs
+from fusionerlib.encoders.listing import table
+from fusionerlib.encoders.registry import PREFIXES, get_row, list_encoders
 from fusionerlib.errors import FusionerError
 
 runner = CliRunner()
@@ -24,7 +26,7 @@ def test_help_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("segment", "encoders", "data", "run", "notebook", "pages"):
+    for command in ("segment", "encoders", "fetch", "data", "run", "notebook", "pages"):
         assert command in done.stdout
 
 
@@ -35,6 +37,9 @@ def test_help_imports_no_torch() -> None:
         (["run", "smoke", "--set", "steps"], "'steps' sets nothing: write NAME=VALUE"),
         (["notebook", "missing.ipynb", "out.ipynb"], "missing.ipynb can't be read as a notebook"),
         (["notebook", "missing.ipynb", "out.ipynb", "--parameters", "[1]"], "'[1]' is no JSON object"),
+        (["fetch", "packged"], "unknown visual or text encoder 'packged': did you mean 'packaged'?"),
+        (["fetch", "bert-base", "--role", "visual"], "unknown visual encoder 'bert-base'"),
+        (["fetch", "packaged", "--role", "sound"], "unknown role 'sound': expected visual or text"),
         (["pages", "nowhere"], "no folder nowhere"),
         (["data", "openmoji", "--root", "nowhere", "--set", "obejcts=3"], "obejcts = 3"),
     ],
@@ -55,12 +60,48 @@ def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_encoders_are_listed() -> None:
+def test_encoders_are_listed_for_people() -> None:
     result = runner.invoke(app, ["encoders"])
     assert result.exit_code == 0, result.output
-    header, *rows = result.output.splitlines()
-    assert header.split()[:3] == ["role", "name", "family"]
-    assert {row.split()[0] for row in rows if row.split()[1] == "packaged"} == {"visual", "text"}
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 120
+    start = {line.split()[0]: index for index, line in enumerate(lines) if line.startswith(("Visual", "Text", "Made"))}
+    visual, text = lines[start["Visual"] : start["Text"]], lines[start["Text"] : start["Made"]]
+    for rows, role in ((visual, "visual"), (text, "text")):
+        words = ["name", "family", "params", "width", "tokens", "pretraining", "licence", "download", "here"]
+        assert [word for word in rows[1].split() if word != "patch"] == words
+        assert [
+            row.name for row in list_encoders(role) if not any(line.startswith(f"{row.name} ") for line in rows)
+        ] == []
+    packaged = next(line for line in visual if line.startswith("packaged "))
+    assert packaged.split()[2:7] == ["5", "M", "432", "16", "joined"] and packaged.split()[-2:] == ["none", "yes"]
+    made = "\n".join(lines[start["Made"] :])
+    assert all(f"{role:8}{prefix}:" in made for role, prefix in PREFIXES)
+
+
+def test_a_long_cell_goes_on_below() -> None:
+    words = "a licence of many words that says what may and what may not be done with these weights, and by whom"
+    row = get_row("visual", "packaged").model_copy(update={"licence": words, "pretraining": words})
+    heading, first, *more = table([row], ["name", "pretraining", "licence", "here"])
+    assert max(map(len, (heading, first, *more))) <= 120 and len(more) == 1
+    assert first.split()[-1] == "yes" and first.startswith("packaged") and more[0].startswith("         ")
+    column = slice(heading.index("pretraining"), heading.index("licence"))
+    assert " ".join(line[column].strip() for line in (first, *more)) == words
+
+
+def test_encoders_are_listed_for_machines() -> None:
+    result = runner.invoke(app, ["encoders", "--json"])
+    rows = {(row["role"], row["name"]): row for row in json.loads(result.output)}
+    assert rows.keys() == {(row.role, row.name) for row in list_encoders()}
+    bert, packaged = rows["text", "bert-base"], rows["text", "packaged"]
+    assert bert["download"] == sum(file["bytes"] for file in bert["files"]) > 440_000_000
+    assert packaged["present"] is True and packaged["download"] == 0
+
+
+def test_what_comes_with_the_installation_is_not_fetched() -> None:
+    both = runner.invoke(app, ["fetch", "packaged"])
+    assert both.output == "visual packaged: nothing to download\ntext packaged: nothing to download\n"
+    assert runner.invoke(app, ["fetch", "packaged", "--role", "text"]).output == "text packaged: nothing to download\n"
 
 
 def test_openmoji_scenes_are_drawn_and_recorded(tmp_path: Path) -> None:

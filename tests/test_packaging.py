@@ -18,7 +18,7 @@ CONDA_NAMES = {"torch": "pytorch"}
 EXTRAS = (
     "jupyterlab", "ipykernel", "IPython", "ipywidgets", "papermill", "nbconvert", "nbformat", "matplotlib", "seaborn",
     "skimage", "pandas", "pyarrow", "snakemake", "accelerate", "tensorboard", "pycocotools", "pytest", "beartype",
-    "hypothesis", "playwright", "torchmetrics", "sklearn",
+    "hypothesis", "playwright", "torchmetrics", "sklearn", "scipy",
 )  # fmt: skip
 # Modules that serve an extra: they may fail without it, the rest may not.
 SERVING_EXTRAS = {"fusionerlib.plots"}

@@ -10,6 +10,8 @@ from PIL import Image
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.errors import FusionerError
 
+UNEVEN = ("crt_screen/6", "rocking_chair/9", "rubber_eraser/8", "ruler/10", "screw/8", "shower_curtain/3")
+"""Samples of FSS-1000 whose masks were published larger than their images."""
 INSIDE = 128
 """A mask pixel of at least this value belongs to the object."""
 
@@ -50,13 +52,16 @@ class FSSFolder:
     def __getitem__(self, index: int) -> Scene:
         file = self._files[index]
         image, mask = read_pixels(file, "RGB"), read_pixels(file.with_suffix(".png"), "L")
+        key = f"{file.parent.name}/{file.stem}"
+        if key in UNEVEN:
+            mask = np.array(Image.fromarray(mask).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST))
         if image.shape[:2] != mask.shape:
             raise FusionerError(
                 f"{file.with_suffix('.png')} is {mask.shape[::-1]} pixels, its image {image.shape[1::-1]} "
                 "(width, height): export the mask again at the image's size"
             )
         labels = (mask >= INSIDE).astype(np.uint8)
-        return Scene(image=image, labels=labels, names=self.names(index), key=f"{file.parent.name}/{file.stem}")
+        return Scene(image=image, labels=labels, names=self.names(index), key=key)
 
 
 def read_pixels(file: Path, mode: str) -> np.ndarray:

@@ -98,3 +98,14 @@ def test_missing_files_and_classes_say_what_to_do(photos: Path) -> None:
         FSSFolder(photos, classes=["lynx"])
     with pytest.raises(FusionerError, match=r"expected <class>/<n>\.jpg"):
         FSSFolder(photos / "nowhere")
+
+
+def test_a_mask_published_larger_than_its_image_is_brought_to_its_size(tmp_path: Path) -> None:
+    for folder in ("ruler", "other"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (20, 10)).save(tmp_path / folder / "10.jpg")
+        Image.fromarray(np.repeat(np.uint8([[255, 0]]), 20, 1).repeat(20, 0)).save(tmp_path / folder / "10.png")
+    scene = FSSFolder(tmp_path, classes=["ruler"])[0]
+    assert scene.labels.shape == (10, 20) and scene.labels[:, :10].all() and not scene.labels[:, 10:].any()
+    with pytest.raises(FusionerError, match="export the mask again"):
+        FSSFolder(tmp_path, classes=["other"])[0]

@@ -1,0 +1,129 @@
+"""Index PNGs from the MATLAB files that SBD and PASCAL-Context are published as."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+from fusionerlib.datasets.progress import bar
+from fusionerlib.errors import FusionerError
+
+CONTEXT_NAMES = (
+    "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle",
+    "building", "bus", "cabinet", "car", "cat", "ceiling", "chair", "cloth", "computer", "cow",
+    "cup", "curtain", "dog", "door", "fence", "floor", "flower", "food", "grass", "ground",
+    "horse", "keyboard", "light", "motorbike", "mountain", "mouse", "person", "plate", "platform", "pottedplant",
+    "road", "rock", "sheep", "shelves", "sidewalk", "sign", "sky", "snow", "sofa", "table",
+    "track", "train", "tree", "truck", "tvmonitor", "wall", "water", "window", "wood",
+)  # fmt: skip
+"""PASCAL-Context's 59 frequent classes in the spelling of its ``labels.txt``; class c is ``CONTEXT_NAMES[c - 1]``."""
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours: the bits of an index go in turn to red, green and blue, the lowest to each one's highest."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def write_mask(file: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
+    """An index PNG with VOC's palette."""
+    image = Image.fromarray(labels)
+    image.putpalette(voc_palette().tobytes())
+    image.save(file, "PNG")
+
+
+def augmented_masks(places: Mapping[str, Path], target: Path, *, quiet: bool = False) -> int:
+    """``SegmentationClassAug`` from the folders ``VOC masks`` (PNG) and ``SBD masks`` (.mat); returns how many.
+
+    Every image of either gets a mask. VOC's own masks come first, unchanged, with their borders of 255; SBD's fill
+    up what VOC does not have (ids 0-20, no 255). This is the usual recipe of the 10,582 + 1,449 masks.
+    """
+    official = {file.stem: file for file in places["VOC masks"].glob("*.png")}
+    others = {file.stem: file for file in places["SBD masks"].glob("*.mat")}
+    target.mkdir(parents=True)
+    stems = sorted({*official, *others})
+    for stem in bar_over(stems, "building SegmentationClassAug", quiet=quiet):
+        if stem in official:
+            shutil.copyfile(official[stem], target / f"{stem}.png")
+        else:
+            labels = _map_of(others[stem], "GTcls", "Segmentation")
+            write_mask(target / f"{stem}.png", _classes(labels, np.arange(21, dtype=np.uint8), others[stem]))
+    return len(stems)
+
+
+def context_masks(places: Mapping[str, Path], target: Path, *, quiet: bool = False) -> int:
+    """59-class PNGs from the folder ``459-class masks`` (.mat) and the list ``459 names``; returns how many.
+
+    ``CONTEXT_NAMES[c - 1]`` becomes c, all else 0. Raises FusionerError where the list lacks one of them.
+    """
+    table = context_table(places["459 names"])
+    files = sorted(places["459-class masks"].glob("*.mat"))
+    target.mkdir(parents=True)
+    for file in bar_over(files, "building SegmentationClassContext", quiet=quiet):
+        write_mask(target / f"{file.stem}.png", _classes(_map_of(file, "LabelMap"), table, file))
+    return len(files)
+
+
+def context_table(names_file: Path) -> UInt8[np.ndarray, " ids"]:
+    """For every id of PASCAL-Context's ``labels.txt`` (lines ``id: name``) its class 1-59, or 0."""
+    rows = [line.partition(":") for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    ids = {name.replace(" ", ""): int(number) for number, _, name in rows if number.strip().isdigit()}
+    missing = [name for name in CONTEXT_NAMES if name not in ids]
+    if missing:
+        raise FusionerError(
+            f"{names_file} does not name {', '.join(missing[:3])}: expected PASCAL-Context's list of 459 names, one "
+            "'id: name' a line; unpack trainval.tar.gz again"
+        )
+    table = np.zeros(max(ids.values()) + 1, dtype=np.uint8)
+    table[[ids[name] for name in CONTEXT_NAMES]] = np.arange(1, len(CONTEXT_NAMES) + 1)
+    return table
+
+
+def _classes(
+    labels: Integer[np.ndarray, "height width"], table: UInt8[np.ndarray, " ids"], file: Path
+) -> UInt8[np.ndarray, "height width"]:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(table):
+        raise FusionerError(
+            f"{file} holds {low if low < 0 else high}: expected class ids 0 to {len(table) - 1}; unpack "
+            "the archive again"
+        )
+    return table[labels]
+
+
+def bar_over(files: list[Any], what: str, *, quiet: bool) -> Any:
+    """``files`` one by one under a bar that counts them."""
+    with bar(what, total=len(files), unit="file", quiet=quiet) as shown:
+        for file in files:
+            yield file
+            shown.update()
+
+
+def _map_of(file: Path, *keys: str) -> Integer[np.ndarray, "height width"]:
+    """The label map under ``keys`` of a MATLAB file. Raises FusionerError naming a file that has none."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise FusionerError("masks in MATLAB files need scipy: pip install 'fusioner[data]'") from error
+    try:
+        found: Any = loadmat(file, simplify_cells=True)
+        for key in keys:
+            found = found[key]
+        labels = np.asarray(found)
+        if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+            raise TypeError(f"{'.'.join(keys)} is {labels.dtype} of shape {labels.shape}")
+    # scipy's reader raises whatever it stumbles over; all of it means the same to the caller.
+    except Exception as error:
+        raise FusionerError(
+            f"{file} can't be read as a mask ({type(error).__name__}: {error}): expected a MATLAB file with an integer "
+            f"map {'.'.join(keys)}; unpack the archive again"
+        ) from error
+    return labels

@@ -1,0 +1,250 @@
+"""Downloads from a real local HTTP server that cuts, stalls, corrupts, redirects and ignores what it is asked."""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusionerlib.datasets.download import check, fetch
+from fusionerlib.errors import FusionerError
+
+CONTENT = np.random.default_rng(5).bytes(300_000)
+SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
+KNOWN: dict[str, Any] = {"size": len(CONTENT), "digests": {"md5": MD5, "sha256": SHA256}}
+QUICK: dict[str, Any] = {"pause": 0.0, "quiet": True}
+
+
+class Publisher(ThreadingHTTPServer):
+    """Serves CONTENT at every path. ``plan``: how to answer, one entry a request, then properly.
+
+    asked: path and Range header of every request. sent: how many bytes of content left.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.plan: list[str] = []
+        self.asked: list[tuple[str, str | None]] = []
+        self.sent = 0
+
+    def url(self, path: str = "file.tar") -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+    @property
+    def ranges(self) -> list[str | None]:
+        return [asked for _, asked in self.asked]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Publisher
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers.get("Range")
+        server.asked.append((self.path, asked))
+        how, _, number = (server.plan.pop(0) if server.plan else "properly").partition(":")
+        if how in ("404", "503"):
+            return self._head(int(how), {"Content-Length": "0"})
+        if how == "redirect":
+            return self._head(302, {"Location": f"/{number}", "Content-Length": "0"})
+        if how == "page":
+            return self._head(200, {"Content-Length": "0", "Content-Type": "text/html; charset=utf-8"})
+        content = CONTENT + b"more" if how == "longer" else CONTENT
+        if how == "corrupt":
+            content = content[:1000] + bytes([content[1000] ^ 255]) + content[1001:]
+        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and how not in ("whole", "rewind") else 0
+        if first >= len(content):
+            return self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
+        if how == "shifted":
+            first += 7
+        headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
+        if how != "endless":
+            headers["Content-Length"] = str(len(content) - first)
+        self._head(206 if first else 200, headers)
+        piece = (
+            content[first : first + int(number)] if how in ("cut", "stall", "endless", "rewind") else content[first:]
+        )
+        server.sent += len(piece)  # before the client can have it all
+        self.wfile.write(piece)
+        self.wfile.flush()
+        if how == "stall":
+            time.sleep(0.6)
+        self.close_connection = True
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    server = Publisher()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_file_arrives_whole_through_redirects(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["redirect:one", "redirect:two"]
+    target = tmp_path / "new" / "file.tar"
+    assert fetch([publisher.url()], target, **KNOWN, **QUICK) == SHA256
+    assert left(target.parent) == {"file.tar": CONTENT}
+    assert [path for path, _ in publisher.asked] == ["/file.tar", "/one", "/two"]
+    assert fetch([publisher.url()], target, **KNOWN, **QUICK) == SHA256
+    assert len(publisher.asked) == 3, "a file that is there is not asked for again"
+
+
+def test_a_cut_connection_goes_on_where_it_stopped(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["cut:100000", "503", "cut:50000", "redirect:moved"]
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    assert publisher.ranges == [None, "bytes=100000-", "bytes=100000-", "bytes=150000-", "bytes=150000-"]
+    assert publisher.sent == len(CONTENT), "no byte is sent twice"
+    assert left(tmp_path) == {"f": CONTENT}
+
+
+def test_a_stalled_connection_is_given_up_and_goes_on(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["stall:4000"]
+    started = time.monotonic()
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, timeout=0.15) == SHA256
+    assert time.monotonic() - started < 0.5, "it waited for the server instead of its own timeout"
+    assert publisher.ranges == [None, "bytes=4000-"]
+
+
+def test_the_next_call_goes_on_too(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["cut:200000", "503", "503"]
+    with pytest.raises(
+        FusionerError, match=r"f could not be downloaded: .*2 attempts .*503.*0\.2 MB are kept.*--from f"
+    ):
+        fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, tries=2)
+    assert left(tmp_path) == {"f.part": CONTENT[:200000]}
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    assert publisher.ranges[-1] == "bytes=200000-" and publisher.sent == len(CONTENT)
+
+
+def test_attempts_with_progress_are_not_counted(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["cut:30000"] * 8
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, tries=2) == SHA256
+
+
+@pytest.mark.parametrize(("how", "again"), [("whole", []), ("shifted", [None])])
+def test_a_server_that_ignores_the_range_does_no_harm(
+    publisher: Publisher, tmp_path: Path, how: str, again: list[None]
+) -> None:
+    publisher.plan = ["cut:100000", how]
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    assert publisher.ranges == [None, "bytes=100000-", *again]
+    assert left(tmp_path) == {"f": CONTENT}
+
+
+def test_a_server_that_always_starts_over_and_cuts_is_given_up(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["cut:1000", *["rewind:900"] * 9]
+    with pytest.raises(FusionerError, match="3 attempts in a row brought nothing new"):
+        fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, tries=3)
+    assert publisher.ranges[:2] == [None, "bytes=1000-"] and len(publisher.asked) == 4
+
+
+def test_altered_bytes_are_refused_and_leave_nothing(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["corrupt"]
+    with pytest.raises(FusionerError, match=f"sends has (md5|sha256) .*published file ({MD5}|{SHA256}): it is altered"):
+        fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK)
+    assert left(tmp_path) == {} and len(publisher.asked) == 1
+
+
+def test_a_broken_earlier_piece_is_fetched_anew(publisher: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(b"of another file")
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    assert publisher.ranges == ["bytes=15-", None] and left(tmp_path) == {"f": CONTENT}
+
+
+@pytest.mark.parametrize(("how", "again"), [("properly", [None]), ("whole", [])])
+def test_a_part_longer_than_the_file_is_fetched_anew(
+    publisher: Publisher, tmp_path: Path, how: str, again: list[None]
+) -> None:
+    (tmp_path / "f.part").write_bytes(CONTENT + b"tail")
+    publisher.plan = [how]
+    assert fetch([publisher.url()], tmp_path / "f", digests={"md5": MD5}, **QUICK) == SHA256
+    assert publisher.ranges == [f"bytes={len(CONTENT) + 4}-", *again]
+
+
+def test_a_whole_part_needs_no_server(publisher: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(CONTENT)
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    assert publisher.asked == []
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("404", "answer 404 Not Found"), ("page", "web page"), ("longer", "offers 300004 bytes, .* has 300000")],
+)
+def test_the_next_address_is_tried(publisher: Publisher, tmp_path: Path, how: str, told: str) -> None:
+    urls = [publisher.url("first"), publisher.url("second")]
+    publisher.plan = [how]
+    assert fetch(urls, tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    publisher.plan = [how, how]
+    with pytest.raises(FusionerError, match=f"/first: .*{told}.*; .*/second: .*{told}"):
+        fetch(urls, tmp_path / "g", **KNOWN, **QUICK)
+
+
+def test_without_a_published_checksum_nothing_is_pieced_together(publisher: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(b"old")
+    publisher.plan = ["cut:100000", f"endless:{len(CONTENT)}"]
+    assert fetch([publisher.url()], tmp_path / "f", **QUICK) == SHA256
+    assert publisher.ranges == [None, None] and left(tmp_path) == {"f": CONTENT}
+
+
+def test_an_answer_of_unknown_length_that_ends_early_is_noticed(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["endless:1000"]
+    assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
+    assert publisher.ranges == [None, "bytes=1000-"]
+
+
+def test_a_circle_of_redirects_and_a_dead_address_are_told(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["redirect:file.tar"] * 40
+    with pytest.raises(FusionerError, match=r"redirects.*; http://127.0.0.1:9/x: 2 attempts"):
+        fetch([publisher.url(), "http://127.0.0.1:9/x"], tmp_path / "f", **KNOWN, **QUICK, tries=2)
+    with pytest.raises(FusionerError, match="no address is known"):
+        fetch([], tmp_path / "f", **QUICK)
+
+
+def test_a_full_disk_is_told_before_the_transfer(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=200_000))
+    with pytest.raises(FusionerError, match=r"f needs 0\.3 MB .*0\.2 MB are free"):
+        fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK)
+    assert left(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(CONTENT[:-1], "has 299999 bytes, .* 300000: it is cut short"), (CONTENT[::-1], "has .* it is altered")],
+)
+def test_a_file_of_ones_own_is_checked_and_named(tmp_path: Path, content: bytes, told: str) -> None:
+    file = tmp_path / "VOC.tar"
+    with pytest.raises(FusionerError, match=r"VOC\.tar is not a file"):
+        check(file, **KNOWN)
+    file.write_bytes(content)
+    for look in (check, lambda file, **known: fetch([], file, **known)):
+        with pytest.raises(FusionerError, match=rf"VOC\.tar {told}; delete it and download it again"):
+            look(file, **KNOWN, quiet=True)
+    file.write_bytes(CONTENT)
+    assert check(file, **KNOWN, quiet=True) == SHA256
