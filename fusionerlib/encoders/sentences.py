@@ -1,53 +1,75 @@
 """Text encoders of transformers: BERT, RoBERTa, MiniLM and any sentence-transformers folder (``hf:NAME``).
 
 The paper does not say how it makes one token of a sentence with BERT: the attention-masked mean of the last layer is
-our default, the first token ([CLS]) an option.
+our default, the first token ([CLS]) an option. ``hf:NAME`` has a third way, ``own``, its default: the pooling that a
+sentence-transformers folder names, the mean where none is named. Prompts that such a folder names are not applied:
+write them into the templates.
 """
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fusionerlib.encoders.row import EncoderRow, Loading, WeightFile
-from fusionerlib.encoders.towers import TextTower, file_digest
+from fusionerlib.encoders.towers import TextTower, digest, file_digest
 from fusionerlib.encoders.weights import locate
+from fusionerlib.errors import FusionerError
+
+FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+"""What a repository in transformers' published format must hold."""
+SENTENCE_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
+"""What sentence-transformers adds to it."""
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json")
+LONGEST = 512
+"""Word pieces of a sentence where neither the tokenizer nor the network has a limit."""
 
 
 class SentenceNetwork(nn.Module):
     """Sentences to one vector each, the last layer pooled.
 
     pooling: ``mean`` over the tokens that are no padding, or ``cls``, the first token.
-    longest: word pieces of a sentence, the rest is cut.
+    longest: word pieces of a sentence, the rest is cut. lower: whether sentences are lowercased first.
     """
 
-    def __init__(self, network: nn.Module, *, tokenizer: Any, pooling: str, longest: int) -> None:
+    def __init__(
+        self, network: nn.Module, *, tokenizer: Any, pooling: str, longest: int = LONGEST, lower: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.tokenizer, self.pooling, self.longest = network, tokenizer, pooling, longest
+        self.network, self.tokenizer, self.pooling = network, tokenizer, pooling
+        self.longest, self.lower = longest, lower
 
     def forward(self, sentences: list[str]) -> Float[Tensor, "sentences dim"]:
-        """Pooled, not normalised embeddings."""
+        """Pooled, not normalised embeddings, float32."""
         device = next(self.network.parameters()).device
-        batch = self.tokenizer(
-            sentences, padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
-        ).to(device)
-        hidden: Tensor = self.network(**batch).last_hidden_state
+        texts = [sentence.lower() for sentence in sentences] if self.lower else sentences
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        batch = batch.to(device)
+        # Pooled in float32: a sum over tokens in half precision would lose digits that the network gave.
+        hidden: Tensor = self.network(**batch).last_hidden_state.float()
         if self.pooling == "cls":
             return hidden[:, 0]
-        weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        weight = batch["attention_mask"].unsqueeze(-1).float()
         return (hidden * weight).sum(1) / weight.sum(1)
 
 
-FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
-"""What a folder of transformers' published format must hold."""
-
-
 def row(name: str) -> EncoderRow:
-    """The row of ``hf:NAME``: a repository of the hub (``owner/name``) or a local folder in its layout."""
-    folder = Path(name)
-    local = folder.is_dir()
+    """The row of ``hf:NAME``: a local folder, or a repository of the hub (``owner/name``) in the same layout.
+
+    Raises FusionerError where NAME can be neither.
+    """
+    local = Path(name).is_dir()
+    if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise FusionerError(
+            f"hf:{name} is no folder and no name of the hub: write hf:FOLDER, or hf:owner/name such as "
+            "hf:sentence-transformers/all-MiniLM-L6-v2"
+        )
     return EncoderRow(
         name=f"hf:{name}",
         role="text",
@@ -58,34 +80,122 @@ def row(name: str) -> EncoderRow:
         loader="fusionerlib.encoders.sentences:load",
         pretraining="see the model's own card",
         licence="see the model's own card",
-        tokens=("mean", "cls"),
-        files=() if local else tuple(WeightFile(file=file, repo=name) for file in FILES),
-        options={"folder": name} if local else {},
+        tokens=("own", "mean", "cls"),
+        files=() if local else tuple(WeightFile(file=file, repo=name) for file in (*FILES, *SENTENCE_FILES)),
+        options={"folder": name} if local else {"optional": SENTENCE_FILES},
     )
 
 
 def load(row: EncoderRow, how: Loading) -> TextTower:
     """A text encoder from a folder in transformers' published format. Raises FusionerError where it is not there."""
-    folder = Path(row.options["folder"]) if "folder" in row.options and not how.weights else locate(row, how.weights)
+    given = how.weights or row.options.get("folder", "")
+    folder = Path(given) if given else locate(row)
+    lacking = [file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()]
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        lacking.append("tokenizer.json")
+    if lacking:
+        raise FusionerError(
+            f"encoder {row.name!r}: {folder} holds no {' and no '.join(lacking)}: expected a folder in transformers' "
+            "format with safetensors, as `save_pretrained` of both the model and its tokenizer writes it"
+        )
     return load_folder(folder, row=row, how=how, sha256=file_digest(folder / "model.safetensors"))
 
 
 def load_folder(folder: Path, *, row: EncoderRow, how: Loading, sha256: str) -> TextTower:
-    """The encoder in ``folder``, whose weights' hex digest is ``sha256``."""
-    from transformers import AutoModel, AutoTokenizer
+    """The encoder in ``folder``, whose weights' hex digest is ``sha256``.
+
+    Raises FusionerError where transformers can't read it, or the weights are not those of the network in its config.
+    """
+    pooling = own_pooling(folder) if how.tokens == "own" else how.tokens
+    settings = _json(folder / "sentence_bert_config.json")
+    try:
+        network, tokenizer = _from_transformers(folder)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise FusionerError(
+            f"encoder {row.name!r}: {folder} can't be read ({reason}): fetch or save it again, with safetensors"
+        ) from error
+    limits = (settings.get("max_seq_length") or LONGEST, tokenizer.model_max_length, _positions(network))
+    lower = bool(settings.get("do_lower_case"))
+    sentences = SentenceNetwork(network, tokenizer=tokenizer, pooling=pooling, longest=min(limits), lower=lower)
+    files = [folder / file for file in ("config.json", *TOKENIZER_FILES) if (folder / file).is_file()]
+    parts = [sha256, pooling, str(min(limits)), str(lower), *map(file_digest, files)]
+    width = network.config.hidden_size
+    return TextTower(sentences, row=row, how=how, width=width, fingerprint=digest(" ".join(parts)))
+
+
+def own_pooling(folder: Path) -> str:
+    """The pooling that a sentence-transformers folder names, ``mean`` for a folder of transformers alone.
+
+    Raises FusionerError for a pooling other than mean or cls, and for a folder with further layers after it.
+    """
+    types = {module["type"].rpartition(".")[2] for module in _json(folder / "modules.json") or ()}
+    further = sorted(types - {"Transformer", "Pooling", "Normalize"})
+    if further:
+        raise FusionerError(f"{folder} adds {', '.join(further)} after the network: choose tokens mean or cls instead")
+    given = _json(folder / "1_Pooling" / "config.json")
+    if not given and "Pooling" in types:
+        raise FusionerError(f"{folder} holds no 1_Pooling/config.json, which its modules.json names: copy it there too")
+    # sentence-transformers wrote a switch for each mode until 5.x, and writes one mode or a list of modes since.
+    switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    modes = given.get("pooling_mode") or [
+        switches.get(key, key.removeprefix("pooling_mode_"))
+        for key, on in given.items()
+        if key.startswith("pooling_mode_") and on
+    ]
+    modes = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
+    if len(modes) > 1 or modes[0] not in ("mean", "cls"):
+        raise FusionerError(
+            f"{folder / '1_Pooling' / 'config.json'} pools by {' and '.join(modes)}, which is not supported: "
+            "choose tokens mean or cls, or another model"
+        )
+    return str(modes[0])
+
+
+def _from_transformers(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with _quiet():
+        config = AutoConfig.from_pretrained(folder, **safe)
+        if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
+            raise ValueError(f"a {config.model_type} network is no encoder of sentences such as BERT")
+        network, told = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **safe)
+    # The pooler is not used, and RoBERTa is published without one.
+    missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(f"model.safetensors lacks {len(missing)} of the network's tensors, such as {missing[0]}")
+    return network, tokenizer
+
+
+def _positions(network: nn.Module) -> int:
+    """How many word pieces the network has positions for: RoBERTa's begin after its padding's index, 2 of its 514."""
+    table = getattr(getattr(network, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return LONGEST
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
+def _json(file: Path) -> Any:
+    """What ``file`` holds, an empty dictionary where there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise FusionerError(f"{file} is no JSON ({error}): fetch or copy it again") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bar and report of heads that an encoder has no use for."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a hundred small tensors are there at once; the bar would only litter notebooks
-    network = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    if shown:
-        logging.enable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    longest = min(_longest(folder), tokenizer.model_max_length)
-    sentences = SentenceNetwork(network, tokenizer=tokenizer, pooling=how.tokens, longest=longest)
-    return TextTower(sentences, row=row, how=how, width=network.config.hidden_size, fingerprint=sha256)
-
-
-def _longest(folder: Path) -> int:
-    settings = folder / "sentence_bert_config.json"
-    return int(json.loads(settings.read_text())["max_seq_length"]) if settings.is_file() else 256
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -1,13 +1,17 @@
 """Where published weights are, or what to do about it. Looking never touches the network; ``fetch`` alone does."""
 
+import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from urllib.request import Request, urlopen
 
 from fusionerlib.encoders.row import EncoderRow, WeightFile
 from fusionerlib.encoders.towers import file_digest
 from fusionerlib.errors import FusionerError
+
+PATIENCE = 10.0
+"""Seconds that a silent server is waited for."""
 
 
 def locate(row: EncoderRow, weights: str = "") -> Path:
@@ -16,22 +20,31 @@ def locate(row: EncoderRow, weights: str = "") -> Path:
     weights: a path given by the user, or "" for the hub's and torch's caches. Raises FusionerError naming the encoder,
     the file, its size and both remedies where a file is missing.
     """
-    found = [_at(Path(weights), file, of=row) if weights else cached(file) for file in row.files]
-    for file, path in zip(row.files, found, strict=True):
-        if path is None or not path.is_file():
-            where = f"not in {weights}" if weights else "not on this machine"
+    if not weights:
+        missing = [file for file in row.files if cached(file) is None and not _known_absent(row, file)]
+        if missing:
+            raise _missing(row, missing, "not on this machine")
+        return _root(row, cached(row.files[0]) or Path())
+    given = Path(weights)
+    if not given.exists():
+        raise FusionerError(f"encoder {row.name!r}: weights {weights!r} do not exist: pass a file or a folder")
+    if given.is_file():
+        if len(row.files) > 1:
             raise FusionerError(
-                f"encoder {row.name!r} needs {file.file}{_size(file)} of {file.repo or file.url}, which is {where}: "
-                f"run `fusioner fetch {row.name}`, or pass weights=PATH (a file or folder in the published format)"
+                f"encoder {row.name!r}: weights {weights!r} are one file, expected a folder with "
+                + ", ".join(file.file for file in row.files)
             )
-    paths = [path for path in found if path is not None]
-    return paths[0] if len(paths) == 1 else paths[0].parents[len(Path(row.files[0].file).parts) - 1]
+        return given
+    missing = [file for file in row.files if not (given / file.file).is_file() and not _is_optional(row, file)]
+    if missing:
+        raise _missing(row, missing, f"not in {weights}")
+    return _root(row, given / row.files[0].file)
 
 
 def cached(file: WeightFile) -> Path | None:
     """Where ``file`` lies after ``fetch``, None where it does not."""
     if file.repo:
-        path = try_to_load_from_cache(file.repo, file.file, revision=file.revision)
+        path = _in_hub_cache(file)
         return Path(path) if isinstance(path, str) else None
     path = _torch_hub() / file.file
     return path if path.is_file() else None
@@ -39,51 +52,131 @@ def cached(file: WeightFile) -> Path | None:
 
 def present(row: EncoderRow) -> bool:
     """Whether ``row`` can be loaded on this machine without a download."""
-    return all(cached(file) is not None for file in row.files)
+    return all(cached(file) is not None or _known_absent(row, file) for file in row.files)
 
 
 def fetch(row: EncoderRow) -> list[Path]:
-    """All files of ``row``, downloaded with a progress bar where they are missing; a broken download goes on.
+    """The files of ``row``, downloaded with a progress bar where they are missing.
 
-    Raises FusionerError naming the encoder, the file and the other remedy where it can't be had.
+    A broken download leaves nothing under the file's name; one from the hub goes on where it stopped. Raises
+    FusionerError naming the encoder, the file and the other remedy where it can't be had.
     """
-    paths = []
-    for file in row.files:
-        try:
-            paths.append(cached(file) or _download(file))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FusionerError(
-                f"encoder {row.name!r}: {file.file}{_size(file)} can't be downloaded from {file.repo or file.url} "
-                f"({reason}): get it on another machine and pass weights=PATH"
-            ) from error
-    return paths
+    paths = [cached(file) or _downloaded(row, file) for file in row.files if not _known_absent(row, file)]
+    return [path for path in paths if path is not None]
 
 
-def _download(file: WeightFile) -> Path:
-    if file.repo:
-        path = Path(hf_hub_download(file.repo, file.file, revision=file.revision))
-    else:
-        from torch.hub import download_url_to_file
+def size_text(count: int) -> str:
+    """``count`` bytes for people, such as 440 MB; "" for 0, which stands for an unknown size."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}" if unit == 1e9 else f"{count / unit:.0f} {name}"
+    return f"{count} B" if count else ""
 
-        path = _torch_hub() / file.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(file.url, str(path), hash_prefix=file.sha256 or None)
-    if file.sha256 and not file_digest(path).startswith(file.sha256):
-        raise ValueError(f"{path} is not the published file: its sha256 does not start with {file.sha256}")
+
+def _downloaded(row: EncoderRow, file: WeightFile) -> Path | None:
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
+
+    try:
+        return _from_hub(file) if file.repo else _from_url(file)
+    except Exception as error:  # the hub's client raises what its HTTP library does, which is no OSError everywhere
+        gone = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        if gone and _is_optional(row, file):
+            return None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        remedy = "get it on another machine and pass weights=PATH"
+        if isinstance(error, GatedRepoError):
+            remedy = f"accept its terms at https://huggingface.co/{file.repo}, run `hf auth login`, and fetch again"
+        raise FusionerError(
+            f"encoder {row.name!r}: {_named(file)} can't be downloaded from {file.repo or file.url} "
+            f"({reason[:300]}): {remedy}"
+        ) from error
+
+
+def _from_hub(file: WeightFile) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    # hf_hub_download alone asks six times, for half a minute up to several, before it says that there is no network.
+    with suppress(EntryNotFoundError):  # which it must meet itself, to remember what a repository does not have
+        get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), timeout=PATIENCE)
+    path = Path(hf_hub_download(file.repo, file.file, revision=file.revision))
+    try:
+        _check(file, file_digest(path) if file.sha256 else "")
+    except ValueError:
+        path.resolve().unlink()  # else it would pass for the published file from now on
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 
-def _at(given: Path, file: WeightFile, *, of: EncoderRow) -> Path | None:
-    if given.is_dir():
-        return given / file.file
-    return given if len(of.files) == 1 else None
+def _from_url(file: WeightFile) -> Path:
+    from tqdm.auto import tqdm
+
+    path = _torch_hub() / file.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    digest, done = hashlib.sha256(), 0
+    try:
+        request = Request(file.url, headers={"User-Agent": "fusioner"})
+        with urlopen(request, timeout=PATIENCE) as response, part.open("wb") as stream:
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, desc=file.file, unit="B", unit_scale=True) as bar:
+                while chunk := response.read(1 << 20):
+                    stream.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    bar.update(len(chunk))
+        if total and done != total:
+            raise OSError(f"the connection broke after {done} of {total} bytes")
+        _check(file, digest.hexdigest())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _check(file: WeightFile, sha256: str) -> None:
+    if not sha256.startswith(file.sha256):
+        raise ValueError(f"its sha256 is {sha256}, that of the published file starts with {file.sha256}")
+
+
+def _missing(row: EncoderRow, files: list[WeightFile], where: str) -> FusionerError:
+    first, more = files[0], len(files) - 1
+    others = f" and {more} more file{'s' * (more > 1)}" if more else ""
+    return FusionerError(
+        f"encoder {row.name!r} needs {_named(first)}{others} of {first.repo or first.url}, {where}: "
+        f"run `fusioner fetch {row.name}`, or pass weights=PATH (a file or folder in the published format)"
+    )
+
+
+def _root(row: EncoderRow, first: Path) -> Path:
+    # A file's name may hold folders: the root is above them.
+    return first if len(row.files) == 1 else first.parents[len(Path(row.files[0].file).parts) - 1]
+
+
+def _is_optional(row: EncoderRow, file: WeightFile) -> bool:
+    return file.file in row.options.get("optional", ())
+
+
+def _known_absent(row: EncoderRow, file: WeightFile) -> bool:
+    """Whether a former ``fetch`` learned that the repository has no such optional file."""
+    if not _is_optional(row, file):
+        return False
+    from huggingface_hub import _CACHED_NO_EXIST
+
+    return _in_hub_cache(file) is _CACHED_NO_EXIST
+
+
+def _in_hub_cache(file: WeightFile) -> object:
+    from huggingface_hub import try_to_load_from_cache  # 0.2 s that the packaged pair does not need
+
+    return try_to_load_from_cache(file.repo, file.file, revision=file.revision)
 
 
 def _torch_hub() -> Path:
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch"
-    return Path(home) / "hub" / "checkpoints"
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _size(file: WeightFile) -> str:
-    return f" ({file.bytes / 1e6:.0f} MB)" if file.bytes else ""
+def _named(file: WeightFile) -> str:
+    return f"{file.file} ({size_text(file.bytes)})" if file.bytes else file.file

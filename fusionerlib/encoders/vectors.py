@@ -1,0 +1,163 @@
+"""``vectors:FILE``: a table of names and ready-made embeddings as a frozen text encoder that needs no weights.
+
+The file is parquet with a column ``name`` and one column of vectors, all of one width (lists of numbers); other columns
+are not read. Its schema's metadata may say two things: ``space``, the embedding space, so that its words may be
+compared with the patches of an encoder of that space, and ``template``, the prompt that the vectors were made with.
+Where a name stands more than once (one table of several vocabularies), its first row counts.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fusionerlib.encoders.row import EncoderRow, Loading
+from fusionerlib.encoders.towers import file_digest
+from fusionerlib.errors import FusionerError
+
+
+class Table(NamedTuple):
+    """What a file of vectors holds: names and their vectors (names, dim) as they stand there; "" where it is silent."""
+
+    names: list[str]
+    vectors: Tensor
+    space: str
+    template: str
+
+
+class VectorTable(nn.Module):
+    """A table behind the ``TextEncoder`` protocol.
+
+    Names match as they are written, else without regard to case, underscores and repeated spaces. The prompt is in the
+    vectors already: a single template changes nothing, several would claim an average that was never made.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, table: Table, *, name: str, space: str, fingerprint: str) -> None:
+        super().__init__()
+        self.name, self.space, self.fingerprint = name, table.space or space, fingerprint
+        self.template, self.width = table.template, table.vectors.shape[1]
+        self.register_buffer("vectors", F.normalize(table.vectors.float(), dim=-1))
+        self._exact: dict[str, int] = {}
+        self._plain: dict[str, int] = {}
+        for index, word in enumerate(table.names):
+            self._exact.setdefault(word, index)
+            self._plain.setdefault(plain(word), index)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "VectorTable":
+        """Stays in eval mode, as every frozen tower does."""
+        return self
+
+    def forward(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "names dim"]:
+        """The unit-length vector of each name.
+
+        Raises FusionerError for templates other than the table's own, and for names that are not in it.
+        """
+        if len(templates) != 1 or (self.template and templates[0] not in ("{}", self.template)):
+            own = f"with {self.template!r}" if self.template else "with one prompt"
+            raise FusionerError(
+                f"encoder {self.name!r}: its vectors were made {own}, so {len(templates)} template(s) starting with "
+                f"{templates[0] if templates else ''!r} can't be applied: set templates to 'none'"
+            )
+        missing = [name for name in names if self._row(name) is None]
+        if missing:
+            raise FusionerError(self._told(missing))
+        return self.vectors[torch.tensor([self._row(name) for name in names], dtype=torch.long)]
+
+    def _row(self, name: str) -> int | None:
+        return self._exact.get(name, self._plain.get(plain(name)))
+
+    def _told(self, missing: Sequence[str]) -> str:
+        nearest = [difflib.get_close_matches(plain(name), self._plain, n=3, cutoff=0.5) for name in missing[:3]]
+        each = [
+            f"{name!r}" + (f" (nearest: {', '.join(near)})" if near else "")
+            for name, near in zip(missing, nearest, strict=False)
+        ]
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return (
+            f"encoder {self.name!r} has no vector for {', '.join(each)}{more}: "
+            "use a name that it holds, add a row to the file, or choose a text encoder with weights"
+        )
+
+
+def row(file: str) -> EncoderRow:
+    """The row of ``vectors:FILE``; the file is opened when it is loaded."""
+    return EncoderRow(
+        name=f"vectors:{file}",
+        role="text",
+        family="vectors",
+        space=f"vectors:{Path(file).stem}",
+        width=0,
+        parameters=0,
+        loader="fusionerlib.encoders.vectors:load",
+        pretraining="see where the file is from",
+        licence="see where the file is from",
+        tokens=("vectors",),
+        options={"file": file},
+    )
+
+
+def load(row: EncoderRow, how: Loading) -> VectorTable:
+    """The encoder of ``vectors:FILE``, or of ``how.weights`` in its place; precision does not matter to a table.
+
+    Raises FusionerError where the file is missing or no such table.
+    """
+    file = Path(how.weights or row.options["file"])
+    table = read(file)
+    return VectorTable(table, name=row.name, space=row.space, fingerprint=file_digest(file)).to(how.device)
+
+
+def read(file: Path) -> Table:
+    """What ``file`` holds. Raises FusionerError naming the file and what is wrong with it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise FusionerError(f"{file} needs pyarrow to be read: run `pip install fusioner[data]`") from error
+    if not file.is_file():
+        raise FusionerError(f"no file {file}: write vectors:FILE with the path of a parquet table")
+    try:
+        table = parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise FusionerError(f"{file} can't be read as parquet ({error}): make it again") from error
+
+    columns = [field.name for field in table.schema if _holds_vectors(field.type)]
+    if "name" not in table.column_names or len(columns) != 1 or not table.num_rows:
+        found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+        raise FusionerError(
+            f"{file} has {table.num_rows} rows of {found}: expected rows with a column `name` and one column of vectors"
+        )
+    names, vectors = table.column("name").to_pylist(), list(table.column(columns[0]).to_numpy())
+    for number, (name, vector) in enumerate(zip(names, vectors, strict=True)):
+        if not isinstance(name, str) or not name.strip():
+            raise FusionerError(f"{file}, row {number}: {name!r} is no name")
+        if vector is None or not np.isfinite(vector).all() or not np.any(vector):
+            raise FusionerError(f"{file}, row {number}: the vector of {name!r} has no direction (zeros, gaps or NaN)")
+        if len(vector) != len(vectors[0]):
+            raise FusionerError(
+                f"{file}, row {number}: the vector of {name!r} has {len(vector)} values, row 0's has {len(vectors[0])}"
+            )
+    told = table.schema.metadata or {}
+    space, template = (told.get(key, b"").decode() for key in (b"space", b"template"))
+    numbers = torch.from_numpy(np.stack(vectors).astype(np.float32))
+    return Table(names=names, vectors=numbers, space=space, template=template)
+
+
+def _holds_vectors(kind: Any) -> bool:
+    from pyarrow import types
+
+    lists = (types.is_fixed_size_list, types.is_list, types.is_large_list)
+    return any(is_list(kind) for is_list in lists) and types.is_floating(kind.value_type)
+
+
+def plain(name: str) -> str:
+    """``name`` as it is matched: lower case, with single spaces for underscores and runs of space."""
+    return " ".join(name.replace("_", " ").lower().split())
