@@ -108,15 +108,19 @@ class PositionedPatches(nn.Module):
         patches: Tensor = self.embed(pixels)
         return patches + self.positions(patches.shape[1], patches.shape[2])
 
-    @torch.compiler.disable  # a compiled tower would compile anew at each grid that is added to those kept
     def positions(self, rows: int, columns: int) -> Float[Tensor, "1 {rows} {columns} channels"]:
         """The embeddings of a grid, in the table's precision and on its device."""
+        if torch.compiler.is_compiling():  # a compiled graph must not depend on what it met before
+            return self._made(rows, columns)
         key = (rows, columns, self.table.dtype, self.table.device)
         if key not in self._kept:
-            own = tuple(self.table.shape[-2:]) == (rows, columns)
-            # Resized in float32, as the families do, whatever the tower is cast to.
-            grid = self.table if own else self.way(self.table.float(), rows, columns).to(self.table.dtype)
             if len(self._kept) == KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = rearrange(grid, "one channels rows columns -> one rows columns channels").contiguous()
+            self._kept[key] = self._made(rows, columns)
         return self._kept[key]
+
+    def _made(self, rows: int, columns: int) -> Tensor:
+        own = tuple(self.table.shape[-2:]) == (rows, columns)
+        # Resized in float32, as the families do, whatever the tower is cast to.
+        grid = self.table if own else self.way(self.table.float(), rows, columns).to(self.table.dtype)
+        return rearrange(grid, "one channels rows columns -> one rows columns channels").contiguous()
