@@ -17,7 +17,8 @@ Variants = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 VARIANTS: Variants = {
     "fusion depth": {"1 block": {"depth": 1}, "2 blocks": {"depth": 2}, "4 blocks": {"depth": 4}},
-    "where they meet": {"early": {}, "late": {"kind": "late"}},
+    # Of two blocks, late fusion gives each side one: the same number of trainable parameters.
+    "where they meet": {"early": {"depth": 2}, "late": {"kind": "late", "depth": 2}},
     "templates": {"1": {"templates": "none"}, "8": {"templates": "eight"}},
 }
 """What is varied, and which leaves of the run's config each variant changes. Equal configs train once."""
