@@ -54,7 +54,7 @@ def test_whole_set_is_as_large_as_documented(full: dict[str, list[openmoji.Row]]
     things = {thing for _, _, thing, _ in full["train"]}
     assert len(things) >= 600
     assert len(full["combinations"]) == 200
-    assert len(full["objects"]) >= 190
+    assert len(full["objects"]) >= 130
     names = [name for rows in full.values() for name, *_ in rows]
     assert len(set(names)) == len(names)
 
