@@ -2,13 +2,19 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from fusionerlib.config import FusionConfig
+from fusionerlib.encoders import registry
 from fusionerlib.encoders.registry import load_visual
+from fusionerlib.encoders.row import EncoderRow, Loading
+from fusionerlib.encoders.towers import TextTower, VisualTower
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion import build
 from fusionerlib.inspection import (
     encode_image,
+    look,
     patch_similarity,
     sample_photo,
     sample_scene,
@@ -63,3 +69,51 @@ def test_unknown_photo_is_told() -> None:
         sample_photo("nothing", multiple=32)
     with pytest.raises(FusionerError, match="'camera' is no colour photo"):
         sample_photo("camera", multiple=32)
+
+
+def colours(row: EncoderRow, how: Loading) -> VisualTower:
+    """An encoder whose patch tokens are mean colours, so that words for colours can share their space."""
+
+    class Mean(nn.Module):
+        def forward(self, pixels):
+            return {"last": F.avg_pool2d(pixels, 16)}
+
+    return VisualTower(Mean(), row=row, how=how, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="colours")
+
+
+def colour_words(row: EncoderRow, how: Loading) -> TextTower:
+    """Sentences about red, green or blue as that colour."""
+
+    class Words(nn.Module):
+        def forward(self, sentences):
+            return torch.tensor([[float(word in one) for word in ("red", "green", "blue")] for one in sentences])
+
+    return TextTower(Words(), row=row, how=how, width=3, fingerprint="colours")
+
+
+@pytest.fixture
+def colour_pair():
+    told = {"name": "colours", "family": "test", "space": "rgb", "width": 3, "parameters": 0, "tokens": ("last",)}
+    told |= {"pretraining": "none", "licence": "none"}
+    rows = [
+        EncoderRow(role="visual", loader=f"{__name__}:colours", stride=16, multiple=16, **told),
+        EncoderRow(role="text", loader=f"{__name__}:colour_words", **told),
+    ]
+    for row in rows:
+        registry.add_encoder(row)
+    yield
+    for row in rows:
+        del registry._rows()[row.role, row.name]
+
+
+def test_a_photo_under_several_encoders(colour_pair, monkeypatch) -> None:
+    monkeypatch.setattr("fusionerlib.encoders.weights.cached", lambda file: None)
+    found = look("coffee", ["packaged", "colours", "dino-vitb16", "nonsense"], ["red", "blue"], height=96)
+    assert list(found.maps) == ["packaged", "colours"] and found.maps["packaged"].tokens.shape[-1] == 432
+    assert "fusioner fetch dino-vitb16" in found.missing["dino-vitb16"] and "unknown" in found.missing["nonsense"]
+    # Only the pair of one space has word-patch cosines, and those are of the patches' own colours.
+    assert list(found.scores) == ["colours"]
+    photo = sample_photo("coffee", multiple=16, height=96)
+    red, _, blue = photo[16:32, 48:64].float().mean((0, 1)).tolist()
+    length = photo[16:32, 48:64].float().mean((0, 1)).norm().item()
+    assert found.scores["colours"][:, 1, 3].tolist() == pytest.approx([red / length, blue / length], abs=1e-4)
