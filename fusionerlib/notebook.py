@@ -22,6 +22,7 @@ from pydantic import Field
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
+from fusionerlib.protocols import Rule
 
 HEADLESS = "FUSIONER_HEADLESS"
 """Environment variable that the runner sets for the kernels it starts."""
@@ -99,8 +100,12 @@ class TrainingNotebook(RunParameters):
 
 
 class EvaluationNotebook(NotebookParameters):
-    """03: the checkpoint of ``run_dir`` measured on the test splits; ``names_asked`` names a scene."""
+    """03: the checkpoint of ``run_dir`` measured on the test splits; ``names_asked`` names a scene.
 
+    episodes: the rule by which a published list of pairs is asked, see ``protocols.episodes``.
+    """
+
+    episodes: Rule = "all"
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     names_asked: int = Field(default=8, ge=1)
 
