@@ -46,6 +46,8 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> P
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for proxy in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -64,15 +66,18 @@ def at_url(server: Server, *, sha256: str = "", content: bytes = BYTES) -> Encod
 
 
 BLOCKED = """
-import sys, time, torch
+import socket, sys
 from fusionerlib.encoders.registry import list_encoders, load_text, load_visual
 from fusionerlib.encoders.weights import present, size_text
 from fusionerlib.errors import FusionerError
 
+def refused(*_):
+    raise AssertionError("the network was asked")
+
+socket.socket.connect = socket.getaddrinfo = refused
 for row in list_encoders():
     if present(row):
         continue
-    start, work = time.monotonic(), time.process_time()
     try:
         (load_visual if row.role == "visual" else load_text)(row.name)
     except FusionerError as error:
@@ -82,8 +87,6 @@ for row in list_encoders():
             assert part in told, (part, told)
     else:
         raise AssertionError(row.name)
-    # Waiting and retrying show on the clock; on a busy machine, so do others: 3 s of work is the promise.
-    assert time.process_time() - work < 3 and time.monotonic() - start < 12, row.name
     heavy = {"timm", "open_clip", "transformers"} & set(sys.modules)
     assert not heavy, (row.name, heavy)
     print(row.role, row.name)
@@ -225,15 +228,16 @@ def test_weights_behind_terms_name_the_terms(caches: Path, server: Server) -> No
 def test_fetching_without_a_network_fails_at_once(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOWHERE + "/{repo_id}/resolve/{revision}/{filename}")
     on_hub = WeightFile(file="model.safetensors", repo="owner/tiny", bytes=440_000_000)
     for file in (on_hub, WeightFile(file="a.pth", url=f"{NOWHERE}/a.pth", bytes=1_300_000_000)):
-        start = time.monotonic()
         with pytest.raises(
             FusionerError, match=rf"{file.file} \({size_text(file.bytes)}\) can't be downloaded.*refused"
         ):
             fetch(row_of(file))
-        assert time.monotonic() - start < 5
+    assert sum(slept) < 5, "it retried for long"
 
 
 def test_sizes_read_well() -> None:
