@@ -13,7 +13,7 @@ from fusionerlib.datasets.categories import categories, held_out
 from fusionerlib.datasets.pascal import published
 from fusionerlib.errors import FusionerError
 from fusionerlib.pair_runs import compare
-from fusionerlib.pair_table import published_gaps, summary
+from fusionerlib.pair_table import markdown, published_gaps, summary
 from fusionerlib.pairs import Study, rows_of
 from tests.datasets.test_pascal import save_mask
 
@@ -54,6 +54,13 @@ def test_the_published_gaps_are_in_the_papers_ranges() -> None:
     assert (len(bert), min(bert), max(bert)) == (4, 1.9, 3.7)
     free = [gap for pair, gap in gaps.items() if pair.startswith(("DINO", "MoCo"))]
     assert (len(free), min(free), max(free)) == (6, -0.6, 1.8)
+
+
+def test_a_table_in_markdown() -> None:
+    rows = [{"text": "CLIP", "mean": 12.34, "spread": math.nan}, {"text": "MiniLM", "mean": 5.0, "spread": 0.06}]
+    assert markdown(rows) == (
+        "| text | mean | spread |\n| --- | --- | --- |\n| CLIP | 12.3 | - |\n| MiniLM | 5.0 | 0.1 |\n"
+    )
 
 
 # Whole studies --------------------------------------------------------------------------------------------------------
