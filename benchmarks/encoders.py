@@ -55,7 +55,8 @@ def measured(name: str, weights: str, size: int, precision: Any, turns: int, dev
 
     tower: Any = load_visual(name, weights=weights, precision=precision, device=device)
     side = size // tower.multiple * tower.multiple
-    images = torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8)
+    count = max(1, 4 * 224**2 // side**2)  # as many pixels at every size
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
     pixels = ((images.to(device).float() / 255 - tower.mean) / tower.std).to(tower.dtype)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     bare = bare_forward(tower.network)
