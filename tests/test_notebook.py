@@ -55,7 +55,7 @@ def test_what_is_no_parameter_is_left_alone() -> None:
     [
         (TrainingNotebook, {"stpes": 20}, r"'stpes'.*20.*did you mean 'steps'"),
         (EvaluationNotebook, {"thresold": 0.1}, r"'thresold'.*did you mean 'threshold'"),
-        (EvaluationNotebook, {"steps": 3}, r"'steps'.*known: names_asked, run_dir, threshold"),
+        (EvaluationNotebook, {"steps": 3}, r"'steps'.*known: episodes, names_asked, run_dir, threshold"),
         (TrainingNotebook, {"steps": "many"}, r"steps = 'many'.*integer"),
         (EvaluationNotebook, {"threshold": 1.5}, r"threshold = 1\.5.*less than or equal to 1"),
         (MosaicNotebook, {"mosaics": None}, r"mosaics = None"),
