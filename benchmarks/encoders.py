@@ -9,6 +9,7 @@ unit-length tokens.
 """
 
 import argparse
+import copy
 import gc
 import json
 import multiprocessing
@@ -59,7 +60,7 @@ def measured(name: str, weights: str, size: int, precision: Any, turns: int, dev
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
     pixels = ((images.to(device).float() / 255 - tower.mean) / tower.std).to(tower.dtype)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    bare = bare_forward(tower.network)
+    bare = bare_forward(tower.network, side)
     sides: dict[str, Callable[[], Any]] = {"bare": lambda: bare(pixels), "ours": lambda: tower(images)}
     memory = {key: peak(run) for key, run in sides.items()}
     best = {key: float("inf") for key in sides}
@@ -77,10 +78,16 @@ def measured(name: str, weights: str, size: int, precision: Any, turns: int, dev
     }
 
 
-def bare_forward(network: Any) -> Callable[[Tensor], Any]:
-    """The forward that the network's own library would do with it."""
-    inner = getattr(network, "tower", None) or network.network
-    return getattr(inner, "forward_features", inner)
+def bare_forward(network: Any, side: int) -> Callable[[Tensor], Any]:
+    """The forward that the network's own library would do with it, built for images of ``side`` pixels."""
+    if not hasattr(network, "tower"):
+        return getattr(network.network, "forward_features", network.network)
+    bare = copy.copy(network.tower)
+    if hasattr(network, "positions"):
+        rows = side // network.stride
+        resized = torch.nn.Parameter(network.positions(rows, rows), requires_grad=False)
+        bare._parameters = {**bare._parameters, "positional_embedding": resized}
+    return bare
 
 
 def peak(run: Callable[[], Any]) -> float:
