@@ -15,7 +15,7 @@ from fusionerlib.encoders.clip import MEAN, STD
 from fusionerlib.encoders.clip_dense import dense, ways
 from fusionerlib.encoders.registry import get_row, list_encoders, load_visual
 from fusionerlib.errors import FusionerError
-from tests.encoders.open_clip_models import TINY_VIT, load, publish, random_model
+from tests.encoders.open_clip_models import TINY_VIT, load
 
 ROWS = [known for known in list_encoders() if known.loader.startswith("fusionerlib.encoders.clip:")]
 TAGS = {"EVA02-B-16": "merged2b_s8b_b131k", "PE-Core-B-16": "meta"}
@@ -134,16 +134,6 @@ def test_nothing_is_unpickled(tmp_path) -> None:
     with pytest.raises(FusionerError, match=r"evil\.pt can't be read as plain tensors"):
         load(tmp_path / "evil.pt", TINY_VIT)
     assert not (tmp_path / "sprung").exists()
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return random_model(TINY_VIT)
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    return publish(tiny.state_dict(), tmp_path_factory.mktemp("tiny"))
 
 
 def test_a_plain_state_dict_gives_the_same_tokens(tiny, folder, tmp_path) -> None:

@@ -73,16 +73,6 @@ def patches_of(theirs: CLIPVisionModelWithProjection, images: torch.Tensor) -> t
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return random_model(TINY_VIT)
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    return publish(tiny.state_dict(), tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def encoder(folder):
     """One encoder that meets every size, as a user's does."""
     return load(folder, TINY_VIT)

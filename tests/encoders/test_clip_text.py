@@ -54,16 +54,6 @@ def in_transformers(state, *, hidden_act: str) -> CLIPTextModelWithProjection:
     return theirs.eval()
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return random_model(TINY_VIT)
-
-
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    return publish(tiny.state_dict(), tmp_path_factory.mktemp("tiny"))
-
-
 @pytest.mark.parametrize(("quick_gelu", "hidden_act"), [(True, "quick_gelu"), (False, "gelu")])
 def test_text_embeddings_are_transformers(tiny, folder, quick_gelu, hidden_act) -> None:
     encoder = load_text(folder, TINY_VIT, quick_gelu=quick_gelu)
