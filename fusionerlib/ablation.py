@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.config import RunConfig
-from fusionerlib.datasets.sets import mosaic_sets
-from fusionerlib.evaluation import evaluate_mosaics
+from fusionerlib.datasets.mosaic_sets import mosaic_sets
 from fusionerlib.features import StoredScenes
+from fusionerlib.mosaic_evaluation import evaluate_mosaics
 from fusionerlib.training import train
 from fusionerlib.words import WordTable
 from fusionerlib.workspace import Workspace

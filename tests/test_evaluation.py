@@ -10,7 +10,6 @@ from fusionerlib.evaluation import (
     Query,
     distractor_queries,
     evaluate,
-    evaluate_mosaics,
     predict,
     present_queries,
     questions,
@@ -20,6 +19,7 @@ from fusionerlib.evaluation import (
 )
 from fusionerlib.features import FeatureStore
 from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.mosaic_evaluation import evaluate_mosaics
 from fusionerlib.words import WordTable
 from tests.shapes import Shapes
 

@@ -87,6 +87,12 @@ class Mosaics:
         return mosaic([self.scenes[place] for place in self.indices[index]], grid=self.grid, size=self.size)
 
 
+def mosaicked(source: Scenes, *, size: int, count: int, seed: int) -> Mosaics:
+    """``count`` Mosaic-4 scenes from one-object scenes."""
+    indices = mosaic_indices([source.names(i)[0] for i in range(len(source))], count=count, seed=seed)
+    return Mosaics(source, indices, size=size)
+
+
 def recipe(*parts: object) -> str:
     """Hex digest of a recipe's parts, for fingerprints."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()

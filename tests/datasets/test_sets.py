@@ -9,7 +9,10 @@ from PIL import Image
 
 from fusionerlib.config import DataConfig
 from fusionerlib.datasets import fss1000, glyphs, openmoji, sets
-from fusionerlib.datasets.scene import vocabulary
+from fusionerlib.datasets.joined import Joined
+from fusionerlib.datasets.mosaic_sets import mosaic_sets
+from fusionerlib.datasets.openmoji_sets import paste_indices
+from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 
@@ -55,7 +58,7 @@ def test_training_is_five_eighths_mosaics_and_three_eighths_pasted_all_of_four_n
 
 
 def test_no_picture_of_the_seen_test_trains(prepared: sets.DataSets) -> None:
-    def pictures(scenes: sets.Scenes) -> set[str]:
+    def pictures(scenes: Scenes) -> set[str]:
         keys = (scenes[i].key.replace(" + ", " & ").split(" & ") for i in range(len(scenes)))
         return {key for several in keys for key in several}
 
@@ -88,7 +91,7 @@ def test_fingerprints_follow_the_settings_that_change_scenes(config: DataConfig,
 
 
 def test_mosaic_sets_show_four_different_names_of_their_split(config: DataConfig, prepared: sets.DataSets) -> None:
-    mosaics = sets.mosaic_sets(config, count=5, seed=1)
+    mosaics = mosaic_sets(config, count=5, seed=1)
     splits = openmoji.load_splits(config.root)
     assert list(mosaics) == ["seen", "combinations", "objects"]
     for name, scenes in mosaics.items():
@@ -103,15 +106,15 @@ def test_joined_finds_every_scene_in_order(drawn: Path) -> None:
     from fusionerlib.datasets.fss import FSSFolder
 
     whole = FSSFolder(drawn)
-    joined = sets.Joined(Subset(whole, [3, 4]), Subset(whole, [9]), Subset(whole, [1, 0]))
+    joined = Joined(Subset(whole, [3, 4]), Subset(whole, [9]), Subset(whole, [1, 0]))
     assert [joined[i].key for i in range(len(joined))] == [whole[i].key for i in (3, 4, 9, 1, 0)]
     assert [joined.names(i) for i in range(5)] == [whole.names(i) for i in (3, 4, 9, 1, 0)]
 
 
 def test_paste_groups_are_two_to_four_and_reproducible() -> None:
     names = [f"n{k}" for k in range(12)]
-    groups = sets.paste_indices(names, count=50, seed=2)
-    assert groups == sets.paste_indices(names, count=50, seed=2)
+    groups = paste_indices(names, count=50, seed=2)
+    assert groups == paste_indices(names, count=50, seed=2)
     assert {len(group) for group in groups} == {2, 3, 4}
     assert all(len(set(group)) == len(group) for group in groups)
     assert np.ptp([sum(k in group for group in groups) for k in range(12)]) <= 12
@@ -130,7 +133,7 @@ def test_a_users_folder_trains_and_validates_on_different_photos(tmp_path: Path)
     keys = {made.train[index].key.split(" view")[0] for index in range(len(made.train))}
     assert test[0].key not in keys and test[0].image.shape == (32, 32, 3)
     with pytest.raises(FusionerError, match="one-object"):
-        sets.mosaic_sets(DataConfig(dataset="folder", root=tmp_path), count=1, seed=0)
+        mosaic_sets(DataConfig(dataset="folder", root=tmp_path), count=1, seed=0)
 
 
 def test_fss1000_trains_and_tests_on_the_published_classes(tmp_path: Path) -> None:
@@ -143,5 +146,5 @@ def test_fss1000_trains_and_tests_on_the_published_classes(tmp_path: Path) -> No
     assert len(made.train) == 5200 and len(made.tests["objects"]) == 2400
     trained, tested = (set(vocabulary(scenes)) for scenes in (made.train, made.tests["objects"]))
     assert len(trained) == 520 and len(tested) == 240 and not trained & tested
-    mosaics = sets.mosaic_sets(DataConfig(dataset="fss1000", root=tmp_path, size=32), count=9, seed=0)["objects"]
+    mosaics = mosaic_sets(DataConfig(dataset="fss1000", root=tmp_path, size=32), count=9, seed=0)["objects"]
     assert len(mosaics) == 1000 and set(mosaics.names(0)) <= tested
