@@ -113,17 +113,18 @@ class FusionConfig(Frozen):
 class DataConfig(Frozen):
     """Which scenes train and test, and where their frozen features are kept.
 
-    fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only. present_only: COCO-20i goes on without the listed
+    fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only. novel: what the pixels of the fold's own classes are
+    to training there; "" takes each protocol's own, background for the first two (paper), ignored for photos.
+    present_only: COCO-20i goes on without the listed
     images that are not on disk. objects, train_scenes: read by OpenMoji only (objects 0 draws all there
-    are). coco, novel: read by photos only, which train on PASCAL VOC at ``root`` and COCO at ``coco`` together; novel
-    says what the pixels of the fold's own classes are to training.
+    are). coco: read by photos only, which train on PASCAL VOC at ``root`` and COCO at ``coco`` together.
     views: augmented copies of each training image, the plain one first. eval_scenes: at most so many a test.
     """
 
     dataset: Literal["openmoji", "pascal", "photos", "coco", "fss1000", "folder"] = "openmoji"
     root: Path = Path("data/openmoji")
     coco: Path = Path("data/coco")
-    novel: Literal["ignore", "background"] = "ignore"
+    novel: Literal["", "ignore", "background"] = ""
     present_only: bool = False
     features: Path = Path("data/features")
     objects: int = Field(default=0, ge=0)

@@ -45,6 +45,11 @@ class Indexed:
         """Every name of the data set, in the order of the indices: what is asked at once."""
         return tuple(self._by_index.values())
 
+    @property
+    def keys(self) -> list[str]:
+        """The key of every scene, without opening a file."""
+        return [key for key, _, _ in self._files]
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -142,10 +147,17 @@ def read_set(dataset: str, root: Path, *, split: str | None = "val") -> Scenes:
 
     Raises FusionerError for an unknown data set or split, and where images, masks or the split's list are missing.
     """
+    if dataset != COCO_OBJECT:
+        return read_indexed(dataset, root, split=split)
+    file = Path(root) / "annotations" / f"instances_{split}2017.json"
+    return CocoInstances(Path(root), annotations=file if file.is_file() else None)
+
+
+def read_indexed(dataset: str, root: Path, *, split: str | None = "val") -> Indexed:
+    """``read_set`` for the data sets whose masks are index PNGs. Raises FusionerError as it does."""
     names = class_names(dataset)
-    if dataset == COCO_OBJECT:
-        file = Path(root) / "annotations" / f"instances_{split}2017.json"
-        return CocoInstances(Path(root), annotations=file if file.is_file() else None)
+    if dataset not in LAYOUTS:
+        raise FusionerError(f"test set {dataset!r} has no index masks: expected one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[dataset]
     if split not in layout.splits and (split is not None or not layout.listing):
         raise FusionerError(f"split = {split!r} of {dataset}: expected one of {', '.join(layout.splits)}")

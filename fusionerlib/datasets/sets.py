@@ -50,13 +50,19 @@ def _openmoji(config: DataConfig) -> DataSets:
 
 
 def _pascal(config: DataConfig) -> DataSets:
-    train = Pascal5i(config.root, fold=config.fold, split="train")
+    train = Pascal5i(config.root, fold=config.fold, split="train", novel=config.novel or "background")
     return _listed(config, train, Pascal5i(config.root, fold=config.fold, split="val"))
 
 
 def _coco(config: DataConfig) -> DataSets:
     train, test = (
-        Coco20i(config.root, fold=config.fold, split=split, present_only=config.present_only)
+        Coco20i(
+            config.root,
+            fold=config.fold,
+            split=split,
+            novel=config.novel or "background",
+            present_only=config.present_only,
+        )
         for split in get_args(Split)
     )
     return _listed(config, train, test)
@@ -96,10 +102,10 @@ def _named(scenes: Scenes) -> Subset:
 
 def _photos(config: DataConfig) -> DataSets:
     """PASCAL VOC's training lists and COCO together, tested as PASCAL-5i is; all names are the canonical ones."""
-    without = held_out(config.fold)
-    voc = Pascal5i(config.root, fold=config.fold, split="train", novel=config.novel)
+    without, novel = held_out(config.fold), config.novel or "ignore"
+    voc = Pascal5i(config.root, fold=config.fold, split="train", novel=novel)
     coco = CocoInstances(config.coco)
-    train = Joined(*(Canonical(part, without=without, novel=config.novel) for part in (voc, coco)))
+    train = Joined(*(Canonical(part, without=without, novel=novel) for part in (voc, coco)))
     test = Pascal5i(config.root, fold=config.fold, split="val")
     return DataSets(
         train=Views(train, views=config.views, seed=config.data_seed, size=config.size),
