@@ -1,19 +1,22 @@
 """Evaluation: queries to probabilities to counts. Protocols differ only in their queries and in what is counted."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 from tqdm import tqdm
 
+from fusionerlib.datasets.scene import Scenes
 from fusionerlib.features import StoredScenes
 from fusionerlib.fusion import SegmentationModel
-from fusionerlib.metrics import ClassCounts, decide
+from fusionerlib.metrics import ClassCounts, decide, harmonic_mean
 from fusionerlib.sampling import NameSampler
+from fusionerlib.thresholds import ThresholdTable
 from fusionerlib.words import WordTable
 
 RECORD_NAMES = {
@@ -21,6 +24,7 @@ RECORD_NAMES = {
     "combinations": "unseen_combinations",
     "objects": "unseen_objects",
     "novel": "novel_classes",
+    "all": "all_classes",
     "validation": "validation",
 }
 """What ``metrics.json`` calls the tests."""
@@ -28,10 +32,23 @@ RECORD_NAMES = {
 
 @dataclass(frozen=True)
 class Query:
-    """One question: the names asked of one scene, in this order."""
+    """One question: the names asked of one scene, in this order.
+
+    scored_as: the names whose masks the answers are compared with, where these are not the ones asked: a control.
+    """
 
     scene: int
     names: tuple[str, ...]
+    scored_as: tuple[str, ...] = ()
+
+    @property
+    def truth(self) -> tuple[str, ...]:
+        """Whose masks the answers are compared with, in the order of ``names``."""
+        return self.scored_as or self.names
+
+
+Prediction = tuple[Query, Float[np.ndarray, "names height width"], Integer[np.ndarray, "height width"]]
+"""A query, its probabilities (0-1), and the labels: k + 1 is ``query.truth[k]``, 255 ignored."""
 
 
 def present_queries(scenes: StoredScenes) -> list[Query]:
@@ -44,8 +61,25 @@ def single_queries(pairs: Sequence[tuple[int, str]]) -> list[Query]:
     return [Query(scene, (name,)) for scene, name in pairs]
 
 
+def absent_queries(
+    queries: Sequence[Query], *, present: Callable[[int], Collection[str]], vocabulary: Sequence[str], seed: int
+) -> list[Query]:
+    """Control for questions of one name: each asks a name of ``vocabulary`` that is not in its scene, drawn from
+    ``seed``, and the answer is compared with the mask of the name that was asked before.
+
+    present: every name in a scene, whether it is asked or not. Left out are scenes that show the whole vocabulary.
+    """
+    drawn = []
+    for place, query in enumerate(queries):
+        absent = [name for name in vocabulary if name not in present(query.scene)]
+        if absent:
+            name = absent[int(np.random.default_rng((seed, place)).integers(len(absent)))]
+            drawn.append(Query(query.scene, (name,), scored_as=query.names))
+    return drawn
+
+
 def distractor_queries(
-    scenes: StoredScenes, *, vocabulary: Sequence[str], names: int, hard: float, seed: int
+    scenes: Scenes | StoredScenes, *, vocabulary: Sequence[str], names: int, hard: float, seed: int
 ) -> list[Query]:
     """Every scene asked for its own names and absent ones of ``vocabulary``, ``names`` in all, in a seeded order.
 
@@ -77,10 +111,10 @@ def predict(
     *,
     batch: int = 16,
     quiet: bool = False,
-) -> Iterator[tuple[Query, Float[np.ndarray, "names height width"], np.ndarray]]:
+) -> Iterator[Prediction]:
     """Each query with its probabilities (0-1) at the labels' size, and the labels by the query's names.
 
-    In those labels k + 1 is ``query.names[k]``, 0 everything else, 255 ignored. Scenes must share one grid and size.
+    In those labels k + 1 is ``query.truth[k]``, 0 everything else, 255 ignored. Scenes must share one grid and size.
     """
     words.add(name for query in queries for name in query.names)
     device = model.category.device
@@ -99,7 +133,7 @@ def predict(
                 names_mask=None if bool(names_mask.all()) else names_mask.to(device),
             )
         for query, scene, maps in zip(part, stored, logits.sigmoid().cpu().numpy(), strict=True):
-            yield query, maps[: len(query.names)], relabelled(scene.labels.numpy(), scene.names, query.names)
+            yield query, maps[: len(query.names)], relabelled(scene.labels.numpy(), scene.names, query.truth)
         bar.update(len(part))
     bar.close()
 
@@ -125,6 +159,11 @@ class Evaluation:
         """The scalars, by the names that ``metrics.json`` uses."""
         return {"scenes": len(self.scores), "miou": self.counts.miou, "fb_iou": self.counts.fb_iou}
 
+    @property
+    def iou(self) -> dict[str, float]:
+        """IoU (0-1) by name, of the names that have one."""
+        return {row["name"]: row["iou"] for row in self.counts.table() if not math.isnan(row["iou"])}
+
     def extremes(self, count: int) -> list[Query]:
         """The ``count`` best queries, best first, then the ``count`` worst, worst last."""
         ranked = [query for query, _ in sorted(self.scores, key=lambda row: -row[1])]
@@ -138,21 +177,44 @@ def evaluate(
     queries: Sequence[Query],
     *,
     threshold: float = 0.5,
+    table: ThresholdTable | None = None,
     quiet: bool = False,
 ) -> Evaluation:
-    """All ``queries`` answered: argmax over each query's names, background at or under ``threshold``.
+    """All ``queries`` answered and scored; the parameters of ``predict`` and ``score``."""
+    predictions = predict(model, scenes, words, queries, quiet=quiet)
+    return score(predictions, present=scenes.names, threshold=threshold, table=table)
 
-    Only names that some scene of ``queries`` shows are counted as classes; what was painted for the others still
-    costs the classes whose pixels it took.
+
+def score(
+    predictions: Iterable[Prediction],
+    *,
+    present: Callable[[int], Sequence[str]],
+    threshold: float = 0.5,
+    table: ThresholdTable | None = None,
+) -> Evaluation:
+    """Argmax over each query's names, background at or under ``threshold``, counted by name.
+
+    Only names that some scene shows (``present`` gives a scene's) are counted as classes; what was painted for the
+    others still costs the classes whose pixels it took. table: gets every prediction too, for other thresholds.
     """
-    shown = {name for query in queries for name in scenes.names(query.scene)}
-    counts, scores = ClassCounts(), []
-    for query, probabilities, target in predict(model, scenes, words, queries, quiet=quiet):
-        episode = ClassCounts()
-        episode.add(query.names, decide(probabilities, threshold=threshold), target)
-        scores.append((query, episode.only(scenes.names(query.scene)).miou))
+    counts, scores, shown = ClassCounts(), [], set[str]()
+    for query, probabilities, target in predictions:
+        episode, there = ClassCounts(), present(query.scene)
+        episode.add(query.truth, decide(probabilities, threshold=threshold), target)
+        scores.append((query, episode.only(there).miou))
         counts.merge(episode)
+        shown.update(there)
+        if table is not None:
+            table.add(query.truth, probabilities, target)
     return Evaluation(counts.only(shown), scores)
+
+
+def zero_shot(iou: Mapping[str, float], *, unseen: Collection[str]) -> dict[str, float]:
+    """The generalized zero-shot triple from the IoU (0-1) of names asked together: the means over the ``seen`` and the
+    ``unseen`` ones, and their ``harmonic`` mean. NaN where the test shows no name of a kind."""
+    seen, novel = ([level for name, level in iou.items() if (name in unseen) == kind] for kind in (False, True))
+    means = [float(np.mean(levels)) if levels else math.nan for levels in (seen, novel)]
+    return {"seen": means[0], "unseen": means[1], "harmonic": harmonic_mean(*means)}
 
 
 def questions(

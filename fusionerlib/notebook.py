@@ -22,7 +22,7 @@ from pydantic import Field
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
-from fusionerlib.protocols import Rule
+from fusionerlib.protocols import Inference, Rule
 
 HEADLESS = "FUSIONER_HEADLESS"
 """Environment variable that the runner sets for the kernels it starts."""
@@ -100,13 +100,19 @@ class TrainingNotebook(RunParameters):
 
 
 class EvaluationNotebook(NotebookParameters):
-    """03: the checkpoint of ``run_dir`` measured on the test splits; ``names_asked`` names a scene.
+    """03: the checkpoint of ``run_dir`` measured on its own tests, or on those of ``test_dataset`` in ``test_root``.
 
-    episodes: the rule by which a published list of pairs is asked, see ``protocols.episodes``.
+    episodes: the rule by which a published list of pairs is asked, see ``protocols.episodes``. calibration_scenes:
+    training images that a second threshold is calibrated on, 0 for none. threshold: in hundredths.
     """
 
+    test_dataset: str = ""
+    test_root: str = ""
     episodes: Rule = "all"
+    inference: Inference = "whole"
+    all_at_once: bool = True
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    calibration_scenes: int = Field(default=0, ge=0)
     names_asked: int = Field(default=8, ge=1)
 
 
@@ -120,10 +126,18 @@ class AblationNotebook(NotebookParameters):
 
 
 class MosaicNotebook(NotebookParameters):
-    """05: Mosaic-4 robustness of the checkpoint of ``run_dir`` on ``mosaics`` mosaics."""
+    """05: Mosaic-4 of the checkpoint of ``run_dir``: ``mosaics`` plain ones, harder kinds, and robustness curves.
 
+    source, source_root: data sets that the tiles are cut from and their folders, separated by commas; "" for the
+    run's own. kind_mosaics, curve_mosaics: how many of each kind and of each curve, 0 leaves them out.
+    """
+
+    source: str = ""
+    source_root: str = ""
     mosaics: int = Field(default=500, ge=1)
     mosaic_seed: int = Field(default=0, ge=0)
+    kind_mosaics: int = Field(default=100, ge=0)
+    curve_mosaics: int = Field(default=100, ge=0)
 
 
 def run_leaves() -> set[str]:

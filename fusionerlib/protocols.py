@@ -11,6 +11,8 @@ import numpy as np
 Pair = tuple[int, str]
 """A scene's index and the one name that is asked of it."""
 Rule = Literal["all", "hsnet", "authors"]
+Inference = Literal["whole", "sliding"]
+"""The image resized to the input size, or windows of that size over the image's own pixels."""
 EPISODES = 1000
 """How many episodes the rules ``hsnet`` and ``authors`` ask, at most."""
 

@@ -16,8 +16,9 @@ from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion import build
 from fusionerlib.images import read_image
-from fusionerlib.inference import LONGEST, _winners, checked_names
+from fusionerlib.inference import LONGEST, checked_names
 from fusionerlib.metrics import decide
+from fusionerlib.segmentation import winners
 from fusionerlib.words import WordTable
 
 
@@ -25,6 +26,7 @@ class MeanColours:
     """Visual tokens are the mean colours of 16-pixel squares; counts its calls."""
 
     name, width, stride, multiple, fingerprint = "mean-colours", 3, 16, 32, "mean-colours-1"
+    border = (0, 0, 0)
 
     def __init__(self):
         self.seen = []
@@ -106,15 +108,15 @@ def test_logits_are_the_models_resized(segmenter, photo):
 
 @pytest.mark.parametrize("chunk", [1, 2 * 120 * 200 * 4, 10**9])
 def test_masks_are_the_decision_of_the_metrics_however_chunked(segmenter, photo, chunk, monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("fusionerlib.segmentation.CHUNK_BYTES", chunk)
     found = segmenter.set_image(photo).segment([f"name {i}" for i in range(5)], threshold=0.4)
     probabilities = found.logits.double().sigmoid().numpy()
     np.testing.assert_array_equal(found.labels, decide(probabilities, threshold=0.4))
 
 
 def test_of_equals_the_first_name_wins_across_chunks(monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.CHUNK_BYTES", 1)
-    best, winner = _winners(torch.tensor([1.0, 2.0, 2.0])[:, None, None].expand(3, 2, 2), (4, 6))
+    monkeypatch.setattr("fusionerlib.segmentation.CHUNK_BYTES", 1)
+    best, winner = winners(torch.tensor([1.0, 2.0, 2.0])[:, None, None].expand(3, 2, 2), (4, 6))
     assert (best == 2).all() and (winner == 1).all()
 
 

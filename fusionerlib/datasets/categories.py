@@ -49,6 +49,12 @@ def all_names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(other for name in names for other in names_of(name))
 
 
+def unseen(names: Iterable[str], *, trained: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``names`` that training had under none of their names, in their order."""
+    known = all_names(trained)
+    return tuple(name for name in names if name not in known)
+
+
 @cache
 def _canonical() -> dict[str, str]:
     return {name: row.coco for row in categories() for name in row}

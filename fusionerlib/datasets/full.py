@@ -1,4 +1,4 @@
-"""Test scenes with every class labelled: what all names are asked of at once, and what one-object crops are cut from."""
+"""Test scenes with every class labelled: to ask all names of at once, and to cut one-object crops from."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ from fusionerlib.datasets import coco20i, pascal
 from fusionerlib.datasets.categories import canonical
 from fusionerlib.datasets.coco import CocoInstances
 from fusionerlib.datasets.folder import read_folder
-from fusionerlib.datasets.indexed import COCO_OBJECT, LAYOUTS, class_names, read_indexed, read_set
+from fusionerlib.datasets.indexed import COCO_OBJECT, LAYOUTS, Indexed, class_names, read_indexed, read_set
 from fusionerlib.datasets.photos import Canonical
 from fusionerlib.datasets.scene import Scenes, vocabulary
-from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 
 FULL_TESTS = ("pascal", "photos", "coco", "folder", *LAYOUTS, COCO_OBJECT)
@@ -24,9 +23,10 @@ def full_test(dataset: str, root: Path) -> Scenes:
     the user's validation images. Any other: the validation split of ``indexed.read_set``.
     Raises FusionerError for a data set that has no such test, and where files are missing.
     """
-    if dataset in ("pascal", "photos"):
-        scenes = _listed(root)
-        return Canonical(scenes) if dataset == "photos" else scenes
+    if dataset == "pascal":
+        return full_pascal(root)
+    if dataset == "photos":
+        return Canonical(full_pascal(root))
     if dataset == "coco":
         return CocoInstances(Path(root), annotations=_validation_file(Path(root)))
     if dataset == "folder":
@@ -36,6 +36,21 @@ def full_test(dataset: str, root: Path) -> Scenes:
     raise FusionerError(
         f"data set {dataset!r} has no test with every class labelled: expected one of {', '.join(FULL_TESTS)}"
     )
+
+
+def full_pascal(root: Path) -> Indexed:
+    """The images of PASCAL-5i's four validation lists that are on disk, with all of VOC's 20 classes.
+
+    Raises FusionerError where there is none of them.
+    """
+    listed = {image for fold in pascal.FOLDS for image, _ in pascal.published(fold, "val")}
+    scenes = read_indexed("voc-20", Path(root), split=None, keys=listed)
+    if not len(scenes):
+        raise FusionerError(
+            f"PASCAL root {str(root)!r} holds none of the {len(listed)} images of the four validation lists "
+            f"({min(listed)}.jpg first): unpack all of VOC 2012 there"
+        )
+    return scenes
 
 
 def full_names(dataset: str, root: Path) -> tuple[str, ...]:
@@ -49,18 +64,6 @@ def full_names(dataset: str, root: Path) -> tuple[str, ...]:
     if dataset == "folder":
         return tuple(vocabulary(full_test(dataset, root)))
     return class_names(dataset)
-
-
-def _listed(root: Path) -> Subset:
-    listed = {image for fold in pascal.FOLDS for image, _ in pascal.published(fold, "val")}
-    everything = read_indexed("voc-20", Path(root), split=None)
-    kept = [index for index, key in enumerate(everything.keys) if key in listed]
-    if not kept:
-        raise FusionerError(
-            f"PASCAL root {str(root)!r} holds none of the {len(listed)} images of the four validation lists "
-            f"({min(listed)}.jpg first): unpack all of VOC 2012 there"
-        )
-    return Subset(everything, kept)
 
 
 def _validation_file(root: Path) -> Path | None:

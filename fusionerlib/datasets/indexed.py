@@ -153,8 +153,13 @@ def read_set(dataset: str, root: Path, *, split: str | None = "val") -> Scenes:
     return CocoInstances(Path(root), annotations=file if file.is_file() else None)
 
 
-def read_indexed(dataset: str, root: Path, *, split: str | None = "val") -> Indexed:
-    """``read_set`` for the data sets whose masks are index PNGs. Raises FusionerError as it does."""
+def read_indexed(
+    dataset: str, root: Path, *, split: str | None = "val", keys: Collection[str] | None = None
+) -> Indexed:
+    """``read_set`` for the data sets whose masks are index PNGs, or the scenes of it whose key is in ``keys``.
+
+    Raises FusionerError as ``read_set`` does.
+    """
     names = class_names(dataset)
     if dataset not in LAYOUTS:
         raise FusionerError(f"test set {dataset!r} has no index masks: expected one of {', '.join(LAYOUTS)}")
@@ -170,6 +175,7 @@ def read_indexed(dataset: str, root: Path, *, split: str | None = "val") -> Inde
         tried = ", ".join(map(str, dict.fromkeys(places)))
         raise FusionerError(f"{images} has images but there are no masks: looked for {tried}; unpack them there")
     files = paired(images, masks, _stems(home / layout.listing.format(split=part), masks, split, layout))
+    files = files if keys is None else [file for file in files if file[0] in keys]
     zero = {"background": (), "ignored": (0,)} if layout.zero_ignored else {"background": (0,), "ignored": ()}
     return Indexed(files, classes=dict(enumerate(names, start=1)), meaning=f"the index list of {dataset}", **zero)
 

@@ -1,0 +1,89 @@
+"""Inference by sliding windows: the frozen tower and the fusion over the windows of one image, some at a time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from fusionerlib.datasets.scene import Scenes
+from fusionerlib.encoders.base import VisualEncoder
+from fusionerlib.evaluation import Prediction, Query, relabelled
+from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.windows import Corner, corners, cut, merge, stride_of
+from fusionerlib.words import WordTable
+
+BATCH = 9
+"""Windows that go through tower and fusion at once: all of a 500x375 photo at 224 pixels."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The frozen tokens of an image's windows. places: their corners in the image of ``height`` x ``width`` pixels."""
+
+    tokens: Float[Tensor, "windows patches dim"]
+    grid: tuple[int, int]
+    places: Sequence[Corner]
+    window: int
+    height: int
+    width: int
+
+
+@torch.no_grad()
+def encode_windows(
+    visual: VisualEncoder, image: UInt8[Tensor, "height width 3"], *, window: int, stride: int
+) -> Windows:
+    """The tokens of every window of ``image`` (RGB, 0-255); ``window`` must fit the encoder.
+
+    Raises FusionerError for a stride outside 1 to ``window``.
+    """
+    height, width = image.shape[:2]
+    places = corners(height, width, window=window, stride=stride)
+    tiles = torch.from_numpy(cut(image.cpu().numpy(), places, window=window, fill=visual.border)).to(image.device)
+    maps = [visual(rearrange(part, "b h w c -> b c h w")).main for part in tiles.split(BATCH)]
+    tokens = torch.cat([part.tokens for part in maps])
+    return Windows(tokens=tokens, grid=maps[0].grid, places=places, window=window, height=height, width=width)
+
+
+@torch.no_grad()
+def window_logits(
+    model: SegmentationModel, image: Windows, words: Float[Tensor, "names dim"]
+) -> Float[Tensor, "names height width"]:
+    """Logits at the image's own size: the mean over its windows."""
+    return merge(_parts(model, image, words), image.places, names=len(words), height=image.height, width=image.width)
+
+
+def _parts(model: SegmentationModel, image: Windows, words: Tensor) -> Iterable[Tensor]:
+    size = (image.window, image.window)
+    for tokens in image.tokens.split(BATCH):
+        yield from model(tokens, words.expand(len(tokens), -1, -1), grid=image.grid, size=size).float().cpu()
+
+
+def predict_windows(
+    model: SegmentationModel,
+    scenes: Scenes,
+    words: WordTable,
+    queries: Sequence[Query],
+    *,
+    visual: VisualEncoder,
+    window: int,
+    quiet: bool = False,
+) -> Iterator[Prediction]:
+    """``evaluation.predict`` at the images' own sizes, window by window at the paper's stride.
+
+    Questions about one scene that follow each other share the tower's work.
+    """
+    words.add(name for query in queries for name in query.names)
+    device = model.category.device
+    scene, encoded, current = None, None, -1
+    for query in tqdm(queries, desc="sliding windows", unit="question", disable=quiet, mininterval=2):
+        if query.scene != current:
+            scene, current = scenes[query.scene], query.scene
+            pixels = torch.from_numpy(scene.image.copy()).to(device)
+            encoded = encode_windows(visual, pixels, window=window, stride=stride_of(window))
+        assert scene is not None and encoded is not None
+        logits = window_logits(model, encoded, words.tokens(query.names).to(device))
+        yield query, logits.sigmoid().numpy(), relabelled(scene.labels, scene.names, query.truth)
