@@ -44,7 +44,9 @@ def ablate(
     ``directory``, so that a stopped ablation goes on.
     """
     scenes = work.features(work.sets.train, "training features")
-    stored = {name: work.features(found) for name, found in mosaic_sets(work.run.data, count=mosaics, seed=0).items()}
+    trained = sorted({name for _, name in scenes.pairs()})
+    sets = mosaic_sets(work.run.data, count=mosaics, seed=0, trained=trained)
+    stored = {name: work.features(found) for name, found in sets.items()}
     done: dict[RunConfig, list[dict[str, Any]]] = {}
     tables = {work.run.pair: work.words}
     rows = []
@@ -54,7 +56,7 @@ def ablate(
                 run = varied(
                     work.run, {**changes, "steps": steps, "batch": batch, "seed": seed, "warmup": min(20, steps)}
                 )
-                run = varied(run, {"validate_every": steps, "checkpoint_every": steps})
+                run = varied(run, {"validate_every": steps, "checkpoint_every": steps, "feed": "stored"})
                 if run not in done:
                     if run.pair not in tables:
                         tables[run.pair] = Workspace(run, work.device).words

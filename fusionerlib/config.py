@@ -143,6 +143,9 @@ class TrainingConfig(Frozen):
     weight_decay by a cosine, as final_lr is from lr; decoder_constant keeps lr and no decay for the decoder (paper).
     text_noise: standard deviation of the Gaussian noise on unit-length text tokens, over all of a token's channels
     together. loss_stride: the loss sees every n-th pixel, both ways.
+    feed: stored trains on features that were computed once, of ``data.views`` views of each image; online opens and
+    augments each image anew (``augmentation``: the paper's, for either data set) in ``workers`` processes, 0 for none,
+    and takes it through the frozen tower. The number of workers changes nothing but the speed.
     """
 
     recipe: Literal["small", "bmvc2022"] = "small"
@@ -162,6 +165,9 @@ class TrainingConfig(Frozen):
     text_noise: float = Field(default=0.0, ge=0.0)
     validate_every: int = Field(default=200, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
+    feed: Literal["stored", "online"] = "stored"
+    augmentation: Literal["pascal", "coco"] = "pascal"
+    workers: int = Field(default=2, ge=0)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")

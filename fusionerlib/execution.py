@@ -9,7 +9,8 @@ from typing import Any
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
-from fusionerlib.notebook import HEADLESS, check_parameters
+from fusionerlib.notebook import HEADLESS
+from fusionerlib.parameter_cells import check_parameters
 
 
 def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, Any], cwd: Path | None = None) -> None:

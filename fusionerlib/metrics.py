@@ -109,35 +109,6 @@ def decide(
     return np.where(probabilities.max(axis=0) > threshold, labels, np.int32(0))
 
 
-def assignment(
-    probabilities: Float[np.ndarray, "names height width"], *, grid: int, tile_of_name: Sequence[int]
-) -> Bool[np.ndarray, " tiles"]:
-    """Which tiles of a mosaic are won by their own name (Mosaic-4; chance 1 / tiles).
-
-    A tile is won by the name with the largest sum of probabilities over all of the tile's pixels; no mask is
-    consulted and ties lose. ``tile_of_name[k]`` is the tile, row by row from 0, that shows name k.
-    Raises FusionerError where the names and the tiles do not pair up or the tiles are not of equal size.
-    """
-    names, height, width = probabilities.shape
-    tiles = grid * grid
-    if sorted(tile_of_name) != list(range(tiles)) or names != tiles:
-        raise FusionerError(
-            f"{names} names on tiles {list(tile_of_name)}: a {grid}x{grid} mosaic needs one name "
-            f"for each of the tiles 0 to {tiles - 1}"
-        )
-    if height % grid or width % grid:
-        raise FusionerError(f"a mosaic of {width}x{height} pixels has no {grid}x{grid} equal tiles: resize it")
-    # One row a tile, one column a name; float64, so that a sum over many pixels keeps small differences.
-    blocks = probabilities.reshape(names, grid, height // grid, grid, width // grid)
-    sums = blocks.sum(axis=(2, 4), dtype=np.float64).reshape(names, tiles).T
-    own = sums[list(tile_of_name), range(names)]
-    others = sums.copy()
-    others[list(tile_of_name), range(names)] = -np.inf
-    won = np.zeros(tiles, dtype=bool)
-    won[list(tile_of_name)] = own > others[list(tile_of_name)].max(axis=1)
-    return won
-
-
 def permuted(labels: Integer[np.ndarray, "height width"], *, names: int) -> Integer[np.ndarray, "height width"]:
     """Control: every name's mask is given to the next name, round the circle, so that no name keeps its own.
 

@@ -20,7 +20,7 @@ from fusionerlib.config import Frozen, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.execution import own_kernel
 from fusionerlib.files import exclusive
-from fusionerlib.notebook import check_parameters, parameter_names
+from fusionerlib.parameter_cells import check_parameters, parameter_names
 
 
 class Profile(Frozen):

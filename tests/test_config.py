@@ -42,6 +42,8 @@ def test_a_config_comes_back_from_its_json() -> None:
         ({"size": 100}, r"data\.size = 100.*multiple of 32"),
         ({"width": 100, "heads": 3}, r"width 100 must be a multiple of heads 3"),
         ({"fold": 4}, r"data\.fold = 4"),
+        ({"feed": "live"}, r"training\.feed = 'live'"),
+        ({"workers": -1}, r"training\.workers = -1"),
         ({"kind": "middle"}, r"fusion\.kind = 'middle'"),
     ],
 )

@@ -19,7 +19,6 @@ from fusionerlib.evaluation import (
 )
 from fusionerlib.features import FeatureStore
 from fusionerlib.fusion.model import SegmentationModel
-from fusionerlib.mosaic_evaluation import evaluate_mosaics
 from fusionerlib.words import WordTable
 from tests.shapes import Shapes
 
@@ -96,33 +95,3 @@ def test_queries_ask_what_they_say(scenes) -> None:
     assert any(tuple(query.names[: len(scenes.names(query.scene))]) != scenes.names(query.scene) for query in asked)
     mixed = shuffled([Query(i, tuple(NAMES)) for i in range(20)], seed=1)
     assert len({query.names for query in mixed}) > 5 and all(sorted(query.names) == sorted(NAMES) for query in mixed)
-
-
-class Tiles:
-    """Mosaics of four flat tiles whose whole area is the object."""
-
-    fingerprint = "tiles"
-
-    def __len__(self) -> int:
-        return 3
-
-    def names(self, index: int) -> tuple[str, ...]:
-        return tuple(NAMES[index:] + NAMES[:index])
-
-    def __getitem__(self, index: int):
-        from fusionerlib.datasets.scene import Scene
-
-        labels = np.repeat(np.repeat(np.array([[1, 2], [3, 4]], dtype=np.uint8), 32, 0), 32, 1)
-        image = np.full((64, 64, 3), index * 20, dtype=np.uint8)
-        return Scene(image=image, labels=labels, names=self.names(index), key=str(index))
-
-
-def test_mosaics_of_a_model_that_knows_one_name(tmp_path, words) -> None:
-    stored = FeatureStore(tmp_path, encoder=load_visual("packaged")).add(Tiles(), quiet=True)
-    result = evaluate_mosaics(Favourite(words, "red box"), stored, words, quiet=True)
-    # The favourite wins its own tile and loses the three others; its mask covers all four tiles.
-    figures = result.figures()
-    assert (figures["scenes"], figures["assignment"], figures["fb_iou"]) == (3, 0.25, 1.0)
-    assert figures["miou"] == pytest.approx(0.25 / 4) and figures["miou_object_only"] == pytest.approx(0.25)
-    permuted = {row["name"]: row["iou"] for row in result.counts_permuted.table()}
-    assert permuted["red box"] == 0 and max(permuted.values()) > 0

@@ -50,3 +50,19 @@ def test_transparent_pixels_are_white():
 def test_what_is_no_image_is_named(image, message):
     with pytest.raises(FusionerError, match=message):
         read_image(image)
+
+
+@pytest.mark.parametrize(("quality", "subsampling"), [(95, 0), (75, 2), (30, 1)])
+def test_a_jpegs_pixels_are_pillows(tmp_path, photo, quality, subsampling):
+    photo = np.ascontiguousarray(photo[:101, :67])
+    Image.fromarray(photo).save(tmp_path / "photo.jpg", quality=quality, subsampling=subsampling, progressive=True)
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        np.testing.assert_array_equal(read_image(tmp_path / "photo.jpg"), np.asarray(opened))
+
+
+def test_a_jpeg_that_breaks_off_is_named(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "photo.jpg")
+    whole = (tmp_path / "photo.jpg").read_bytes()
+    (tmp_path / "part.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FusionerError, match=r"part.jpg' can't be read .* save it anew"):
+        read_image(tmp_path / "part.jpg")

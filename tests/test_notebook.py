@@ -17,10 +17,9 @@ from fusionerlib.notebook import (
     MosaicNotebook,
     NotebookParameters,
     TrainingNotebook,
-    check_parameters,
     headless,
-    parameter_names,
 )
+from fusionerlib.parameter_cells import check_parameters, parameter_names
 from tests.conftest import MakeNotebook
 
 EVERY = (InspectionNotebook, TrainingNotebook, EvaluationNotebook, AblationNotebook, MosaicNotebook)
@@ -55,7 +54,7 @@ def test_what_is_no_parameter_is_left_alone() -> None:
     [
         (TrainingNotebook, {"stpes": 20}, r"'stpes'.*20.*did you mean 'steps'"),
         (EvaluationNotebook, {"thresold": 0.1}, r"'thresold'.*did you mean 'threshold'"),
-        (EvaluationNotebook, {"steps": 3}, r"'steps'.*known: episodes, names_asked, run_dir, threshold"),
+        (EvaluationNotebook, {"steps": 3}, r"'steps'.*known: all_at_once, .*, episodes, .* threshold"),
         (TrainingNotebook, {"steps": "many"}, r"steps = 'many'.*integer"),
         (EvaluationNotebook, {"threshold": 1.5}, r"threshold = 1\.5.*less than or equal to 1"),
         (MosaicNotebook, {"mosaics": None}, r"mosaics = None"),
@@ -90,7 +89,7 @@ IMPORT = "from fusionerlib.notebook import EvaluationNotebook"
 def test_in_a_notebook_the_latest_parameter_cells_count(history: list[str], expected: set[str]) -> None:
     known = EvaluationNotebook.known()
     names = {"run_dir": "a", "threshold": 0.5, "score": 0.7, "chosen": 3, "stpes": 2}
-    from fusionerlib.notebook import bound_parameters
+    from fusionerlib.parameter_cells import bound_parameters
 
     assert set(bound_parameters({**names, "In": ["", *history, "p = ..."]}, known=known)) == expected
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from fusionerlib import notebook as parameters
 from fusionerlib.cli import app
 from fusionerlib.execution import execute_notebook
-from fusionerlib.notebook import NotebookParameters, check_parameters, parameter_names
+from fusionerlib.notebook import NotebookParameters
 from fusionerlib.pairs import Study
+from fusionerlib.parameter_cells import check_parameters, parameter_names
 from fusionerlib.runs import load_profile, profile_names
 from tests.conftest import ROOT, requests_of
 

@@ -197,18 +197,6 @@ def test_ablation_bars_are_the_means_over_seeds(form):
         plots.ablation_bars([{"setting": 1, "metric": 2}])
 
 
-def test_assignment_matrix_holds_counts_coloured_by_share():
-    confusion = np.array([[30, 10], [0, 0]])
-    figure = plots.assignment_matrix(confusion, ["blue bicycle", LONG])
-    axes = figure.axes[0]
-    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
-    assert [text.get_text() for text in axes.texts] == ["30", "10", "0", "0"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("name that won", "name that the tile shows")
-    assert_nothing_clipped(figure)
-    with pytest.raises(FusionerError, match="for 1 names"):
-        plots.assignment_matrix(confusion, ["a"])
-
-
 def test_save_writes_a_whole_picture_and_leaves_no_figure_open(tmp_path):
     before = plt.get_fignums()
     path = plots.save(plots.curves([{"step": 1, "loss": 1.0}]), tmp_path / "new" / "curve.png", dpi=50)

@@ -9,6 +9,7 @@ from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation import evaluate, present_queries
 from fusionerlib.features import FeatureStore
+from fusionerlib.feeds import OnlineFeed
 from fusionerlib.fusion import build
 from fusionerlib.optimiser import make_optimiser, set_schedule
 from fusionerlib.sampling import Sample
@@ -65,6 +66,29 @@ def test_resumed_run_ends_at_the_same_weights(scenes, words, tmp_path) -> None:
     assert len(list((tmp_path / "b").glob("step-*"))) == 1
 
 
+def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, words, tmp_path) -> None:
+    def trained(folder, workers, validate=None):
+        feed = OnlineFeed(Shapes(8), encoder=visual, augmentation="pascal", size=64, workers=workers)
+        run = config(feed="online", workers=workers, checkpoint_every=3, validate_every=4)
+        return train(run=run, scenes=feed, words=words, directory=tmp_path / folder, validate=validate, quiet=True)
+
+    def stop(model):
+        raise Stopped
+
+    straight, history = trained("a", 0)
+    with pytest.raises(Stopped):  # in step 4, after the checkpoint of step 3
+        trained("b", 1, stop)
+    resumed, again = trained("b", 2)
+    assert [row["loss"] for row in again] == [row["loss"] for row in history] and len(history) == 6
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_feed_of_the_other_kind_is_refused(scenes, words, tmp_path) -> None:
+    with pytest.raises(FusionerError, match="feed = 'online' but is given a stored one"):
+        train(run=config(feed="online"), scenes=scenes, words=words, directory=tmp_path, quiet=True)
+
+
 def test_running_checkpoint_of_another_run_is_refused(scenes, words, tmp_path) -> None:
     train(run=config(steps=2), scenes=scenes, words=words, directory=tmp_path, quiet=True)
     with pytest.raises(FusionerError, match=r"training\.lr was 0\.001, is 0\.002.*delete"):
@@ -87,7 +111,7 @@ def test_masks_of_asked_names(scenes) -> None:
     stored = [scenes[0], scenes[1]]
     assert stored[0].names == ("red box", "green box")
     samples = [Sample(0, ("green box", "blue box")), Sample(1, ("green box",))]
-    masks = name_masks(torch.stack([scene.labels for scene in stored]), stored, samples, 2)
+    masks = name_masks(torch.stack([scene.labels for scene in stored]), [scene.names for scene in stored], samples, 2)
     assert torch.equal(masks[0, 0], stored[0].labels == 2)
     assert torch.equal(masks[1, 0], stored[1].labels == 1)
     assert not masks[0, 1].any() and not masks[1, 1].any()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -15,6 +15,14 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
 
 
+class Instance(NamedTuple):
+    """One object of an image: its category's name, its COCO ``segmentation``, and whether it is a crowd."""
+
+    name: str
+    shape: Any
+    crowd: bool
+
+
 class CocoInstances:
     """The images of one COCO instances file that are on disk and show at least one labelled object.
 
@@ -23,18 +31,20 @@ class CocoInstances:
     object, or with nothing but crowds, are skipped: nothing is known of what they show. A name whose objects are
     all hidden under smaller ones keeps its place, with an empty mask.
 
-    missing: how many images with objects are listed but not on disk. root: the folder that holds
-    ``annotations/instances*.json``; ``annotations`` names the file where there are several (2014 and 2017 have one a
-    split). images: the folder of the image files; found where it is named after the split (``val2017``), or
-    ``images``, or the root.
+    missing: how many images with objects are listed but not on disk. categories: every name of the file, in its order.
+    files: the image file of each scene. sizes: (height, width) by image id, of all images of the file.
+    root: the folder that holds ``annotations/instances*.json``; ``annotations`` names the file where there are several
+    (2014 and 2017 have one a split). images: the folder of the image files; found where it is named after the split
+    (``val2017``), or ``images``, or the root.
     Raises FusionerError where the file or the images are not found or the file is not of COCO's format, and on reading
     for a broken image, an image of another size than the file says, and a shape that is no polygon and no run lengths.
     """
 
     def __init__(self, root: Path, *, annotations: Path | None = None, images: Path | None = None) -> None:
         self.file = Path(annotations) if annotations is not None else _instances_file(Path(root))
-        rows, self._categories, self._objects, digest = _read(self.file)
-        kept = [row for row in rows if any(not item["iscrowd"] for item in self._objects[row["id"]])]
+        rows, self.categories, self._objects, digest = _read(self.file)
+        self.sizes = {int(row["id"]): (int(row["height"]), int(row["width"])) for row in rows}
+        kept = [row for row in rows if any(not item.crowd for item in self.instances(row["id"]))]
         self.images = Path(images) if images is not None else _image_folder(Path(root), self.file, kept)
         self._rows = [row for row in kept if (self.images / row["file_name"]).is_file()]
         self.missing = len(kept) - len(self._rows)
@@ -43,7 +53,8 @@ class CocoInstances:
                 f"{self.images} holds none of the {len(kept)} images with objects that {self.file} lists: "
                 "point images= at the folder of the files that its file_name entries name"
             )
-        sizes = [(row["file_name"], (self.images / row["file_name"]).stat().st_size) for row in self._rows]
+        self.files = [self.images / row["file_name"] for row in self._rows]
+        sizes = [(row["file_name"], file.stat().st_size) for row, file in zip(self._rows, self.files, strict=True)]
         self.fingerprint = recipe("coco", digest, sizes)
 
     def __len__(self) -> int:
@@ -51,27 +62,36 @@ class CocoInstances:
 
     def names(self, index: int) -> tuple[str, ...]:
         """The category names of the objects in scene ``index``, without opening its image."""
-        present = {item["category_id"] for item in self._objects[self._rows[index]["id"]] if not item["iscrowd"]}
-        return tuple(name for number, name in self._categories.items() if number in present)
+        present = {item.name for item in self.instances(self._rows[index]["id"]) if not item.crowd}
+        return tuple(name for name in self.categories if name in present)
+
+    def instances(self, image: int) -> tuple[Instance, ...]:
+        """The objects of the image with id ``image`` in the file's order, on disk or not; none for an unknown id."""
+        return tuple(self._objects.get(image, ()))
+
+    def labels(self, index: int) -> UInt8[np.ndarray, "height width"]:
+        """The labels of scene ``index`` at the size that the file gives, without opening its image."""
+        row, names = self._rows[index], self.names(index)
+        height, width = self.sizes[row["id"]]
+        objects = self.instances(row["id"])
+        where = f"{self.file}, image {row['file_name']}"
+        masks = [object_mask(item.shape, height, width, where=where) for item in objects]
+        labels = np.zeros((height, width), dtype=np.uint8)
+        # Crowds first, then large to small; equal ones in the file's order.
+        for place in sorted(range(len(masks)), key=lambda k: (not objects[k].crowd, -int(masks[k].sum()))):
+            item = objects[place]
+            labels[masks[place]] = IGNORE if item.crowd else names.index(item.name) + 1
+        return labels
 
     def __getitem__(self, index: int) -> Scene:
-        row, names = self._rows[index], self.names(index)
-        image = read_image(self.images / row["file_name"])
+        row = self._rows[index]
+        image = read_image(self.files[index])
         if image.shape[:2] != (row["height"], row["width"]):
             raise FusionerError(
-                f"{self.images / row['file_name']} is {image.shape[1]}x{image.shape[0]} pixels, {self.file} says "
+                f"{self.files[index]} is {image.shape[1]}x{image.shape[0]} pixels, {self.file} says "
                 f"{row['width']}x{row['height']}: take the image that the file describes, or scale the file with it"
             )
-        labels = np.zeros(image.shape[:2], dtype=np.uint8)
-        objects = self._objects[row["id"]]
-        where = f"{self.file}, image {row['file_name']}"
-        masks = [object_mask(item["segmentation"], *image.shape[:2], where=where) for item in objects]
-        # Crowds first, then large to small; equal ones in the file's order.
-        for place in sorted(range(len(masks)), key=lambda k: (not objects[k]["iscrowd"], -int(masks[k].sum()))):
-            item = objects[place]
-            name = self._categories[item["category_id"]]
-            labels[masks[place]] = IGNORE if item["iscrowd"] else names.index(name) + 1
-        return Scene(image=image, labels=labels, names=names, key=str(row["id"]))
+        return Scene(image=image, labels=self.labels(index), names=self.names(index), key=str(row["id"]))
 
 
 def object_mask(shape: Any, height: int, width: int, *, where: str) -> Bool[np.ndarray, "height width"]:
@@ -126,21 +146,21 @@ def _image_folder(root: Path, file: Path, rows: list[dict[str, Any]]) -> Path:
     )
 
 
-def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, str], dict[int, list[dict[str, Any]]], str]:
-    """Images, category names by id, objects by image id, and the file's sha256."""
+def _read(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[int, list[Instance]], str]:
+    """Images, category names, objects by image id, and the file's sha256."""
     try:
         content = file.read_bytes()
         given = json.loads(content)
         names = {int(row["id"]): str(row["name"]) for row in given["categories"]}
         rows = [{key: row[key] for key in ("id", "file_name", "height", "width")} for row in given["images"]]
-        objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        objects: dict[int, list[Instance]] = defaultdict(list)
         for row in given["annotations"]:
-            item = {key: row[key] for key in ("category_id", "segmentation")} | {"iscrowd": row.get("iscrowd", 0)}
-            names[item["category_id"]]  # a KeyError where no category has this id
-            objects[row["image_id"]].append(item)
+            # A KeyError where no category has this id.
+            name = names[row["category_id"]]
+            objects[row["image_id"]].append(Instance(name, row["segmentation"], bool(row.get("iscrowd", 0))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FusionerError(
             f"{file} can't be read as COCO instances ({error!r}): expected a JSON object with images, annotations and "
             "categories (instances_*.json, not captions or keypoints); copy it again"
         ) from error
-    return rows, names, objects, hashlib.sha256(content).hexdigest()
+    return rows, tuple(dict.fromkeys(names.values())), dict(objects), hashlib.sha256(content).hexdigest()

@@ -148,29 +148,29 @@ def fold_pairs(fold: int, split: Split) -> list[tuple[int, int]]:
     return [(image, number) for image, number in published(split) if (number in held_out) == (split == "val")]
 
 
-class _Painter(CocoInstances):
-    """Instances as class index + 1, painted in the file's order."""
+class _Painter:
+    """The instances of one file as class index + 1, painted in the file's order."""
 
     def __init__(self, root: Path, *, annotations: Path, images: Path) -> None:
-        super().__init__(root, annotations=annotations, images=images)
-        if odd := sorted(set(self._categories.values()) - set(NAMES)):
+        self.scenes = CocoInstances(root, annotations=annotations, images=images)
+        self.fingerprint = self.scenes.fingerprint
+        if odd := sorted(set(self.scenes.categories) - set(NAMES)):
             raise FusionerError(
                 f"{annotations} has categories that are none of COCO's 80 ({', '.join(odd[:3])}): COCO-20i needs "
                 "COCO's own instances_*.json; read a data set of your own as a folder"
             )
-        self._sizes = {row["id"]: (row["height"], row["width"]) for row in self._rows}
 
     def __contains__(self, number: int) -> bool:
-        return bool(self._objects.get(number))
+        return bool(self.scenes.instances(number))
 
     def paint(self, number: int, height: int, width: int) -> UInt8[np.ndarray, "height width"]:
-        where = f"{self.file}, image {number}"
-        if self._sizes.get(number, (height, width)) != (height, width):
-            raise FusionerError(f"{where} is {self._sizes[number]} there, on disk {(height, width)} (height, width)")
+        where = f"{self.scenes.file}, image {number}"
+        if (size := self.scenes.sizes.get(number, (height, width))) != (height, width):
+            raise FusionerError(f"{where} is {size} there, on disk {(height, width)} (height, width)")
         raw = np.zeros((height, width), dtype=np.uint8)
-        for item in sorted(self._objects[number], key=lambda item: not item["iscrowd"]):
-            value = IGNORE if item["iscrowd"] else NAMES.index(self._categories[item["category_id"]]) + 1
-            raw[object_mask(item["segmentation"], height, width, where=where)] = value
+        for item in sorted(self.scenes.instances(number), key=lambda item: not item.crowd):
+            value = IGNORE if item.crowd else NAMES.index(item.name) + 1
+            raw[object_mask(item.shape, height, width, where=where)] = value
         return raw
 
 

@@ -56,9 +56,9 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
     own = {part: root / "annotations" / f"instances_{part}.json" for part in ("train", "val")}
     if split is not None and any(file.is_file() for file in own.values()):
         return CocoInstances(root, annotations=own[split], images=root / "images")
-    scenes = _Instances(root, annotations=_coco_file(root), images=root / "images")
+    scenes = CocoInstances(root, annotations=_coco_file(root), images=root / "images")
     wanted = set(_stems(root, list(found), split))
-    return Subset(scenes, [index for index, stem in enumerate(scenes.stems) if stem in wanted])
+    return Subset(scenes, [index for index, file in enumerate(scenes.files) if file.stem in wanted])
 
 
 def read_names(file: Path) -> dict[int, str]:
@@ -99,13 +99,6 @@ def _refuse_black_and_white(masks: list[Path], names: dict[int, str], file: Path
             f"the masks of {masks[0].parent} hold 0 and 255 alone (the first {len(masks)} were read), and 255 means "
             f"ignored: save the object's white pixels as its index in {file.name}, or write '255 ignore' there if meant"
         )
-
-
-class _Instances(CocoInstances):
-    @property
-    def stems(self) -> list[str]:
-        """The stem of each scene's image."""
-        return [Path(row["file_name"]).stem for row in self._rows]
 
 
 def _coco_file(root: Path) -> Path:

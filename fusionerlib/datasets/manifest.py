@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fusionerlib.config import Frozen
-from fusionerlib.datasets.download import check
 from fusionerlib.datasets.verify import in_threads, told
+from fusionerlib.download import check
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
 

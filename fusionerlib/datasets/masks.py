@@ -14,18 +14,24 @@ from fusionerlib.images import read_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What an image file may end in, in small or capital letters. A mask is always a ``.png``."""
+EXPORT = (
+    "export indices (class ids) from the annotation tool, or replace each colour by its index and save that as mode 'L'"
+)
 
 
-def read_indices(file: Path, *, known: Collection[int], meaning: str) -> UInt8[np.ndarray, "height width"]:
+def read_indices(
+    file: Path, *, known: Collection[int], meaning: str, remedy: str = ""
+) -> UInt8[np.ndarray, "height width"]:
     """The indices (0-255) of a PNG with a palette or in grey, of any bit depth.
 
-    known: the indices that have a meaning beside 255. meaning: where that is written, for the error.
+    known: the indices that have a meaning beside 255. meaning: where that is written, for the error. remedy: what to do
+    about colours or another index, where something better is known than how to draw or export anew.
     Raises FusionerError naming the file where it is broken, is a picture in colours, or holds another index.
     """
     try:
         with Image.open(file) as opened:
             # The palette's colours mean nothing: the indices are the classes, so the file is never converted.
-            mode, raw = opened.mode, np.array(opened)
+            mode, raw = opened.mode, np.asarray(opened)
     # Pillow's readers raise whatever their parsers stumble over; all of it means the same to the caller.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -33,16 +39,17 @@ def read_indices(file: Path, *, known: Collection[int], meaning: str) -> UInt8[n
     if raw.ndim != 2 or raw.dtype.kind not in "bui":
         raise FusionerError(
             f"mask {file} has Pillow mode {mode!r}, colours instead of indices: expected one index a pixel, in a PNG "
-            "with a palette or in grey; export indices (class ids) from the annotation tool, or replace each colour "
-            "by its index and save that as mode 'L'"
+            f"with a palette or in grey; {remedy or EXPORT}"
         )
-    odd = sorted({int(value) for value in np.unique(raw)} - {*known, IGNORE})
+    # Only what lies beyond the run of known indices from 0 is sorted: a mask is read for every view of its image.
+    beyond = raw[(raw >= next(index for index in range(257) if index not in known)) & (raw != IGNORE)]
+    odd = sorted({int(value) for value in np.unique(beyond)} - {*known})
     if odd:
         raise FusionerError(
-            f"mask {file} holds {', '.join(map(str, odd[:5]))}: not in {meaning}, which has {_ranges(known)}; give the "
-            "index a name there, or draw those pixels with a known one (255 is ignored)"
+            f"mask {file} holds {', '.join(map(str, odd[:5]))}: not in {meaning}, which has {_ranges(known)}; "
+            + (remedy or "give the index a name there, or draw those pixels with a known one (255 is ignored)")
         )
-    return raw.astype(np.uint8)
+    return raw.astype(np.uint8, copy=False)
 
 
 def read_pair(image: Path, raw: UInt8[np.ndarray, "height width"], mask: Path) -> UInt8[np.ndarray, "height width 3"]:

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from fusionerlib.datasets.progress import bar
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import bar
 
 CONTEXT_NAMES = (
     "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle",

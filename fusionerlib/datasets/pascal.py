@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from fusionerlib.datasets.masks import read_indices, read_pair
 from fusionerlib.datasets.mosaic import recipe
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
@@ -38,7 +38,8 @@ class Pascal5i:
     paper, or ignored with ``novel="ignore"``. ``val``: the fold's validation list; names are the fold's classes that
     the list gives the image, all else is background (``novel`` changes nothing). 255 stays 255.
 
-    pairs: (scene index, name) in the published order. missing: how many listed pairs have no image on disk.
+    pairs: (scene index, name) in the published order. keys: the scenes' keys. missing: how many listed pairs have no
+    image on disk.
     root: the folder that holds ``VOCdevkit/VOC2012/JPEGImages``, ``VOC2012/JPEGImages`` or ``JPEGImages``, with
     ``SegmentationClassAug`` beside ``JPEGImages`` or at the root (the layout published with HSNet).
     Raises FusionerError for an unknown fold, split or novel, where no listed image is found or an image has no mask,
@@ -52,12 +53,12 @@ class Pascal5i:
         self.root, self.fold, self.split, self.novel = Path(root), fold, split, novel
         listed = fold_pairs(fold, split)
         self._images, self._masks, sizes = _files(self.root, dict.fromkeys(image for image, _ in listed))
-        self._keys = list(self._images)
-        place = {key: index for index, key in enumerate(self._keys)}
+        self.keys = list(self._images)
+        place = {key: index for index, key in enumerate(self.keys)}
         present = [(place[image], number) for image, number in listed if image in place]
         self.pairs = [(scene, NAMES[number - 1]) for scene, number in present]
         self.missing = len(listed) - len(present)
-        classes: list[list[int]] = [[] for _ in self._keys]
+        classes: list[list[int]] = [[] for _ in self.keys]
         for scene, number in present:
             classes[scene].append(number)
         self._classes = [tuple(sorted(numbers)) for numbers in classes]
@@ -65,20 +66,16 @@ class Pascal5i:
         self.fingerprint = recipe("pascal5i", fold, split, self._ignored, present, sizes)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     def names(self, index: int) -> tuple[str, ...]:
         """The names that the lists give scene ``index``, in the order of the classes."""
         return tuple(NAMES[number - 1] for number in self._classes[index])
 
     def __getitem__(self, index: int) -> Scene:
-        key = self._keys[index]
-        image, raw = _pixels(self._images[key], ("RGB",)), read_mask(self._masks[key])
-        if image.shape[:2] != raw.shape:
-            raise FusionerError(
-                f"{self._masks[key]} is {raw.shape[::-1]} pixels, its image {image.shape[1::-1]} (width, height): "
-                "export the mask again at the image's size, to the nearest pixel"
-            )
+        key = self.keys[index]
+        raw = read_mask(self._masks[key])
+        image = read_pair(self._images[key], raw, self._masks[key])
         labels = relabelled(raw, classes=self._classes[index], ignored=self._ignored)
         return Scene(image=image, labels=labels, names=self.names(index), key=key)
 
@@ -112,38 +109,13 @@ def relabelled(
     table = np.zeros(256, dtype=np.uint8)
     table[list(classes)] = np.arange(1, len(classes) + 1)
     table[[*ignored, IGNORE]] = IGNORE
-    return table[raw]
+    return table.take(raw)
 
 
 def read_mask(file: Path) -> UInt8[np.ndarray, "height width"]:
     """The class ids (0-20, 255) of an index PNG. Raises FusionerError for any other file, naming it."""
-    # The palette's colours mean nothing: the indices are the classes, so the file is never converted.
-    raw = _pixels(file, ("P", "L"))
-    odd = sorted({int(value) for value in np.unique(raw)} - {*range(len(NAMES) + 1), IGNORE})
-    if odd:
-        raise FusionerError(
-            f"mask {file} holds {', '.join(map(str, odd[:5]))}: expected class ids 0 to 20 and 255; take the file of "
-            "SegmentationClassAug itself, not a picture drawn from it"
-        )
-    return raw
-
-
-def _pixels(file: Path, modes: Sequence[str]) -> np.ndarray:
-    """An image file as an array; ("RGB",) converts whatever it is, other ``modes`` are demanded."""
-    try:
-        with Image.open(file) as image:
-            mode = image.mode
-            pixels = np.array(image.convert("RGB") if modes == ("RGB",) else image)
-    # Pillow's readers raise whatever their parsers stumble over; all of it means the same to the caller.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise FusionerError(f"{file} can't be read as an image ({reason}): copy it from the data set again") from error
-    if modes != ("RGB",) and mode not in modes:
-        raise FusionerError(
-            f"mask {file} has Pillow mode {mode!r}: expected an index PNG (mode 'P' or 'L') with class ids 0 to 20 and "
-            "255; take the file of SegmentationClassAug itself, not a converted copy"
-        )
-    return pixels
+    remedy = "take the file of SegmentationClassAug itself, not a converted copy of it"
+    return read_indices(file, known=range(len(NAMES) + 1), meaning="the class ids of PASCAL VOC", remedy=remedy)
 
 
 def _files(root: Path, keys: Iterable[str]) -> tuple[dict[str, Path], dict[str, Path], list[tuple[str, int, int]]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fusionerlib.datasets import download
+from fusionerlib import download
 from fusionerlib.datasets.manifest import Archive, Manifest, compare, listing, manifest_file, read_manifest
 from fusionerlib.datasets.mat_masks import augmented_masks, context_masks
 from fusionerlib.datasets.placing import link, move

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NamedTuple
 
-from fusionerlib.datasets.progress import bar, need_room
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import bar, need_room
 
 ZIP_MAGIC = b"PK\x03\x04"
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}

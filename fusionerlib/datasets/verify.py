@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from fusionerlib.datasets.progress import bar
 from fusionerlib.datasets.sources import DataSet, Instances
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import bar
 
 SAMPLE = 200
 """How many images are opened where not all are, spread evenly over the data set."""

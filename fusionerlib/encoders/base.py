@@ -45,6 +45,8 @@ class VisualEncoder(Protocol):
     stride: int
     multiple: int
     """Height and width of an input must be multiples of this, in pixels."""
+    border: tuple[int, int, int]
+    """The colour (0-255) nearest to what normalisation takes to -1: what lies beyond an image's border (paper)."""
     fingerprint: str
     """Hex digest over weights and preprocessing: two encoders of one fingerprint make the same tokens."""
 

@@ -104,9 +104,8 @@ def text_row(rest: str) -> EncoderRow:
     """The row of the text tower of ``open_clip:NAME/TAG``; errors as those of ``visual_row``."""
     row, config = _row(rest, "text")
     repo = config["text_cfg"].get("hf_tokenizer_name")
-    files = [WeightFile(file=file, repo=repo) for file in TOKENIZER] if repo else []
-    told = {"width": config["embed_dim"], "files": (*row.files, *files)}
-    return row.model_copy(update={**told, "options": {**row.options, "optional": TOKENIZER[2:]}})
+    files = [WeightFile(file=file, repo=repo, optional=file == TOKENIZER[-1]) for file in TOKENIZER] if repo else []
+    return row.model_copy(update={"width": config["embed_dim"], "files": (*row.files, *files)})
 
 
 def _row(rest: str, role: Role) -> tuple[EncoderRow, dict[str, Any]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from fusionerlib.encoders.registry import PREFIXES, get_row, list_encoders
 from fusionerlib.encoders.row import EncoderRow, Role
-from fusionerlib.encoders.weights import present, size_text
+from fusionerlib.encoders.weights import present
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import size_text
 
 LINE = 120
 """Characters of a line."""
@@ -119,5 +120,7 @@ def _folds(cell: str, width: int) -> list[str]:
 def _download(row: EncoderRow) -> str:
     if not row.files:
         return "none"
-    size = size_text(row.download) or "?"
-    return size if all(file.bytes for file in row.files) or size == "?" else f"> {size}"
+    if not row.download:
+        return "?"
+    size = size_text(row.download)
+    return size if all(file.bytes for file in row.files) else f"> {size}"

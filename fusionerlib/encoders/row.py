@@ -14,7 +14,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class WeightFile(Frozen):
     """One published file: on the hub (``repo``, ``revision``) or at ``url``.
 
-    bytes: size of the download, 0 where it was not looked up. sha256: checked after a download where it is known.
+    bytes: size of the download as it is shown, 0 where it was not looked up. sha256: checked after a download, as far
+    as it is known: all of it, or its first digits. optional: whether the encoder loads without it, as a repository may
+    be published without it.
     """
 
     file: str
@@ -23,6 +25,7 @@ class WeightFile(Frozen):
     url: str = ""
     sha256: str = ""
     bytes: int = 0
+    optional: bool = False
 
 
 class EncoderRow(Frozen):

@@ -70,6 +70,9 @@ def row(name: str) -> EncoderRow:
             f"hf:{name} is no folder and no name of the hub: write hf:FOLDER, or hf:owner/name such as "
             "hf:sentence-transformers/all-MiniLM-L6-v2"
         )
+    files = tuple(
+        WeightFile(file=file, repo=name, optional=file in SENTENCE_FILES) for file in (*FILES, *SENTENCE_FILES)
+    )
     return EncoderRow(
         name=f"hf:{name}",
         role="text",
@@ -81,8 +84,8 @@ def row(name: str) -> EncoderRow:
         pretraining="see the model's own card",
         licence="see the model's own card",
         tokens=("own", "mean", "cls"),
-        files=() if local else tuple(WeightFile(file=file, repo=name) for file in (*FILES, *SENTENCE_FILES)),
-        options={"folder": name} if local else {"optional": SENTENCE_FILES},
+        files=() if local else files,
+        options={"folder": name} if local else {},
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,16 @@ CHUNK = 256
 Triple = tuple[float, float, float]
 
 
-class VisualTower(nn.Module):
+class FrozenModule(nn.Module):
+    """A module that stays in eval mode whatever it is told: batch norms keep their published statistics, and dropout
+    never makes a token random."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Eval mode, with or without ``mode``."""
+        return super().train(False)
+
+
+class VisualTower(FrozenModule):
     """A frozen network behind the ``VisualEncoder`` protocol: normalises pixels, checks sizes, L2-normalises tokens.
 
     network: float images (B, 3, H, W), normalised, to named feature maps (B, C, h, w), the main one first. Its weights
@@ -43,12 +53,10 @@ class VisualTower(nn.Module):
         self.name, self.space, self.width = row.name, row.space, row.width
         self.stride, self.multiple = row.stride, row.multiple
         self.fingerprint = digest(f"{fingerprint} {mean} {std} {how.tokens} {how.precision}")
+        red, green, blue = (min(255, max(0, round((m - s) * 255))) for m, s in zip(mean, std, strict=True))
+        self.border = (red, green, blue)
         self.register_buffer("mean", torch.tensor(mean, device=how.device)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std, device=how.device)[:, None, None], persistent=False)
-
-    def train(self, mode: bool = True) -> "VisualTower":
-        """Stays in eval mode: a frozen tower's batch norms keep their published statistics."""
-        return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> VisualTokens:
@@ -74,7 +82,7 @@ class VisualTower(nn.Module):
         return VisualTokens(maps=maps, main_name=main)
 
 
-class TextTower(nn.Module):
+class TextTower(FrozenModule):
     """A frozen network behind the ``TextEncoder`` protocol: fills templates, averages, bounds memory.
 
     network: a list of sentences to embeddings (sentences, dim) of any length, on the device of its weights.
@@ -85,10 +93,6 @@ class TextTower(nn.Module):
         self.network = frozen(network).to(device=how.device, dtype=getattr(torch, how.precision))
         self.name, self.space, self.width = row.name, row.space, width
         self.fingerprint = digest(f"{fingerprint} {how.tokens} {how.precision}")
-
-    def train(self, mode: bool = True) -> "TextTower":
-        """Stays in eval mode: dropout in a frozen tower would make its tokens random."""
-        return super().train(False)
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences dim"]:

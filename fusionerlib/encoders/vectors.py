@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusionerlib.encoders.row import EncoderRow, Loading
-from fusionerlib.encoders.towers import file_digest
+from fusionerlib.encoders.towers import FrozenModule, file_digest
 from fusionerlib.errors import FusionerError
 
 
@@ -31,7 +31,7 @@ class Table(NamedTuple):
     template: str
 
 
-class VectorTable(nn.Module):
+class VectorTable(FrozenModule):
     """A table behind the ``TextEncoder`` protocol.
 
     Names match as they are written, else without regard to case, underscores and repeated spaces. The prompt is in the
@@ -50,11 +50,7 @@ class VectorTable(nn.Module):
         for index, word in enumerate(table.names):
             self._exact.setdefault(word, index)
             self._plain.setdefault(plain(word), index)
-        super().train(False)
-
-    def train(self, mode: bool = True) -> "VectorTable":
-        """Stays in eval mode, as every frozen tower does."""
-        return self
+        self.eval()
 
     def forward(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "names dim"]:
         """The unit-length vector of each name.

@@ -1,17 +1,21 @@
 """Where published weights are, or what to do about it. Looking never touches the network; ``fetch`` alone does."""
 
-import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 from fusionerlib.encoders.row import EncoderRow, WeightFile
 from fusionerlib.encoders.towers import file_digest
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive
+from fusionerlib.progress import size_text
 
 PATIENCE = 10.0
 """Seconds that a silent server is waited for."""
+TRIES = 3
+"""Attempts in a row without a new byte: a machine without a network is told so within seconds."""
+LOCK = ".fusioner.lock"
+"""Beside the files from URLs: of two downloads of one file, each would write into what the other has."""
 
 
 def locate(row: EncoderRow, weights: str = "") -> Path:
@@ -21,7 +25,7 @@ def locate(row: EncoderRow, weights: str = "") -> Path:
     the file, its size and both remedies where a file is missing.
     """
     if not weights:
-        missing = [file for file in row.files if cached(file) is None and not _known_absent(row, file)]
+        missing = [file for file in row.files if cached(file) is None and not _known_absent(file)]
         if missing:
             raise _missing(row, missing, "not on this machine")
         return _root(row, cached(row.files[0]) or Path())
@@ -35,7 +39,7 @@ def locate(row: EncoderRow, weights: str = "") -> Path:
                 + ", ".join(file.file for file in row.files)
             )
         return given
-    missing = [file for file in row.files if not (given / file.file).is_file() and not _is_optional(row, file)]
+    missing = [file for file in row.files if not (given / file.file).is_file() and not file.optional]
     if missing:
         raise _missing(row, missing, f"not in {weights}")
     return _root(row, given / row.files[0].file)
@@ -52,43 +56,37 @@ def cached(file: WeightFile) -> Path | None:
 
 def present(row: EncoderRow) -> bool:
     """Whether ``row`` can be loaded on this machine without a download."""
-    return all(cached(file) is not None or _known_absent(row, file) for file in row.files)
+    return all(cached(file) is not None or _known_absent(file) for file in row.files)
 
 
 def fetch(row: EncoderRow) -> list[Path]:
     """The files of ``row``, downloaded with a progress bar where they are missing.
 
-    A broken download leaves nothing under the file's name; one from the hub goes on where it stopped. Raises
-    FusionerError naming the encoder, the file and the other remedy where it can't be had.
+    A broken download leaves nothing under the file's name; it goes on where it stopped, in this call and in the next
+    one, where the file is the hub's or its sha256 is known, and from its first byte otherwise. Raises FusionerError
+    naming the encoder, the file and the other remedy where it can't be had.
     """
-    paths = [cached(file) or _downloaded(row, file) for file in row.files if not _known_absent(row, file)]
+    paths = [cached(file) or _downloaded(row, file) for file in row.files if not _known_absent(file)]
     return [path for path in paths if path is not None]
 
 
-def size_text(count: int) -> str:
-    """``count`` bytes for people, such as 440 MB; "" for 0, which stands for an unknown size."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}" if unit == 1e9 else f"{count / unit:.0f} {name}"
-    return f"{count} B" if count else ""
-
-
 def _downloaded(row: EncoderRow, file: WeightFile) -> Path | None:
+    if not file.repo:
+        return _from_url(row, file)
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     try:
-        return _from_hub(file) if file.repo else _from_url(file)
+        return _from_hub(file)
     except Exception as error:  # the hub's client raises what its HTTP library does, which is no OSError everywhere
         gone = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
-        if gone and _is_optional(row, file):
+        if gone and file.optional:
             return None
         reason = " ".join(str(error).split()) or type(error).__name__
         remedy = "get it on another machine and pass weights=PATH"
         if isinstance(error, GatedRepoError):
             remedy = f"accept its terms at https://huggingface.co/{file.repo}, run `hf auth login`, and fetch again"
         raise FusionerError(
-            f"encoder {row.name!r}: {_named(file)} can't be downloaded from {file.repo or file.url} "
-            f"({reason[:300]}): {remedy}"
+            f"encoder {row.name!r}: {_named(file)} can't be downloaded from {file.repo} ({reason[:300]}): {remedy}"
         ) from error
 
 
@@ -109,29 +107,19 @@ def _from_hub(file: WeightFile) -> Path:
     return path
 
 
-def _from_url(file: WeightFile) -> Path:
-    from tqdm.auto import tqdm
+def _from_url(row: EncoderRow, file: WeightFile) -> Path:
+    from fusionerlib import download  # its HTTP client takes 0.2 s that looking does not need
 
     path = _torch_hub() / file.file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    digest, done = hashlib.sha256(), 0
+    # WeightFile.bytes may be an estimate: nothing to hold a download against.
+    digests = {"sha256": file.sha256} if file.sha256 else {}
+    other = "get it on another machine and pass weights=PATH"
     try:
-        request = Request(file.url, headers={"User-Agent": "fusioner"})
-        with urlopen(request, timeout=PATIENCE) as response, part.open("wb") as stream:
-            total = int(response.headers.get("Content-Length") or 0)
-            with tqdm(total=total or None, desc=file.file, unit="B", unit_scale=True) as bar:
-                while chunk := response.read(1 << 20):
-                    stream.write(chunk)
-                    digest.update(chunk)
-                    done += len(chunk)
-                    bar.update(len(chunk))
-        if total and done != total:
-            raise OSError(f"the connection broke after {done} of {total} bytes")
-        _check(file, digest.hexdigest())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(path.parent / LOCK, f"downloading into {path.parent}"):
+            download.fetch([file.url], path, digests=digests, timeout=PATIENCE, tries=TRIES, instead=other)
+    except (FusionerError, OSError) as error:
+        raise FusionerError(f"encoder {row.name!r}: {error}") from error
     return path
 
 
@@ -154,13 +142,9 @@ def _root(row: EncoderRow, first: Path) -> Path:
     return first if len(row.files) == 1 else first.parents[len(Path(row.files[0].file).parts) - 1]
 
 
-def _is_optional(row: EncoderRow, file: WeightFile) -> bool:
-    return file.file in row.options.get("optional", ())
-
-
-def _known_absent(row: EncoderRow, file: WeightFile) -> bool:
+def _known_absent(file: WeightFile) -> bool:
     """Whether a former ``fetch`` learned that the repository has no such optional file."""
-    if not _is_optional(row, file):
+    if not file.optional:
         return False
     from huggingface_hub import _CACHED_NO_EXIST
 

@@ -1,4 +1,4 @@
-"""What a model gets right and wrong: scenes, classes, settings, mosaics."""
+"""What a model gets right and wrong: scenes, classes, settings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer, Real, UInt8
-from matplotlib.axes import Axes
+from jaxtyping import Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -180,30 +179,3 @@ def ablation_bars(
         else:
             axes.set_ylabel(str(metrics[0]))
         return result
-
-
-def assignment_matrix(confusion: Real[np.ndarray, "names names"], names: Sequence[str]) -> Figure:
-    """Which name (column) won the tiles of each name (row): counts, coloured by their share of the row."""
-    if confusion.shape != (len(names), len(names)):
-        raise FusionerError(f"a {confusion.shape} matrix for {len(names)} names: pass one row and one column a name")
-    counts = np.asarray(confusion, dtype=np.float64)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
-    with style():
-        side = max(3.0, 0.42 * len(names) + 1.2)
-        result = figure(side + 1.2, side)
-        axes = result.subplots()
-        shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        places = range(len(names))
-        axes.set_xticks(places, [short(name, 20) for name in names], rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(places, [short(name, 20) for name in names])
-        axes.set(xlabel="name that won", ylabel="name that the tile shows")
-        if len(names) <= 15:
-            _write_counts(axes, counts, share)
-        result.colorbar(shown, label="share of the tiles", shrink=0.8)
-        return result
-
-
-def _write_counts(axes: Axes, counts: np.ndarray, share: np.ndarray) -> None:
-    for row, column in np.ndindex(counts.shape):
-        colour = "white" if share[row, column] > 0.55 else "black"
-        axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", color=colour, fontsize=8)

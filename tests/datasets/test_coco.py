@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.coco import CocoInstances, object_mask
+from fusionerlib.datasets.coco import CocoInstances, Instance, object_mask
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.errors import FusionerError
 from tests.datasets.test_pascal import SHARED
@@ -227,3 +227,22 @@ def test_an_object_of_an_unknown_category_is_refused(made: Made) -> None:
 def test_a_root_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FusionerError, match="no annotations/instances"):
         CocoInstances(tmp_path)
+
+
+# What others may ask of the file --------------------------------------------------------------------------------------
+
+
+def test_objects_sizes_and_labels_without_opening_an_image(made: Made) -> None:
+    shapes = [box(1, 2, 9, 8), box(10, 2, 20, 12), box(0, 0, 4, 4)]
+    root = made([thing(1, 90, shapes[0]), thing(1, 3, shapes[1], crowd=1), thing(3, 7, shapes[2])], images=3)
+    scenes = CocoInstances(root)
+    assert scenes.categories == ("cat", "dog", "couch")
+    assert [file.name for file in scenes.files] == ["0001.png", "0003.png"]
+    assert scenes.sizes == dict.fromkeys((1, 2, 3), (HEIGHT, WIDTH))
+    assert scenes.instances(1) == (Instance("couch", shapes[0], False), Instance("dog", shapes[1], True))
+    assert scenes.instances(2) == scenes.instances(99) == ()
+    painted = [scenes[index].labels for index in range(2)]
+    for file in scenes.files:
+        file.unlink()
+    for index, labels in enumerate(painted):
+        assert (scenes.labels(index) == labels).all() and (labels > 0).any()

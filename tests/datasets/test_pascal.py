@@ -106,18 +106,18 @@ def test_pairs_agree_with_a_count_over_the_masks(present: dict[str, set[int]], f
     held_out = set(range(5 * fold + 1, 5 * fold + 6))
     listed = {image for other in FOLDS for image, _ in published(other, "train")} & set(present)
     counted = {(image, NAMES[c - 1]) for image in listed for c in present[image] - held_out}
-    assert {(train._keys[scene], name) for scene, name in train.pairs} == counted
+    assert {(train.keys[scene], name) for scene, name in train.pairs} == counted
     for scene, name in val.pairs:
-        assert NAMES.index(name) + 1 in present[val._keys[scene]] & held_out
+        assert NAMES.index(name) + 1 in present[val.keys[scene]] & held_out
 
     for scenes, split in ((train, "train"), (val, "val")):
         pairs = fold_pairs(fold, split)  # type: ignore[arg-type]
         on_disk = [(image, NAMES[c - 1]) for image, c in pairs if image in present]
-        assert [(scenes._keys[scene], name) for scene, name in scenes.pairs] == on_disk
+        assert [(scenes.keys[scene], name) for scene, name in scenes.pairs] == on_disk
         assert scenes.missing == len(pairs) - len(on_disk) > 0
         assert len(scenes) == len({image for image, _ in on_disk}) > 0
         assert [scenes.names(i) for i in range(len(scenes))] == [
-            tuple(NAMES[c - 1] for c in sorted(c for image, c in pairs if image == key)) for key in scenes._keys
+            tuple(NAMES[c - 1] for c in sorted(c for image, c in pairs if image == key)) for key in scenes.keys
         ]
 
 
@@ -155,7 +155,7 @@ def test_every_file_opens_and_every_name_has_pixels() -> None:
     for fold, split in ((1, "train"), (3, "train"), *((fold, "val") for fold in FOLDS)):
         scenes = Pascal5i(MINI, fold=fold, split=split)  # type: ignore[arg-type]
         for index in range(len(scenes)):
-            if scenes._keys[index] not in opened:
+            if scenes.keys[index] not in opened:
                 scene = scenes[index]
                 opened.add(scene.key)
                 assert set(np.unique(scene.labels)) - {0, 255} == set(range(1, len(scene.names) + 1)), scene.key
@@ -169,7 +169,7 @@ def test_no_novel_class_is_in_a_training_label_map(present: dict[str, set[int]],
     held_out = list(range(5 * fold + 1, 5 * fold + 6))
     train = Pascal5i(MINI, fold=fold, split="train")
     assert not {NAMES[number - 1] for number in held_out} & {name for _, name in train.pairs}
-    showing = [index for index, key in enumerate(train._keys) if present[key] & set(held_out)]
+    showing = [index for index, key in enumerate(train.keys) if present[key] & set(held_out)]
     for index in showing[::4]:
         scene = train[index]
         novel = np.isin(np.asarray(Image.open(MINI / "SegmentationClassAug" / f"{scene.key}.png")), held_out)
@@ -286,18 +286,20 @@ def test_damaged_files_are_named_with_a_remedy(made: Made) -> None:
 
     for damage in (good_photo[: len(good_photo) // 2], b"", b"<html>404</html>"):
         photo.write_bytes(damage)
-        assert re.search(f"{VAL}.jpg can't be read .* copy it", complaint())
+        assert re.search(f"{VAL}.jpg' can't be read .* save it anew", complaint())
     photo.write_bytes(good_photo)
     for damage in (good_mask[:-30], good_mask[: len(good_mask) // 2], b"no mask"):
         mask.write_bytes(damage)
         assert re.search(f"{VAL}.png can't be read .* copy it", complaint())
 
     save_mask(mask, stripes(9, 0, 0))
-    assert re.search(rf"{VAL}.png is \(15, 12\) pixels, its image \(10, 12\) .* export the mask again", complaint())
+    assert re.search(
+        rf"{VAL}.png is \(15, 12\) pixels, its image .*{VAL}.jpg \(10, 12\) .* export the mask again", complaint()
+    )
     save_mask(mask, stripes(9, 21))
     assert re.search(f"{VAL}.png holds 21: .* SegmentationClassAug", complaint())
     Image.fromarray(stripes(9, 0)).convert("RGB").save(mask)
-    assert re.search(f"{VAL}.png has Pillow mode 'RGB': .* SegmentationClassAug", complaint())
+    assert re.search(f"{VAL}.png has Pillow mode 'RGB', colours .* SegmentationClassAug", complaint())
 
     # Grey index PNGs are about too, and hold the same ids.
     Image.fromarray(stripes(9, 0)).save(mask)

@@ -5,18 +5,27 @@ import hashlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fusionerlib.encoders.row import EncoderRow, WeightFile
+
 COMMIT = "1" * 40
 """The one revision of every repository."""
+BYTES = bytes(range(256)) * 8192
+"""What a file of weights may hold, 2 MB."""
 
 
 class Server:
-    """Files by path, served as a plain web server and as the hub do; what was asked for is kept."""
+    """Files by path, served as a plain web server and as the hub do; what was asked for is kept.
+
+    cut: paths of which only the first half is sent. ranges, sent: the Range header and the bytes of each GET.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.gated: set[str] = set()
         self.cut: set[str] = set()
         self.asked: list[str] = []
+        self.ranges: list[str | None] = []
+        self.sent: list[int] = []
         handler = functools.partial(_Handler, self)
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -40,16 +49,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.known.asked.append(f"{self.command} {self.path}")
         content = self.known.files.get(self.path)
         status = 404 if content is None else 403 if self.path in self.known.gated else 200
+        asked, start = self.headers.get("Range"), 0
+        if status == 200 and content is not None and asked:
+            status, start = 206, int(asked.removeprefix("bytes=").removesuffix("-"))
         self.send_response(status)
         self.send_header("X-Repo-Commit", COMMIT)
-        if status != 200 or content is None:
+        if status not in (200, 206) or content is None:
             self.send_header("X-Error-Code", "EntryNotFound" if status == 404 else "GatedRepo")
             content = b""
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if body:
-            self.wfile.write(content[: len(content) // 2] if self.path in self.known.cut else content)
+            piece = content[start : len(content) // 2 if self.path in self.known.cut else None]
+            self.known.ranges.append(asked)
+            self.known.sent.append(len(piece))
+            self.wfile.write(piece)
 
     def log_message(self, *args: Any) -> None:
         """Says nothing."""
+
+
+def row_of(*files: WeightFile) -> EncoderRow:
+    """A row of an encoder of these files, with nothing else to know of it."""
+    known = {"name": "some-encoder", "role": "text", "family": "", "space": "", "width": 0, "parameters": 0}
+    return EncoderRow(**known, loader="", pretraining="", licence="", tokens=("mean",), files=files)

@@ -28,10 +28,13 @@ def need_room(folder: Path, needed: int, *, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FusionerError(
-            f"{what} needs {megabytes(needed)} in {folder}, {megabytes(free)} are free: make room or give another root"
+            f"{what} needs {size_text(needed)} in {folder}, {size_text(free)} are free: make room or give another root"
         )
 
 
-def megabytes(count: int) -> str:
-    """Bytes as people read them."""
-    return f"{count / 1e6:,.1f} MB"
+def size_text(count: int) -> str:
+    """``count`` bytes for people, such as 440 MB or 1.4 GB."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}" if count < 10 * unit else f"{count / unit:.0f} {name}"
+    return f"{count} B"

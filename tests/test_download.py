@@ -4,90 +4,19 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from fusionerlib.datasets.download import check, fetch
+from fusionerlib.download import check, fetch
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import size_text
+from tests.publisher import CONTENT, Publisher
 
-CONTENT = np.random.default_rng(5).bytes(300_000)
 SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
 KNOWN: dict[str, Any] = {"size": len(CONTENT), "digests": {"md5": MD5, "sha256": SHA256}}
 QUICK: dict[str, Any] = {"pause": 0.0, "quiet": True}
-
-
-class Publisher(ThreadingHTTPServer):
-    """Serves CONTENT at every path. ``plan``: how to answer, one entry a request, then properly.
-
-    asked: path and Range header of every request. sent: how many bytes of content left.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.plan: list[str] = []
-        self.asked: list[tuple[str, str | None]] = []
-        self.sent = 0
-        self.stalling, self.met_stalled = threading.Event(), False
-        self.over = threading.Event()
-
-    def url(self, path: str = "file.tar") -> str:
-        return f"http://127.0.0.1:{self.server_port}/{path}"
-
-    @property
-    def ranges(self) -> list[str | None]:
-        return [asked for _, asked in self.asked]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Publisher
-
-    def log_message(self, *_: object) -> None: ...
-
-    def do_GET(self) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.asked.append((self.path, asked))
-        server.met_stalled |= server.stalling.is_set()
-        how, _, number = (server.plan.pop(0) if server.plan else "properly").partition(":")
-        if how in ("404", "503"):
-            return self._head(int(how), {"Content-Length": "0"})
-        if how == "redirect":
-            return self._head(302, {"Location": f"/{number}", "Content-Length": "0"})
-        if how == "page":
-            return self._head(200, {"Content-Length": "0", "Content-Type": "text/html; charset=utf-8"})
-        content = CONTENT + b"more" if how == "longer" else CONTENT
-        if how == "corrupt":
-            content = content[:1000] + bytes([content[1000] ^ 255]) + content[1001:]
-        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and how not in ("whole", "rewind") else 0
-        if first >= len(content):
-            return self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
-        if how == "shifted":
-            first += 7
-        headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
-        if how != "endless":
-            headers["Content-Length"] = str(len(content) - first)
-        self._head(206 if first else 200, headers)
-        piece = (
-            content[first : first + int(number)] if how in ("cut", "stall", "endless", "rewind") else content[first:]
-        )
-        server.sent += len(piece)  # before the client can have it all
-        self.wfile.write(piece)
-        self.wfile.flush()
-        if how == "stall":
-            server.stalling.set()
-            server.over.wait(20)
-        self.close_connection = True
-
-    def _head(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
 
 
 @pytest.fixture
@@ -134,7 +63,7 @@ def test_a_stalled_connection_is_given_up_and_goes_on(publisher: Publisher, tmp_
 def test_the_next_call_goes_on_too(publisher: Publisher, tmp_path: Path) -> None:
     publisher.plan = ["cut:200000", "503", "503"]
     with pytest.raises(
-        FusionerError, match=r"f could not be downloaded: .*2 attempts .*503.*0\.2 MB are kept.*--from f"
+        FusionerError, match=r"f could not be downloaded: .*2 attempts .*503.*200 kB are kept.*--from f"
     ):
         fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, tries=2)
     assert left(tmp_path) == {"f.part": CONTENT[:200000]}
@@ -145,6 +74,17 @@ def test_the_next_call_goes_on_too(publisher: Publisher, tmp_path: Path) -> None
 def test_attempts_with_progress_are_not_counted(publisher: Publisher, tmp_path: Path) -> None:
     publisher.plan = ["cut:30000"] * 8
     assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, tries=2) == SHA256
+
+
+def test_the_first_digits_of_a_checksum_are_enough(publisher: Publisher, tmp_path: Path) -> None:
+    known: dict[str, Any] = {"digests": {"sha256": SHA256[:8]}, **QUICK}
+    publisher.plan = ["cut:200000"]
+    assert fetch([publisher.url()], tmp_path / "f", **known) == SHA256
+    assert publisher.ranges == [None, "bytes=200000-"]
+    publisher.plan = ["corrupt"]
+    with pytest.raises(FusionerError, match=f"has sha256 [0-9a-f]{{64}}, the published file {SHA256[:8]}…: it is alt"):
+        fetch([publisher.url()], tmp_path / "g", **known)
+    assert left(tmp_path) == {"f": CONTENT}
 
 
 @pytest.mark.parametrize(("how", "again"), [("whole", []), ("shifted", [None])])
@@ -213,6 +153,18 @@ def test_without_a_published_checksum_nothing_is_pieced_together(publisher: Publ
     assert publisher.ranges == [None, None] and left(tmp_path) == {"f": CONTENT}
 
 
+def test_without_a_published_checksum_nothing_is_kept(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.plan = ["cut:100000"] * 2
+    with pytest.raises(
+        FusionerError, match=r"received 100000 .*300000\)\. Run the same command again, or get the file"
+    ):
+        fetch([publisher.url()], tmp_path / "f", **QUICK, tries=1)
+    assert left(tmp_path) == {}
+    with pytest.raises(FusionerError, match=r"again, or ask the library$"):
+        publisher.plan = ["503"]
+        fetch([publisher.url()], tmp_path / "f", **QUICK, tries=1, instead="ask the library")
+
+
 def test_an_answer_of_unknown_length_that_ends_early_is_noticed(publisher: Publisher, tmp_path: Path) -> None:
     publisher.plan = ["endless:1000"]
     assert fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK) == SHA256
@@ -232,7 +184,7 @@ def test_a_full_disk_is_told_before_the_transfer(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=200_000))
-    with pytest.raises(FusionerError, match=r"f needs 0\.3 MB .*0\.2 MB are free"):
+    with pytest.raises(FusionerError, match=r"f needs 300 kB .*200 kB are free"):
         fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK)
     assert left(tmp_path) == {}
 
@@ -251,3 +203,9 @@ def test_a_file_of_ones_own_is_checked_and_named(tmp_path: Path, content: bytes,
             look(file, **KNOWN, quiet=True)
     file.write_bytes(CONTENT)
     assert check(file, **KNOWN, quiet=True) == SHA256
+
+
+def test_sizes_read_well() -> None:
+    sizes = [0, 25, 466_062, 1_048_576, 90_868_376, 1_421_700_479, 20_000_000_000]
+    told = ["0 B", "25 B", "466 kB", "1.0 MB", "91 MB", "1.4 GB", "20 GB"]
+    assert [size_text(size) for size in sizes] == told

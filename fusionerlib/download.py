@@ -8,11 +8,12 @@ from pathlib import Path
 
 import httpx2
 
-from fusionerlib.datasets.progress import bar, megabytes, need_room
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import bar, need_room, size_text
 
 CHUNK = 1 << 20
 LONGEST_PAUSE = 30.0
+HEADERS = {"User-Agent": "fusioner", "Accept-Encoding": "identity"}
 LATER = {408, 425, 429, 500, 502, 503, 504}
 """Answers after which it is worth asking again."""
 
@@ -34,6 +35,7 @@ def fetch(
     timeout: float = 30.0,
     tries: int = 5,
     pause: float = 1.0,
+    instead: str = "",
     quiet: bool = False,
 ) -> str:
     """Download ``target`` from the first of ``urls`` that gives it; returns its sha256.
@@ -41,9 +43,11 @@ def fetch(
     The bytes gather in ``<target>.part``. An interrupted transfer goes on from there, in this call (up to ``tries``
     attempts in a row without a new byte; ``pause`` seconds, then twice as long, in between) and in the next one.
     A file that is there already is only checked.
-    size, digests: bytes, and ``{"md5" or "sha256": hex}``, as published. Without digests nothing would tell whether
-    the server still has the file that ``.part`` began with, so each attempt starts from the first byte.
-    timeout: seconds without a byte after which a connection counts as stalled.
+    size, digests: bytes, and ``{"md5" or "sha256": hex}``, as published; of a digest its first digits will do. Without
+    digests nothing would tell whether the server still has the file that ``.part`` began with, so each attempt starts
+    from the first byte and nothing is kept.
+    timeout: seconds without a byte after which a connection counts as stalled. instead: what else a person can do, for
+    the error; the option ``--from`` where it is "".
     Raises FusionerError where no address gives the published file, where the file that is there is another one, and
     where the disk has no room.
     """
@@ -52,7 +56,7 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     reasons = []
-    with httpx2.Client(follow_redirects=True, timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
+    with httpx2.Client(follow_redirects=True, timeout=timeout, headers=HEADERS) as client:
         job = _Job(client, part, size=size, digests=digests or {}, tries=tries, pause=pause, quiet=quiet)
         for url in urls:
             try:
@@ -64,10 +68,12 @@ def fetch(
             else:
                 part.replace(target)
                 return sha256
-    kept = f" ({megabytes(_length(part))} are kept, it goes on from there)" if part.exists() else ""
+    if not digests:
+        part.unlink(missing_ok=True)
+    kept = f" ({size_text(_length(part))} are kept, it goes on from there)" if part.exists() else ""
     raise FusionerError(
         f"{target.name} could not be downloaded: {'; '.join(reasons) or 'no address is known'}. Run the same command "
-        f"again{kept}, or get the file in another way and pass --from {target.name}"
+        f"again{kept}, or {instead or f'get the file in another way and pass --from {target.name}'}"
     )
 
 
@@ -94,8 +100,9 @@ def _compare(file: Path, *, size: int | None, digests: Mapping[str, str], quiet:
                 one.update(chunk)
             shown.update(len(chunk))
     for name, published in digests.items():
-        if sums[name].hexdigest() != published:
-            return "", f"has {name} {sums[name].hexdigest()}, the published file {published}: it is altered"
+        if not (found := sums[name].hexdigest()).startswith(published):
+            rest = "…" if len(published) < len(found) else ""
+            return "", f"has {name} {found}, the published file {published}{rest}: it is altered"
     return sums["sha256"].hexdigest(), ""
 
 

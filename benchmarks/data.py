@@ -1,0 +1,123 @@
+"""What the paper's augmentation costs beside a bare Pillow decode and resize of the same files, and what it keeps.
+
+    python benchmarks/data.py --root VOC      VOC: the folder that holds VOCdevkit, as for `dataset = pascal`
+
+All sides run in one process, in turns, over the same images, each in batches:
+bare       Pillow alone: the image opened, decoded to RGB and resized bilinearly, the mask opened, decoded and resized
+           to the nearest pixel; on one core
+ours       the project's loader with no workers: the scene read and checked, augmented, stacked; on the same core
+workers    the project's loader with ``--workers`` processes, on all cores that there are
+The one-core sides are timed in seconds of the processor, so that what else runs on the machine is not counted; the
+workers by the clock. The fastest turn of each counts; ``ratio`` is the rate of ours by that of bare, and beside it the
+median of the ratios of single turns. Then memory: what this process and its workers hold after each epoch.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from fusionerlib.datasets.augment import PRESETS
+from fusionerlib.datasets.pascal import Pascal5i
+from fusionerlib.datasets.transforms import Subset
+from fusionerlib.loading import AugmentedScenes, EpochKeys, Loader
+
+
+def main() -> None:
+    """Rates in turns, then memory by the epoch."""
+    options = arguments()
+    torch.set_num_threads(1)
+    voc = Pascal5i(options.root, fold=0, split="train")
+    count = min(options.images, len(voc))
+    scenes = Subset(voc, [place * len(voc) // count for place in range(count)])
+    files = image_files(options.root, [voc[index].key for index in scenes.indices])
+    views = AugmentedScenes(scenes, augmentation=PRESETS[options.augmentation], size=options.size, seed=0)
+    keys = {side: EpochKeys(count, batch=options.batch, seed=0) for side in ("ours", "workers")}
+    loaders = {
+        "ours": Loader(views, keys["ours"]),
+        "workers": Loader(views, keys["workers"], workers=options.workers),
+    }
+    sides: dict[str, Callable[[], object]] = {
+        "bare": lambda: [bare(image, mask, options.size) for image, mask in files],
+        "ours": lambda: sum(1 for _ in loaders["ours"]),
+        "workers": lambda: sum(1 for _ in loaders["workers"]),
+    }
+    print(f"{count} images a turn, {options.turns} turns, {options.size} px, {options.augmentation}")
+    # The workers start here, with all cores to run on, and find the files in the system's memory.
+    for run in sides.values():
+        run()
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    cores = os.sched_getaffinity(0)
+    for turn in range(options.turns):
+        for side in sorted(sides, reverse=turn % 2 == 0):
+            os.sched_setaffinity(0, cores if side == "workers" else {min(cores)})
+            clock = time.perf_counter if side == "workers" else time.process_time
+            start = clock()
+            sides[side]()
+            seconds[side].append(clock() - start)
+    os.sched_setaffinity(0, cores)
+    rates = {side: count / min(turns) for side, turns in seconds.items()}
+    ratios = [bare / ours for bare, ours in zip(seconds["bare"], seconds["ours"], strict=True)]
+    row = {**rates, "ratio": rates["ours"] / rates["bare"], "median_ratio": statistics.median(ratios)}
+    for side, rate in rates.items():
+        print(f"{side:8}{rate:9.0f} images/s")
+    print(f"ratio {row['ratio']:.3f} a core (fastest turns), {row['median_ratio']:.3f} (median of turns); bar 0.90")
+    memory = []
+    for epoch in range(options.epochs):
+        for side in ("ours", "workers"):
+            sides[side]()
+        memory.append(resident())
+        print(f"memory after epoch {epoch + 1}: {memory[-1]:.0f} MB, workers included")
+    if options.json:
+        options.json.write_text(json.dumps({**row, "memory": memory, "seconds": seconds}, indent=1))
+
+
+def bare(image: Path, mask: Path, size: int) -> None:
+    """What any loader must do at least, in Pillow alone."""
+    with Image.open(image) as opened:
+        opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    with Image.open(mask) as opened:
+        opened.resize((size, size), Image.Resampling.NEAREST)
+
+
+def image_files(root: Path, keys: list[str]) -> list[tuple[Path, Path]]:
+    """Image and mask of each key, wherever under ``root`` they lie."""
+    images, masks = ({file.stem: file for file in root.rglob(f"{folder}/*.{kind}")} for folder, kind in LAYOUT)
+    return [(images[key], masks[key]) for key in keys]
+
+
+LAYOUT = (("JPEGImages", "jpg"), ("SegmentationClassAug", "png"))
+
+
+def resident() -> float:
+    """Megabytes that this process and its workers hold, what they share counted each time."""
+    ids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    pages = [int(Path(f"/proc/{id}/statm").read_text().split()[1]) for id in ids]
+    return sum(pages) * resource.getpagesize() / 1e6
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="the folder that holds VOCdevkit")
+    parser.add_argument("--images", type=int, default=400, help="images a turn")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each side; the fastest counts")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs after which memory is read")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--augmentation", choices=list(PRESETS), default="pascal")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

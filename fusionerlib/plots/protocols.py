@@ -1,0 +1,179 @@
+"""What the protocols show beyond one score: confusion between names, the background threshold, seen and unseen."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Real
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.plots.evaluation import ablation_bars
+from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, short, style
+
+MOST_ROWS, MOST_COLUMNS = 25, 32
+"""Classes and painted names in one picture of the confusion; more can't be read."""
+FIXED = 0.5
+"""The background threshold of the paper."""
+RISK_KEYS = ("threshold", "miou", "coverage", "risk")
+
+
+def confusion(
+    matrix: Real[np.ndarray, "true painted"],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    unseen: Collection[str] = (),
+) -> Figure:
+    """Pixels of each true class (row) by the name that was painted there (column), as shares of the row in percent.
+
+    "background" may be among both. A frame marks the row's own name; ``unseen`` names are bold with an asterisk. Of
+    more than 25 classes those with the smallest share of their own name are shown, and of many columns their own ones
+    and those that took most of a row; the others are added up in the last column. Classes without a pixel are left
+    out. Raises FusionerError where the names are not those of the matrix, and where it holds no pixel.
+    """
+    if matrix.shape != (len(rows), len(columns)):
+        raise FusionerError(
+            f"a {matrix.shape} matrix for {len(rows)} rows and {len(columns)} columns: pass a name for each"
+        )
+    there = [place for place in range(len(rows)) if matrix[place].sum() > 0]
+    if not there:
+        raise FusionerError("the confusion holds no pixel: evaluate at least one episode before plotting it")
+    share = np.asarray(matrix, dtype=np.float64)[there]
+    share, rows = share / share.sum(axis=1, keepdims=True), [rows[place] for place in there]
+    title = "painted as … (% of the class's pixels)"
+    if len(rows) > MOST_ROWS:
+        own = [share[place, columns.index(name)] if name in columns else 0.0 for place, name in enumerate(rows)]
+        kept = sorted(np.argsort(own, kind="stable")[:MOST_ROWS].tolist())
+        title += f"\nthe {MOST_ROWS} most confused of {len(rows)} classes"
+        share, rows = share[kept], [rows[place] for place in kept]
+    share, columns = _fewer_columns(share, rows, columns)
+    if unseen:
+        title += "\n* not seen in training"
+    with style():
+        result = figure(0.36 * len(columns) + 2.6, 0.34 * len(rows) + 2.2)
+        axes = result.subplots()
+        shown = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+        ends: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(columns)), [_marked(name, unseen) for name in columns], **ends)
+        axes.set_yticks(range(len(rows)), [_marked(name, unseen) for name in rows])
+        for names, labels in ((columns, axes.get_xticklabels()), (rows, axes.get_yticklabels())):
+            for name, label in zip(names, labels, strict=True):
+                label.set_fontweight("bold" if name in unseen else "normal")
+        axes.set_title(title, loc="left")
+        axes.set_ylabel("true class")
+        _write_shares(axes, share)
+        for place, name in enumerate(rows):
+            if name in columns:
+                at = (columns.index(name) - 0.5, place - 0.5)
+                axes.add_patch(Rectangle(at, 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.2))
+        result.colorbar(shown, shrink=0.8, aspect=30)
+        return result
+
+
+def _fewer_columns(
+    share: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    """``share`` with at most ``MOST_COLUMNS`` columns and one for all others."""
+    if len(columns) <= MOST_COLUMNS:
+        return share, list(columns)
+    ranked = sorted(range(len(columns)), key=lambda place: (columns[place] not in rows, -share[:, place].max()))
+    kept = sorted(ranked[:MOST_COLUMNS])
+    rest = np.delete(share, kept, axis=1).sum(axis=1, keepdims=True)
+    names = [columns[place] for place in kept]
+    return np.hstack([share[:, kept], rest]), [*names, f"{len(columns) - MOST_COLUMNS} other names"]
+
+
+def _marked(name: str, unseen: Collection[str]) -> str:
+    return f"{short(name, 20)} *" if name in unseen else short(name, 20)
+
+
+def _write_shares(axes: Axes, share: np.ndarray) -> None:
+    for row, column in np.ndindex(share.shape):
+        # An empty cell says "under half a percent" with less ink than a zero.
+        if share[row, column] >= 0.005:
+            colour = "white" if share[row, column] > 0.55 else "black"
+            axes.text(
+                column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
+            )
+
+
+def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Figure:
+    """What the background threshold costs and buys: mIoU, coverage and risk against it, and risk against coverage.
+
+    rows: threshold, miou, coverage (share of foreground pixels painted with some name) and risk (share of painted
+    pixels that are wrong), all 0-1; NaN leaves a gap. chosen: the calibrated threshold, None where there is none.
+    Raises FusionerError where a row lacks one of them, and where there is no row.
+    """
+    if not rows:
+        raise FusionerError("there is no threshold to draw: pass a row for each")
+    if missing := [key for row in rows for key in RISK_KEYS if key not in row]:
+        raise FusionerError(f"a row has no {missing[0]!r}: expected {', '.join(RISK_KEYS)}, all 0-1")
+    ordered = sorted(rows, key=lambda row: row["threshold"])
+    thresholds, miou, coverage, risk = (np.array([row[key] for row in ordered], dtype=float) for key in RISK_KEYS)
+    marks = [(FIXED, "fixed", GREY, 9)]
+    if chosen is not None:
+        marks.append((chosen, "calibrated", ORANGE, 6))
+    with style():
+        result = figure(8.8, 3.4)
+        left, right = result.subplots(1, 2)
+        for values, name, colour, dash in (
+            (miou, "mIoU", BLUE, "-"),
+            (coverage, "coverage", GREEN, "--"),
+            (risk, "risk", "C3", ":"),
+        ):
+            left.plot(thresholds, values, dash, color=colour, label=name, linewidth=1.8)
+        for threshold, name, colour, _ in marks:
+            left.axvline(threshold, color=colour, linewidth=1, linestyle="-.", label=f"{name}, {threshold:.2f}")
+        left.set(title="over the threshold", xlabel="background threshold", xlim=(0, 1), ylim=(0, 1.02))
+        left.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, fontsize=8, handlelength=1.6, columnspacing=1.2
+        )
+        right.plot(coverage, risk, color=BLUE, linewidth=1.4, marker=".", markersize=4)
+        for threshold, name, colour, size in marks:
+            at = (np.interp(threshold, thresholds, coverage), np.interp(threshold, thresholds, risk))
+            right.plot(*at, "o", color=colour, markersize=size, label=f"{name}, {threshold:.2f}", linestyle="none")
+        right.set(title="risk at a coverage", xlabel="coverage: share of the foreground that is painted")
+        right.set(ylabel="risk: share of the paint that is wrong", xlim=(0, 1.05))
+        right.set_ylim(0, min(1.02, 1.2 * max([0.05, *risk[~np.isnan(risk)].tolist()])))
+        _annotate_tenths(right, thresholds, coverage, risk)
+        right.legend(loc="best", fontsize=8)
+        for axes in (left, right):
+            axes.grid(alpha=0.25)
+        return result
+
+
+def _annotate_tenths(axes: Axes, thresholds: np.ndarray, coverage: np.ndarray, risk: np.ndarray) -> None:
+    """The thresholds 0.1, 0.2, ... 0.9 beside their points; one that would lie on its neighbour is left out."""
+    last: tuple[float, float] | None = None
+    top = axes.get_ylim()[1]
+    for tenth in range(1, 10):
+        place = int(np.abs(thresholds - tenth / 10).argmin())
+        x, y = float(coverage[place]), float(risk[place])
+        if abs(thresholds[place] - tenth / 10) > 1e-6 or math.isnan(x) or math.isnan(y):
+            continue
+        if last is None or math.hypot(x - last[0], (y - last[1]) / top) > 0.055:
+            axes.annotate(f"{tenth / 10:.1f}", (x, y), (4, -9), textcoords="offset points", fontsize=7.5)
+            last = (x, y)
+
+
+def triple(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """mIoU of the seen and of the unseen names asked together, and their harmonic mean, as bars with their values.
+
+    rows: setting (such as "threshold 0.5"), seen, unseen and harmonic, 0-1.
+    Raises FusionerError where a row lacks one of them, and where there is no row.
+    """
+    if not rows:
+        raise FusionerError("there is no setting to draw: pass a row for each")
+    names = {"seen": "seen, S", "unseen": "unseen, U", "harmonic": "harmonic mean"}
+    if missing := [key for row in rows for key in ("setting", *names) if key not in row]:
+        raise FusionerError(f"a row has no {missing[0]!r}: expected setting, {', '.join(names)}")
+    bars = [
+        {"setting": row["setting"], "metric": name, "value": row[key]} for row in rows for key, name in names.items()
+    ]
+    result = ablation_bars(bars, title="all names asked at once")
+    result.axes[0].set_ylabel("mIoU")
+    return result
