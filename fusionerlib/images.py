@@ -1,6 +1,7 @@
 """Reading an image from whatever a person has: a file, a Pillow image, an array."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from PIL import Image, ImageOps
 
 from fusionerlib.errors import FusionerError
 
-ORIENTATION = 0x0112
-"""EXIF's tag for which side of a photo is up, 1 where it is the first row."""
+JPEG = b"\xff\xd8\xff"
+"""How every JPEG file begins."""
 ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
 
 
@@ -32,9 +33,12 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
     if not Path(image).is_file():
         raise FusionerError(f"image {os.fspath(image)!r} is not a file (looked in {Path.cwd()}): check the path")
     try:
-        with Image.open(image) as opened:
-            plain = opened.format == "JPEG" and opened.mode == "RGB" and not _turned(opened)
-            return _decoded(Path(image)) if plain else _rgb(opened)
+        content = Path(image).read_bytes()
+        pixels = _jpeg(content) if content.startswith(JPEG) else None
+        if pixels is not None:
+            return pixels
+        with Image.open(BytesIO(content)) as opened:
+            return _rgb(opened)
     # Pillow's readers raise whatever their parsers stumble over; all of it means the same to the caller.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -43,21 +47,21 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
         ) from error
 
 
-def _decoded(file: Path) -> np.ndarray:
-    """A JPEG in colours, upright as it is: torchvision's decoder gives Pillow's pixels in two thirds of the time."""
+def _jpeg(content: bytes) -> np.ndarray | None:
+    """A JPEG, upright: torchvision's decoder gives Pillow's pixels in two thirds of the time. None for one in CMYK."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    content = torch.from_numpy(np.fromfile(file, dtype=np.uint8))
-    return np.ascontiguousarray(decode_jpeg(content, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy())
-
-
-def _turned(image: Image.Image) -> bool:
-    return bool(image.getexif().get(ORIENTATION, 1) != 1)
+    # A copy that may be written to, as torch wants its memory.
+    coded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    decoded = decode_jpeg(coded, mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True)
+    if len(decoded) not in (1, 3):
+        return None
+    return np.ascontiguousarray(decoded.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image) if _turned(image) else image
+    upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
         # Pillow clips 16-bit grey at 255; the upper byte is the picture.
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage.data import chelsea
 
 from fusionerlib.errors import FusionerError
@@ -58,6 +58,17 @@ def test_a_jpegs_pixels_are_pillows(tmp_path, photo, quality, subsampling):
     Image.fromarray(photo).save(tmp_path / "photo.jpg", quality=quality, subsampling=subsampling, progressive=True)
     with Image.open(tmp_path / "photo.jpg") as opened:
         np.testing.assert_array_equal(read_image(tmp_path / "photo.jpg"), np.asarray(opened))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_a_jpegs_right_side_is_up_in_every_mode(tmp_path, photo, mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photo).convert(mode).save(tmp_path / "photo.jpg", exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.jpg"), expected)
 
 
 def test_a_jpeg_that_breaks_off_is_named(tmp_path, photo):

@@ -109,7 +109,8 @@ def relabelled(
     table = np.zeros(256, dtype=np.uint8)
     table[list(classes)] = np.arange(1, len(classes) + 1)
     table[[*ignored, IGNORE]] = IGNORE
-    return table.take(raw)
+    # A table of bytes: several times faster than indexing with an array.
+    return np.frombuffer(bytearray(raw).translate(table.tobytes()), dtype=np.uint8).reshape(raw.shape)
 
 
 def read_mask(file: Path) -> UInt8[np.ndarray, "height width"]:
