@@ -102,7 +102,7 @@ def test_no_validation_image_of_any_fold_trains(fold: int) -> None:
     validation = {image for other in FOLDS for image, _ in published(other, "val")}
     train = prepared(fold).train
     voc = train.scenes.parts[0]  # type: ignore[attr-defined]
-    keys = {voc.scenes._keys[index] for index in voc._indices}
+    keys = {voc.scenes.keys[index] for index in voc._indices}
     on_disk = {file.stem for file in (SHARED / "voc-mini/SegmentationClassAug").glob("*.png")}
     assert keys and keys <= on_disk - validation and on_disk & validation
 
