@@ -22,6 +22,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_scales": (2,),
         "upsample": "logits",
     },
+    "modern": {
+        "kind": "maps",
+        "width": 48,
+        "depth": 2,
+        "dropout": 0.1,
+        "logit_bias": -2.0,
+        "decoder_scales": (2,),
+    },
 }
 """Named fusion modules: what each changes from the paper's table (the defaults of ``FusionConfig``)."""
 
@@ -82,10 +90,12 @@ class FusionConfig(Frozen):
     after each of the decoder's convolutions but the last, in token grids. decoder_width: channels inside the decoder; 0
     takes ``width``. upsample: whether features or logits are
     resized to the image.
+    Kind ``maps`` reads depth as convolutions at the token grid, and one more at each of decoder_scales; context and
+    aligned are its own: channels that no name has a part in, and whether patch tokens end in the space of the words.
     """
 
-    preset: Literal["bmvc2022", "small"] = "bmvc2022"
-    kind: Literal["fusioner", "late"] = "fusioner"
+    preset: Literal["bmvc2022", "small", "modern"] = "bmvc2022"
+    kind: Literal["fusioner", "late", "maps"] = "fusioner"
     width: int = Field(default=512, ge=8)
     depth: int = Field(default=12, ge=1)
     late_depth: int = Field(default=0, ge=0)
@@ -97,6 +107,8 @@ class FusionConfig(Frozen):
     decoder_width: int = Field(default=0, ge=0)
     decoder_scales: tuple[int, ...] = (2, 4, 8)
     upsample: Literal["features", "logits"] = "features"
+    context: int = Field(default=16, ge=1)
+    aligned: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +117,9 @@ class FusionConfig(Frozen):
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "FusionConfig":
-        if self.width % self.heads:
+        if self.kind == "maps" and self.width % 8:
+            raise ValueError(f"width {self.width} of kind maps must be a multiple of 8, its groups of channels")
+        if self.kind != "maps" and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 

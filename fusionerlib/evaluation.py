@@ -47,8 +47,8 @@ class Query:
         return self.scored_as or self.names
 
 
-Prediction = tuple[Query, Float[np.ndarray, "names height width"], Integer[np.ndarray, "height width"]]
-"""A query, its probabilities (0-1), and the labels: k + 1 is ``query.truth[k]``, 255 ignored."""
+Prediction = tuple[Query, Float[np.ndarray, "_ _ _"], Integer[np.ndarray, "_ _"]]
+"""A query, its probabilities (names, height, width; 0-1), and the labels: k + 1 is ``query.truth[k]``, 255 ignored."""
 
 
 def present_queries(scenes: StoredScenes) -> list[Query]:
@@ -117,7 +117,7 @@ def predict(
     In those labels k + 1 is ``query.truth[k]``, 0 everything else, 255 ignored. Scenes must share one grid and size.
     """
     words.add(name for query in queries for name in query.names)
-    device = model.category.device
+    device = model.device
     bar = tqdm(total=len(queries), desc="evaluation", unit="scene", disable=quiet, mininterval=2)
     for start in range(0, len(queries), batch):
         part = queries[start : start + batch]

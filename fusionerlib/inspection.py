@@ -18,7 +18,6 @@ from fusionerlib.encoders.registry import list_encoders, load_text, load_visual
 from fusionerlib.encoders.weights import present
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion import SegmentationModel
-from fusionerlib.fusion.decoder import cosine_logits
 
 
 def encode_image(visual: VisualEncoder, image: UInt8[Tensor, "height width 3"]) -> VisualTokens:
@@ -120,6 +119,5 @@ def word_attention(
 def similarity(
     model: SegmentationModel, tokens: VisualTokens, text_tokens: Float[Tensor, "names dim"]
 ) -> Float[Tensor, "names rows columns"]:
-    """Cosine (-1 to 1) between each fused word and the decoder's features, at the decoder's resolution."""
-    features, words = model.fuse(tokens.main.tokens, text_tokens[None], grid=tokens.main.grid)
-    return cosine_logits(features, words, temperature=1.0)[0]
+    """Cosine (-1 to 1) between words and pixels, where the model compares them, at its resolution there."""
+    return model.similarity(tokens.main.tokens, text_tokens[None], grid=tokens.main.grid)[0]

@@ -13,12 +13,11 @@ def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.op
 
     AdamW without decay is Adam, so the paper's two optimisers are groups of one.
     """
-    decoder = list(model.decoder.parameters())
+    decoder = model.decoder_parameters()
     mine = {id(parameter) for parameter in decoder}
     fusion = [parameter for parameter in model.parameters() if id(parameter) not in mine]
-    # The shared category vector has two axes (1, width) but is a bias by what it does.
-    plain = [parameter for parameter in fusion if parameter.ndim < 2 or parameter is model.category]
-    unplain = {id(parameter) for parameter in plain}
+    unplain = {id(parameter) for parameter in model.undecayed()}
+    plain = [parameter for parameter in fusion if id(parameter) in unplain]
     groups = [
         {
             "params": [parameter for parameter in fusion if id(parameter) not in unplain],

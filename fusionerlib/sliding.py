@@ -77,7 +77,7 @@ def predict_windows(
     Questions about one scene that follow each other share the tower's work.
     """
     words.add(name for query in queries for name in query.names)
-    device = model.category.device
+    device = model.device
     scene, encoded, current = None, None, -1
     for query in tqdm(queries, desc="sliding windows", unit="question", disable=quiet, mininterval=2):
         if query.scene != current:

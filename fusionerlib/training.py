@@ -116,7 +116,7 @@ def training_loss(model: SegmentationModel, batch: Batch, words: WordTable, run:
     if config.text_noise:
         tokens = tokens + torch.randn_like(tokens) * config.text_noise * tokens.shape[-1] ** -0.5
     labels = batch.labels[:, :: config.loss_stride, :: config.loss_stride]
-    device = model.category.device
+    device = model.device
     logits = model(
         rearrange(batch.tokens, "b h w d -> b (h w) d").to(device),
         tokens.to(device),

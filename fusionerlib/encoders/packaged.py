@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from fusionerlib.encoders import sentences
 from fusionerlib.encoders.row import EncoderRow, Loading
 from fusionerlib.encoders.towers import TextTower, VisualTower, file_digest, frozen
+from fusionerlib.encoders.worded import Worded, bank_digest
 from fusionerlib.errors import FusionerError
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WORDED_WIDTH = 432 + 384
+"""Channels of a token that carries words."""
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
 """The normalisation that this EfficientNet was trained with, (x - 127) / 128, for pixels 0-1."""
 
@@ -33,10 +36,14 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
         """Feature maps ``joined`` (432 channels), ``stride16`` (112) and ``stride32`` (320)."""
-        fine, coarse = self.network(pixels)
-        fine, coarse = F.normalize(fine, dim=1), F.normalize(coarse, dim=1)
+        return self.features(pixels)[0]
+
+    def features(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[dict[str, Tensor], Tensor]:
+        """What ``forward`` gives, and stage 7 as it came (320 channels at stride 32), for the classifier's head."""
+        fine, stage7 = self.network(pixels)
+        fine, coarse = F.normalize(fine, dim=1), F.normalize(stage7, dim=1)
         raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return {"joined": torch.cat([fine, raised], dim=1), "stride16": fine, "stride32": coarse}
+        return {"joined": torch.cat([fine, raised], dim=1), "stride16": fine, "stride32": coarse}, stage7
 
 
 def load_classifier(path: Path | None = None) -> nn.Module:
@@ -56,20 +63,26 @@ def load_classifier(path: Path | None = None) -> nn.Module:
 
 
 def load_efficientnet_lite0(row: EncoderRow, how: Loading) -> VisualTower:
-    """The visual half of the packaged pair."""
+    """The visual half of the packaged pair; ``worded`` tokens carry words of the textual half's space too."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))
     # features_only drops the head: its keys are a subset of the classifier's.
-    whole = load_classifier(Path(how.weights) if how.weights else None).state_dict()
+    classifier = load_classifier(Path(how.weights) if how.weights else None)
+    whole = classifier.state_dict()
     network.load_state_dict({name: whole[name] for name in network.state_dict()}, strict=True)
+    backbone: nn.Module = EfficientNetLite0(network)
+    fingerprint = EFFICIENTNET_SHA256
+    if how.tokens == "worded":
+        fingerprint += bank_digest()
+        backbone, row = Worded(backbone, classifier), row.model_copy(update={"width": WORDED_WIDTH})
     return VisualTower(
-        EfficientNetLite0(network),
+        backbone,
         row=row,
         how=how,
         mean=(PIXEL_MEAN,) * 3,
         std=(PIXEL_STD,) * 3,
-        fingerprint=EFFICIENTNET_SHA256,
+        fingerprint=fingerprint,
     )
 
 

@@ -3,9 +3,10 @@
 from fusionerlib.config import FusionConfig
 from fusionerlib.fusion.fusioner import Fusioner
 from fusionerlib.fusion.late import LateFusion
+from fusionerlib.fusion.maps import WordMaps
 from fusionerlib.fusion.model import SegmentationModel
 
-MODELS: dict[str, type[SegmentationModel]] = {"fusioner": Fusioner, "late": LateFusion}
+MODELS: dict[str, type[SegmentationModel]] = {"fusioner": Fusioner, "late": LateFusion, "maps": WordMaps}
 
 
 def build(config: FusionConfig, *, visual_width: int, text_width: int) -> SegmentationModel:
@@ -16,4 +17,4 @@ def build(config: FusionConfig, *, visual_width: int, text_width: int) -> Segmen
     return MODELS[config.kind](config, visual_width=visual_width, text_width=text_width)
 
 
-__all__ = ["MODELS", "Fusioner", "LateFusion", "SegmentationModel", "build"]
+__all__ = ["MODELS", "Fusioner", "LateFusion", "SegmentationModel", "WordMaps", "build"]

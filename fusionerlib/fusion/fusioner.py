@@ -6,10 +6,10 @@ from torch import Tensor
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.fusion.blocks import Transformer
-from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.fusion.tokens import TokenModel
 
 
-class Fusioner(SegmentationModel):
+class Fusioner(TokenModel):
     """The paper's model: one transformer over [patch tokens row by row, words], without positional embedding."""
 
     def __init__(self, config: FusionConfig, *, visual_width: int, text_width: int) -> None:

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.fusion.blocks import Transformer
-from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.fusion.tokens import TokenModel
 
 
-class LateFusion(SegmentationModel):
+class LateFusion(TokenModel):
     """Two stacks of ``late_depth`` blocks each: by default half of ``depth``, so the trainable total is Fusioner's.
 
     The paper does not publish its depth; the full depth on each side is ``late_depth = depth``.
