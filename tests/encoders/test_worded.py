@@ -36,7 +36,7 @@ def test_words_are_the_classifiers_answer_at_every_patch(visual, photo) -> None:
         for number in (4, 6)
     ]
     with torch.no_grad():
-        whole = network(((photo.float() - 127) / 128))
+        whole = network((photo.float() - 127) / 128)
         [handle.remove() for handle in handles]
         raised = F.interpolate(seen[6], size=seen[4].shape[-2:], mode="bilinear", align_corners=False)
         logits = network.classifier(network.bn2(network.conv_head(raised)).permute(0, 2, 3, 1))
