@@ -45,6 +45,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "final_weight_decay": 0.4,
         "decoder_constant": True,
     },
+    "modern": {
+        "batch": 12,
+        "positives": 3,
+        "negatives": 3,
+        "hard_negatives": 0.0,
+        "balanced": True,
+        "loss": "bce+dice",
+        "lr": 2e-3,
+        "warmup": 30,
+        "weight_decay": 0.05,
+        "final_weight_decay": 0.05,
+    },
 }
 """Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
 
@@ -127,11 +139,11 @@ class FusionConfig(Frozen):
 class DataConfig(Frozen):
     """Which scenes train and test, and where their frozen features are kept.
 
-    fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only. novel: what the pixels of the fold's own classes are
-    to training there; "" takes each protocol's own, background for the first two (paper), ignored for photos.
-    present_only: COCO-20i goes on without the listed
-    images that are not on disk. objects, train_scenes: read by OpenMoji only (objects 0 draws all there
-    are). coco: read by photos only, which train on PASCAL VOC at ``root`` and COCO at ``coco`` together.
+    fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only; -1 holds no class out (not COCO-20i). novel: what the
+    pixels of the fold's own classes are to training there; "" takes each protocol's own, background for the first two
+    (paper), ignored for photos. present_only: COCO-20i goes on without the listed images that are not on disk. objects,
+    train_scenes: read by OpenMoji only (objects 0 draws all there are). coco: read by photos only, which train on
+    PASCAL VOC at ``root`` and COCO at ``coco`` together.
     views: augmented copies of each training image, the plain one first. eval_scenes: at most so many a test.
     """
 
@@ -142,7 +154,7 @@ class DataConfig(Frozen):
     present_only: bool = False
     features: Path = Path("data/features")
     objects: int = Field(default=0, ge=0)
-    fold: int = Field(default=0, ge=0, le=3)
+    fold: int = Field(default=0, ge=-1, le=3)
     size: int = Field(default=224, ge=32, multiple_of=32)
     train_scenes: int = Field(default=3000, ge=1)
     eval_scenes: int = Field(default=200, ge=1)
@@ -156,18 +168,20 @@ class TrainingConfig(Frozen):
     The defaults suit the ``small`` fusion; the recipe ``bmvc2022`` is the paper's. final_weight_decay is reached from
     weight_decay by a cosine, as final_lr is from lr; decoder_constant keeps lr and no decay for the decoder (paper).
     text_noise: standard deviation of the Gaussian noise on unit-length text tokens, over all of a token's channels
-    together. loss_stride: the loss sees every n-th pixel, both ways.
+    together. balanced: every name is drawn as often as any other, however many scenes show it. loss_stride: the loss
+    sees every n-th pixel, both ways.
     feed: stored trains on features that were computed once, of ``data.views`` views of each image; online opens and
     augments each image anew (``augmentation``: the paper's, for either data set) in ``workers`` processes, 0 for none,
     and takes it through the frozen tower. The number of workers changes nothing but the speed.
     """
 
-    recipe: Literal["small", "bmvc2022"] = "small"
+    recipe: Literal["small", "bmvc2022", "modern"] = "small"
     steps: int = Field(default=800, ge=1)
     batch: int = Field(default=16, ge=1)
     positives: int = Field(default=4, ge=1)
     negatives: int = Field(default=6, ge=0)
     hard_negatives: float = Field(default=0.5, ge=0.0, le=1.0)
+    balanced: bool = False
     loss: Literal["bce", "bce+dice"] = "bce"
     loss_stride: int = Field(default=4, ge=1)
     lr: float = Field(default=1e-3, gt=0.0)

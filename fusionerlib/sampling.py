@@ -83,18 +83,29 @@ class SampleOrder:
         sampler: NameSampler,
         batch: int,
         seed: int,
+        balanced: bool = False,
     ) -> None:
         self.pairs, self.scene_names, self.sampler = list(pairs), scene_names, sampler
         self.batch, self.seed = batch, seed
+        self._places: dict[str, list[int]] = defaultdict(list)
+        for place, (_, name) in enumerate(self.pairs):
+            self._places[name if balanced else ""].append(place)
         self._epoch, self._order = -1, np.arange(0)
 
     def samples(self, step: int) -> list[Sample]:
-        """The batch of step ``step`` (from 0): consecutive pairs of a fresh permutation an epoch."""
+        """The batch of step ``step`` (from 0): consecutive pairs of a fresh permutation an epoch.
+
+        With ``balanced`` each sample's name is drawn first, all alike, and then one of its pairs.
+        """
         rng = np.random.default_rng((self.seed, 1, step))
         chosen = [self.pairs[self._position(step * self.batch + offset)] for offset in range(self.batch)]
         return [Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng)) for scene, name in chosen]
 
     def _position(self, count: int) -> int:
+        if len(self._places) > 1:
+            rng = np.random.default_rng((self.seed, 2, count))
+            own = list(self._places.values())[rng.integers(len(self._places))]
+            return own[rng.integers(len(own))]
         epoch, place = divmod(count, len(self.pairs))
         if epoch != self._epoch:
             self._order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.pairs))

@@ -75,6 +75,7 @@ def train(
         ),
         batch=config.batch,
         seed=config.seed,
+        balanced=config.balanced,
     )
     bar = tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=quiet, mininterval=5)
     model.train()

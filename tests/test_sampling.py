@@ -46,3 +46,15 @@ def test_steps_are_reproducible_and_epochs_complete() -> None:
     scenes = [sample.scene for step in straight for sample in step]
     assert sorted(scenes[:10]) == sorted(scenes[10:]) == list(range(10))
     assert order(4).samples(0) != straight[0]
+
+
+def test_balanced_samples_draw_every_name_alike() -> None:
+    pairs = [(scene, "cat") for scene in range(90)] + [(scene, "dog") for scene in range(90, 100)]
+    names = [("cat",)] * 90 + [("dog",)] * 10
+    sampler = NameSampler(["cat", "dog"], positives=1, negatives=0, hard=0.0)
+    orders = [SampleOrder(pairs, names, sampler=sampler, batch=20, seed=3, balanced=True) for _ in range(2)]
+    drawn = [sample for step in range(20) for sample in orders[0].samples(step)]
+    assert drawn[100:120] == orders[1].samples(5), "a step follows from its number alone"
+    dogs = [sample.scene for sample in drawn if sample.names == ("dog",)]
+    assert 160 <= len(dogs) <= 240 and set(dogs) == set(range(90, 100))
+    assert all(pairs[sample.scene][1] == sample.names[0] for sample in drawn)

@@ -40,7 +40,7 @@ def names_of(name: str) -> frozenset[str]:
 
 
 def held_out(fold: int) -> frozenset[str]:
-    """Every name, of VOC and of COCO, of the five classes that PASCAL-5i's ``fold`` (0-3) holds out."""
+    """Every name, of VOC and of COCO, of the classes that PASCAL-5i's ``fold`` holds out."""
     return all_names(NAMES[number - 1] for number in fold_classes(fold))
 
 

@@ -23,6 +23,8 @@ NAMES = (
 """The classes as words, class c at ``NAMES[c - 1]``; a row is a fold. VOC itself writes three of them as one word."""
 
 FOLDS = range(4)
+NOTHING = -1
+"""The fold that holds no class out: all lists train, all lists validate."""
 LAYOUTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 """Where ``JPEGImages`` may lie under the root."""
 
@@ -47,7 +49,7 @@ class Pascal5i:
     """
 
     def __init__(self, root: Path, *, fold: int, split: Split, novel: Novel = "background") -> None:
-        _one_of("fold", fold, FOLDS)
+        _one_of("fold", fold, (*FOLDS, NOTHING))
         _one_of("split", split, ("train", "val"))
         _one_of("novel", novel, ("background", "ignore"))
         self.root, self.fold, self.split, self.novel = Path(root), fold, split, novel
@@ -81,7 +83,9 @@ class Pascal5i:
 
 
 def fold_classes(fold: int) -> tuple[int, ...]:
-    """The five class ids (1-20) that ``fold`` (0-3) holds out."""
+    """The five class ids (1-20) that ``fold`` (0-3) holds out; none for ``NOTHING``."""
+    if fold == NOTHING:
+        return ()
     return tuple(range(5 * fold + 1, 5 * fold + 6))
 
 
@@ -95,7 +99,7 @@ def published(fold: int, split: Split) -> list[tuple[str, int]]:
 def fold_pairs(fold: int, split: Split) -> list[tuple[str, int]]:
     """What ``fold`` validates on, or trains on: (image, class id 1-20) pairs in the published order."""
     if split == "val":
-        return published(fold, "val")
+        return [pair for other in FOLDS if fold in (other, NOTHING) for pair in published(other, "val")]
     # The published lists overlap nowhere; this keeps it a property of the split and not of the files.
     held_out = {image for other in FOLDS for image, _ in published(other, "val")}
     others = [pair for other in FOLDS if other != fold for pair in published(other, "train")]

@@ -11,7 +11,7 @@ from fusionerlib.datasets.coco20i import Coco20i
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.joined import Joined
 from fusionerlib.datasets.openmoji_sets import drawn_scenes
-from fusionerlib.datasets.pascal import Pascal5i, Split
+from fusionerlib.datasets.pascal import NOTHING, Pascal5i, Split
 from fusionerlib.datasets.photos import Canonical
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.transforms import Resized, Subset, Views
@@ -73,10 +73,15 @@ def _listed(config: DataConfig, train: Pascal5i | Coco20i, test: Pascal5i | Coco
     pairs = [(scene * config.views + view, name) for scene, name in train.pairs for view in range(config.views)]
     return DataSets(
         train=views,
-        tests={"novel": Resized(test, size=config.size)},
+        tests={_kind(config): Resized(test, size=config.size)},
         pairs=pairs,
-        test_pairs={"novel": test.pairs},
+        test_pairs={_kind(config): test.pairs},
     )
+
+
+def _kind(config: DataConfig) -> str:
+    """What the classes of the validation list are to training."""
+    return "seen" if config.fold == NOTHING else "novel"
 
 
 def _fss1000(config: DataConfig) -> DataSets:
@@ -109,6 +114,6 @@ def _photos(config: DataConfig) -> DataSets:
     test = Pascal5i(config.root, fold=config.fold, split="val")
     return DataSets(
         train=Views(train, views=config.views, seed=config.data_seed, size=config.size),
-        tests={"novel": Resized(Canonical(test), size=config.size)},
-        test_pairs={"novel": [(scene, canonical(name)) for scene, name in test.pairs]},
+        tests={_kind(config): Resized(Canonical(test), size=config.size)},
+        test_pairs={_kind(config): [(scene, canonical(name)) for scene, name in test.pairs]},
     )

@@ -22,6 +22,8 @@ from fusionerlib.encoders.base import TextEncoder
 BANK = "imagenet_words.safetensors"
 TEMPERATURE = 2.0
 """Logits are divided by this before the softmax: several classes have a say in what a patch looks like."""
+SHARE, RAREST = 0.5, -12.0
+"""How much the whole image's log probabilities count at each of its patches, and the least that they are taken for."""
 
 
 def class_texts(number: int) -> list[str]:
@@ -75,10 +77,17 @@ class Worded(nn.Module):
         maps, coarse = self.backbone.features(pixels)
         fine = maps["joined"]
         raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        features = self.norm(self.head(raised))
-        logits = F.conv2d(features, self.classifier.weight[:, :, None, None], self.classifier.bias)
-        said = torch.einsum("bkhw,kd->bdhw", (logits / TEMPERATURE).softmax(1), self.words.to(logits.dtype))
+        logits = F.conv2d(self._features(raised), self.classifier.weight[:, :, None, None], self.classifier.bias)
+        # A patch alone is easily taken for anything; the answer for the whole image says what is likely to be there.
+        whole = self.classifier(self._features(coarse).mean((2, 3))).log_softmax(1).clamp(min=RAREST)
+        likely = (logits / TEMPERATURE + SHARE * whole[:, :, None, None]).softmax(1)
+        said = torch.einsum("bkhw,kd->bdhw", likely, self.words.to(logits.dtype))
         return {"worded": torch.cat([fine, said], dim=1), **maps}
+
+    def _features(self, stage7: Tensor) -> Tensor:
+        """The 1280 channels that the classifier reads."""
+        features: Tensor = self.norm(self.head(stage7))
+        return features
 
 
 @cache

@@ -11,8 +11,9 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.fusion.decoder import resize
 from fusionerlib.fusion.model import SegmentationModel
 
-CLUES = 3
-"""Maps made for each name: its likeness to the patch, to the image as a whole, and to the patches most like it."""
+CLUES = 4
+"""Maps made for each name: its likeness to the patch, to the image as a whole, and to the patches most like it; and its
+plain cosine with the patch."""
 MOST_ALIKE = 0.05
 """Share of the patches that count as most like a name."""
 MOMENTUM = 0.02
@@ -102,13 +103,14 @@ class WordMaps(SegmentationModel):
     def _clues(
         self, alike: Float[Tensor, "batch patches text"], words: Float[Tensor, "batch names text"]
     ) -> Float[Tensor, "batch names clues patches"]:
-        """Standardised likenesses, of unit size or so."""
+        """The maps that ``CLUES`` names, of unit size or so."""
         local = _standard(alike, words, mean=self.mean, covariance=self.covariance)
         whole = _standard(alike.mean(1, keepdim=True), words, mean=self.mean, covariance=self.pooled)
         most = max(1, round(MOST_ALIKE * alike.shape[1]))
         peak = local.topk(most, dim=-1).values.mean(-1, keepdim=True)
         count = alike.shape[1]
-        return torch.stack([local, whole.expand(-1, -1, count), peak.expand(-1, -1, count)], dim=2) / 2
+        cosine = torch.einsum("bnd,bkd->bkn", F.normalize(alike, dim=-1), words)
+        return torch.stack([local, whole.expand(-1, -1, count), peak.expand(-1, -1, count), 8 * cosine], dim=2) / 2
 
     @torch.no_grad()
     def _follow(self, alike: Float[Tensor, "batch patches text"]) -> None:

@@ -53,8 +53,8 @@ class SegmentationModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; the CPU for a model without any."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     def check_widths(self, patch_tokens: Tensor, text_tokens: Tensor) -> None:
         """Raises FusionerError for tokens of another width than the model's."""

@@ -307,6 +307,15 @@ def test_damaged_files_are_named_with_a_remedy(made: Made) -> None:
 
 
 def test_an_unknown_fold_is_named(tmp_path: Path) -> None:
-    for fold in (4, -1):
+    for fold in (4, -2):
         with pytest.raises(FusionerError, match=f"fold = {fold}: expected one of 0, 1, 2, 3"):
             Pascal5i(tmp_path, fold=fold, split="val")
+
+
+def test_a_fold_that_holds_nothing_out_trains_and_validates_on_all_lists(made: Made) -> None:
+    root = made({VAL: stripes(9, 18), OTHER_VAL: stripes(10, 0), DOG: stripes(12, 0), BOTH: stripes(5, 15)})
+    train, val = (Pascal5i(root, fold=-1, split=split, novel="ignore") for split in ("train", "val"))
+    assert {train.keys[scene] for scene, _ in train.pairs} == {DOG, BOTH}
+    assert {name for _, name in train.pairs} == {"dog", "bottle", "person"}
+    assert {(val.keys[scene], name) for scene, name in val.pairs} == {(VAL, "chair"), (VAL, "sofa"), (OTHER_VAL, "cow")}
+    assert len(fold_pairs(-1, "val")) == 346 + 451 + 725 + 346

@@ -40,7 +40,8 @@ def test_words_are_the_classifiers_answer_at_every_patch(visual, photo) -> None:
         [handle.remove() for handle in handles]
         raised = F.interpolate(seen[6], size=seen[4].shape[-2:], mode="bilinear", align_corners=False)
         logits = network.classifier(network.bn2(network.conv_head(raised)).permute(0, 2, 3, 1))
-    said = (logits / 2).softmax(-1) @ word_bank() - word_bank().mean(0)
+    prior = whole.log_softmax(-1).clamp(min=-12) / 2
+    said = (logits / 2 + prior[:, None, None]).softmax(-1) @ word_bank() - word_bank().mean(0)
     tokens = visual(photo)
     assert whole.softmax(-1).argmax() == 285, "the Egyptian cat"
     assert tokens.main.grid == (18, 28) and tokens.main.tokens.shape == (1, 18 * 28, visual.width)
