@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VOC    ?= data/pascal
+COCO   ?= data/coco
 
 # An environment of the caller's must not leak into ours.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit notebooks-clean lab clean
+.PHONY: help venv install demo test lint unit checkpoint notebooks-clean lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,6 +47,9 @@ test: lint unit ## lint, types, unit tests, and every notebook at smoke size
 
 notebooks-clean: install ## strip the outputs out of the notebooks
 	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)
+
+checkpoint: install ## train the packaged checkpoint again from VOC=data/pascal and COCO=data/coco
+	$(BIN)/fusioner checkpoint --voc $(VOC) --coco $(COCO)
 
 lab: install ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -36,7 +36,7 @@ def segment(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
     names: Annotated[list[str], typer.Argument(help='What to look for: "cat" "blue sofa" ...')],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the overlay goes.")] = Path("overlay.png"),
-    checkpoint: Annotated[str, typer.Option(help="A checkpoint's folder, or the name of a run.")] = "demo",
+    checkpoint: Annotated[str, typer.Option(help="A checkpoint's folder, or the name of a run.")] = "packaged",
     threshold: Annotated[float, typer.Option(help="Background where no probability exceeds it.")] = 0.5,
 ) -> None:
     """Segment PHOTO into NAMES and draw the masks over it."""
@@ -51,6 +51,21 @@ def segment(
     for name, mask in zip(found.names, found.masks, strict=True):
         typer.echo(f"{float(mask.mean()):7.1%}  {name}")
     typer.echo(f"overlay: {output}")
+
+
+@app.command()
+def checkpoint(
+    voc: Annotated[Path, typer.Option(help="The folder that holds VOCdevkit.")] = Path("data/pascal"),
+    coco: Annotated[Path, typer.Option(help="The folder that holds COCO's annotations.")] = Path("data/coco"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes.")] = Path("outputs/packaged"),
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    size: Annotated[int, typer.Option(help="Pixels of the input's sides.")] = 320,
+) -> None:
+    """Train the packaged checkpoint again from photographs of PASCAL VOC and COCO."""
+    from fusionerlib import shipped
+
+    run = shipped.recipe(voc=voc, coco=coco, features=output / "features", steps=steps, size=size)
+    typer.echo(f"checkpoint: {shipped.rebuild(run, output)}")
 
 
 @app.command()

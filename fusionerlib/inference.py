@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fusionerlib import checkpoints
+from fusionerlib import checkpoints, shipped
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion.model import SegmentationModel
@@ -68,17 +68,20 @@ class Segmenter:
     def load(cls, checkpoint: str | os.PathLike[str], *, sliding: bool = False, device: str = "cpu") -> Self:
         """From a checkpoint folder, or from the name N of a run: ``outputs/N/checkpoint`` under the current folder.
 
+        "packaged" is the checkpoint that comes with the installation: photographs, no class held out.
         sliding: windows at the paper's stride over the image's own pixels, instead of the whole image resized.
         Raises FusionerError naming the folders tried where none holds ``config.json`` and ``model.safetensors``.
         """
         tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
+        if checkpoint == shipped.NAME:
+            tried.append(shipped.folder())
         files = ("config.json", "model.safetensors")
         found = [folder for folder in tried if all((folder / file).is_file() for file in files)]
         if not found:
             places = " nor ".join(str(folder.absolute()) for folder in tried)
             raise FusionerError(
                 f"no checkpoint {str(checkpoint)!r}: neither {places} holds "
-                f"{' and '.join(files)}; pass a checkpoint folder, or run `make demo` and load 'demo'"
+                f"{' and '.join(files)}; pass a checkpoint folder, or load {shipped.NAME!r}"
             )
         trained = checkpoints.load(found[0])
         pair = trained.run.pair

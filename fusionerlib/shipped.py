@@ -1,0 +1,64 @@
+"""The checkpoint inside the package: how it was made, and how to make it again from photographs one has."""
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from fusionerlib import checkpoints
+from fusionerlib.config import RunConfig
+from fusionerlib.datasets.pascal import NOTHING
+from fusionerlib.feeds import training_feed
+from fusionerlib.training import train
+from fusionerlib.workspace import Workspace
+
+NAME = "packaged"
+"""What ``Segmenter.load`` calls it."""
+
+
+def folder() -> Path:
+    """Where it lies, as any checkpoint does: ``config.json`` and ``model.safetensors``, with a card beside them."""
+    return Path(str(resources.files("fusionerlib") / "checkpoint"))
+
+
+def recipe(*, voc: Path, coco: Path, features: Path, steps: int = 600, size: int = 320, seed: int = 0) -> RunConfig:
+    """The run that makes it: ``modern`` for the packaged pair in one space, VOC and COCO together, no class held out.
+
+    Images of PASCAL-5i's validation lists do not train, so that its pictures can be shown.
+    """
+    return RunConfig.flat(
+        preset="modern",
+        recipe="modern",
+        visual_tokens="worded",
+        dataset="photos",
+        root=voc,
+        coco=coco,
+        fold=NOTHING,
+        features=features,
+        size=size,
+        steps=steps,
+        validate_every=steps,
+        seed=seed,
+    )
+
+
+def rebuild(run: RunConfig, target: Path, *, quiet: bool = False) -> Path:
+    """Trains ``run`` and leaves its checkpoint in ``target``, parameters in half precision; returns the folder.
+
+    A rebuild that was stopped goes on from its last running checkpoint. Raises FusionerError where data is missing.
+    """
+    work, running = Workspace(run), target / "training"
+    feed = training_feed(work)
+    model, _ = train(run=run, scenes=feed, words=work.words, directory=running, quiet=quiet)
+    # Where the data lay is nobody's business but its owner's.
+    plain = run.data.model_copy(update={place: Path("data") / place for place in ("root", "coco", "features")})
+    names = sorted({name for _, name in feed.pairs()})
+    checkpoints.save(target, model=model, run=run.model_copy(update={"data": plain}), trained_names=names)
+    parameters = dict(model.named_parameters())
+    weights = load_file(target / checkpoints.WEIGHTS)
+    # Statistics of tokens are tiny numbers that half precision would lose; they stay as they are.
+    halved = {name: tensor.half() if name in parameters else tensor for name, tensor in weights.items()}
+    save_file(halved, target / checkpoints.WEIGHTS)
+    shutil.rmtree(running, ignore_errors=True)
+    return target
