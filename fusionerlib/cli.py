@@ -60,11 +60,14 @@ def checkpoint(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes.")] = Path("outputs/packaged"),
     steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
     size: Annotated[int, typer.Option(help="Pixels of the input's sides.")] = 320,
+    fold: Annotated[int, typer.Option(help="A fold of PASCAL-5i to hold out, -1 for none.")] = -1,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    features: Annotated[Path, typer.Option(help="Where frozen features are kept.")] = Path("data/features"),
 ) -> None:
     """Train the packaged checkpoint again from photographs of PASCAL VOC and COCO."""
     from fusionerlib import shipped
 
-    run = shipped.recipe(voc=voc, coco=coco, features=output / "features", steps=steps, size=size)
+    run = shipped.recipe(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
     typer.echo(f"checkpoint: {shipped.rebuild(run, output)}")
 
 

@@ -241,7 +241,7 @@ def test_missing_checkpoint_says_where_it_looked(tmp_path, monkeypatch):
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text("{}")
     for name in ("nothing", "half"):
-        with pytest.raises(FusionerError, match=rf"{name}.*outputs/{name}/checkpoint.*make demo"):
+        with pytest.raises(FusionerError, match=rf"{name}.*outputs/{name}/checkpoint.*packaged"):
             Segmenter.load(name)
 
 
