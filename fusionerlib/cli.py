@@ -58,7 +58,7 @@ def checkpoint(
     voc: Annotated[Path, typer.Option(help="The folder that holds VOCdevkit.")] = Path("data/pascal"),
     coco: Annotated[Path, typer.Option(help="The folder that holds COCO's annotations.")] = Path("data/coco"),
     output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes.")] = Path("outputs/packaged"),
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 900,
     size: Annotated[int, typer.Option(help="Pixels of the input's sides.")] = 320,
     fold: Annotated[int, typer.Option(help="A fold of PASCAL-5i to hold out, -1 for none.")] = -1,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
