@@ -43,7 +43,9 @@ def split(root: Path, part: Part) -> FSSFolder:
             f"FSS-1000 root {str(root)!r} has none of the {len(chosen)} class folders of {part!r}: looked for "
             f"{chosen[0]}, {chosen[1]}, ... in {', '.join(map(str, homes))}; point root at the folder that holds them"
         )
-    return FSSFolder(home, classes=chosen, numbers={name: list(IMAGES) for name in chosen})
+    # Some copies of the archive write abe's_flyingfish without its apostrophe.
+    there = [name if (home / name).is_dir() else name.replace("'", "") for name in chosen]
+    return FSSFolder(home, classes=there, numbers={name: list(IMAGES) for name in there})
 
 
 @cache

@@ -100,3 +100,12 @@ def test_what_is_missing_is_named(copy: Path, tmp_path: Path) -> None:
         fss1000.split(tmp_path, "test")
     with pytest.raises(FusionerError, match="'dev' of FSS-1000: expected one of train, val, test"):
         fss1000.classes.__wrapped__.__wrapped__("dev")
+
+
+def test_a_copy_without_the_apostrophe_is_read_too(copy: Path, tmp_path: Path) -> None:
+    for folder in copy.iterdir():
+        (tmp_path / folder.name.replace("'", "")).symlink_to(folder)
+    plain, published = fss1000.split(tmp_path, "test"), fss1000.split(copy, "test")
+    assert len(plain) == len(published)
+    assert (plain.names(40), published.names(40)) == (("abes flyingfish",), ("abe's flyingfish",))
+    assert np.array_equal(plain[41].image, published[41].image)
