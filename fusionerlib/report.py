@@ -143,7 +143,7 @@ def _rows(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[st
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}" if value.is_integer() else f"{value:.1f}"
     return str(value)
 
 
@@ -237,6 +237,7 @@ div.bad { border-left: 4px solid var(--bad); padding: 0.1rem 1rem; background: v
 code, pre { font-family: ui-monospace, monospace; font-size: 0.85em; overflow-wrap: anywhere; white-space: pre-wrap; }
 .wide { overflow-x: auto; margin: 0 0 1.2rem; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3em 0.8em 0.3em 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 thead th { font-weight: 500; opacity: 0.7; } tbody th, thead th:first-child { text-align: left; font-weight: 500; }
 .notebooks { padding: 0; list-style: none; } .notebooks li { padding: 0.35rem 0; border-bottom: 1px solid var(--line); }
 small { opacity: 0.75; overflow-wrap: anywhere; }
