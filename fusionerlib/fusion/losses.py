@@ -13,16 +13,20 @@ def segmentation_loss(
     *,
     valid: Bool[Tensor, "batch height width"],
     names_mask: Bool[Tensor, "batch names"],
-    kind: Literal["bce", "bce+dice"] = "bce",
+    kind: Literal["bce", "bce+dice", "focal+dice"] = "bce",
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy, mean over an image's valid pixels and names, then over the batch's images (paper).
 
     valid: False for ignored pixels. names_mask: False for padding names. ``bce+dice`` adds 1 - the soft Dice
-    coefficient of every name that is in the image, averaged likewise.
+    coefficient of every name that is in the image, averaged likewise. ``focal`` weighs each pixel's cross-entropy by
+    (1 - p)^2, p the probability of the right answer (Lin et al., ICCV 2017).
     """
     target = masks.to(logits.dtype)
     weight = (valid[:, None] & names_mask[:, :, None, None]).to(logits.dtype)
-    pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
+    pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if kind == "focal+dice":
+        pixels = pixels * (1 - (-pixels).exp()) ** 2
+    pixels = pixels * weight
     loss: Tensor = (pixels.sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1)).mean()
     if kind == "bce":
         return loss

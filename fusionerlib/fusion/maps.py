@@ -9,53 +9,42 @@ from torch import Tensor, nn
 from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion.decoder import resize
+from fusionerlib.fusion.likeness import CLUES, ClassLikeness, CosineLikeness, Likeness
 from fusionerlib.fusion.model import SegmentationModel
-
-CLUES = 4
-"""Maps made for each name: its likeness to the patch, to the image as a whole, and to the patches most like it; and its
-plain cosine with the patch."""
-MOST_ALIKE = 0.05
-"""Share of the patches that count as most like a name."""
-MOMENTUM = 0.02
-"""Share of a training batch in the running statistics, once there were enough batches."""
 
 
 class WordMaps(SegmentationModel):
     """Cost aggregation over likenesses of words and patches, by weights that all names share: no name changes another's
     logit.
 
-    With an aligned pair the last ``text_width`` channels of a patch token are in the space of the words; otherwise
-    a linear map into it is trained. A likeness is the product of word and patch, standardised by what the word would
-    give on the patches of training (running mean and covariance of the tokens), so that it says the same of any name.
-    ``context`` channels that no name has a part in bring in what the image looks like.
+    With ``likeness`` ``cosine`` or ``classes`` the last ``text_width`` channels of a patch token are in the space of the
+    words, embeddings or distributions over classes; with ``learned`` a linear map into it is trained. ``context``
+    channels that no name has a part in bring in what the image looks like.
     """
 
-    mean: Tensor
-    covariance: Tensor
-    pooled: Tensor
-    batches: Tensor
+    names_independent = True
 
     def __init__(self, config: FusionConfig, *, visual_width: int, text_width: int) -> None:
         super().__init__(config, visual_width=visual_width, text_width=text_width)
-        if config.aligned and visual_width < text_width:
+        shared = config.likeness != "learned"
+        if shared and visual_width < text_width:
             raise FusionerError(
-                f"aligned tokens of {visual_width} channels can't hold words of {text_width}: choose a pair in one "
-                "space (visual_tokens = 'worded' for the packaged one), or set aligned = false"
+                f"likeness {config.likeness!r}: patch tokens of {visual_width} channels can't hold words of "
+                f"{text_width}: choose a pair in one space (visual_tokens and text_tokens 'classes' for the packaged "
+                "one), or likeness = 'learned'"
             )
-        self.projection = None if config.aligned else nn.Linear(visual_width, text_width)
-        seen = visual_width - text_width if config.aligned and visual_width > text_width else visual_width
+        self.projection = None if shared else nn.Linear(visual_width, text_width)
+        self.likeness: Likeness = (ClassLikeness if config.likeness == "classes" else CosineLikeness)(text_width)
+        seen = visual_width - text_width if shared and visual_width > text_width else visual_width
         self.context = nn.Sequential(nn.Conv2d(seen, config.context, 1), nn.GroupNorm(1, config.context), nn.GELU())
         width = config.width
         inside = (CLUES + config.context, *[width] * (config.depth - 1))
         self.coarse = nn.Sequential(*(_block(channels, width) for channels in inside))
         self.fine = nn.ModuleList(_block(width, width) for _ in config.decoder_scales)
+        self.presence = nn.Linear(2 * width, 1) if config.presence else None
         self.head = nn.Conv2d(width, 1, 1)
         nn.init.constant_(self.head.bias, config.logit_bias)  # type: ignore[arg-type]
         self.dropout = nn.Dropout2d(config.dropout)
-        self.register_buffer("mean", torch.zeros(text_width))
-        self.register_buffer("covariance", torch.eye(text_width))
-        self.register_buffer("pooled", torch.eye(text_width))
-        self.register_buffer("batches", torch.zeros(()))
 
     def forward(
         self,
@@ -70,15 +59,22 @@ class WordMaps(SegmentationModel):
         self.check_widths(patch_tokens, text_tokens)
         alike = self._in_words(patch_tokens)
         if self.training:
-            self._follow(alike.detach())
+            self.likeness.follow(alike.detach().float())
         names = text_tokens.shape[1]
-        clues = rearrange(self._clues(alike, text_tokens), "b k c (h w) -> (b k) c h w", h=grid[0])
+        # Ratios of small numbers: in half precision they would be noise.
+        with torch.autocast(alike.device.type, enabled=False):
+            clues = self.likeness.clues(alike.float(), text_tokens.float())
+        clues = rearrange(clues, "b k c (h w) -> (b k) c h w", h=grid[0])
         seen = patch_tokens[..., : self.context[0].in_channels]
         context = self.dropout(self.context(rearrange(seen, "b (h w) c -> b c h w", h=grid[0])))
         maps = self.coarse(torch.cat([clues, repeat(context, "b c h w -> (b k) c h w", k=names)], dim=1))
+        there = self._there(maps)
         for scale, block in zip(self.config.decoder_scales, self.fine, strict=True):
             maps = block(resize(maps, (grid[0] * scale, grid[1] * scale)))
-        logits: Tensor = resize(self.head(maps), size)
+        logits = self.head(maps) + there
+        if self.config.evidence:
+            logits = logits + self.config.evidence * _evidence(logits.detach(), clues[:, :1])
+        logits = resize(logits, size)
         return rearrange(logits, "(b k) 1 h w -> b k h w", k=names)
 
     def similarity(
@@ -93,6 +89,20 @@ class WordMaps(SegmentationModel):
         cosine = torch.einsum("bnd,bkd->bkn", alike, F.normalize(text_tokens, dim=-1))
         return rearrange(cosine, "b k (h w) -> b k h w", h=grid[0])
 
+    def local_likeness(
+        self, patch_tokens: Float[Tensor, "batch patches visual"], text_tokens: Float[Tensor, "batch names text"]
+    ) -> Float[Tensor, "batch names patches"]:
+        """How like each patch is to each name, by what is usual for that name, before any convolution."""
+        clues: Tensor = self.likeness.clues(self._in_words(patch_tokens), text_tokens)
+        return clues[:, :, 0]
+
+    def _there(self, maps: Float[Tensor, "maps channels rows columns"]) -> Tensor:
+        """What the whole image says of each name, added to its logits."""
+        if self.presence is None:
+            return maps.new_zeros(())
+        score: Tensor = self.presence(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1))
+        return score[..., None, None]
+
     def _in_words(self, patch_tokens: Tensor) -> Tensor:
         """Patch tokens in the space of the words."""
         if self.projection is not None:
@@ -100,34 +110,15 @@ class WordMaps(SegmentationModel):
             return projected
         return patch_tokens[..., -self.text_width :]
 
-    def _clues(
-        self, alike: Float[Tensor, "batch patches text"], words: Float[Tensor, "batch names text"]
-    ) -> Float[Tensor, "batch names clues patches"]:
-        """The maps that ``CLUES`` names, of unit size or so."""
-        local = _standard(alike, words, mean=self.mean, covariance=self.covariance)
-        whole = _standard(alike.mean(1, keepdim=True), words, mean=self.mean, covariance=self.pooled)
-        most = max(1, round(MOST_ALIKE * alike.shape[1]))
-        peak = local.topk(most, dim=-1).values.mean(-1, keepdim=True)
-        count = alike.shape[1]
-        cosine = torch.einsum("bnd,bkd->bkn", F.normalize(alike, dim=-1), words)
-        return torch.stack([local, whole.expand(-1, -1, count), peak.expand(-1, -1, count), 8 * cosine], dim=2) / 2
 
-    @torch.no_grad()
-    def _follow(self, alike: Float[Tensor, "batch patches text"]) -> None:
-        """Running mean and covariances of the tokens: averages over the first batches, then exponential."""
-        self.batches += 1
-        share = max(MOMENTUM, 1 / float(self.batches))
-        flat, pooled = alike.flatten(0, 1), alike.mean(1)
-        self.mean.lerp_(flat.mean(0), share)
-        for kept, tokens in ((self.covariance, flat), (self.pooled, pooled)):
-            off = tokens - self.mean
-            kept.lerp_(off.T @ off / len(off), share)
+def _evidence(logits: Float[Tensor, "maps 1 h w"], local: Float[Tensor, "maps 1 rows columns"]) -> Tensor:
+    """How like a name the patches are, on average, that its own map is about to paint.
 
-
-def _standard(tokens: Tensor, words: Tensor, *, mean: Tensor, covariance: Tensor) -> Tensor:
-    spread = torch.einsum("bkd,de,bke->bk", words, covariance, words).clamp(min=1e-12).sqrt()
-    likeness = torch.einsum("bnd,bkd->bkn", tokens - mean, words)
-    return likeness / spread[..., None]
+    Shapes are learnt on the seen names and fit those better; what the frozen towers say favours no name.
+    """
+    chances = F.adaptive_avg_pool2d(logits.float().sigmoid(), (local.shape[-2], local.shape[-1]))
+    # Clues are halved likenesses. A map that paints less than a patch has little to go by.
+    return 2 * (chances * local).sum((2, 3), keepdim=True) / (chances.sum((2, 3), keepdim=True) + 1)
 
 
 def _block(inside: int, width: int) -> nn.Module:

@@ -62,6 +62,7 @@ def test_synonyms_from_a_file(tmp_path) -> None:
     file = tmp_path / "words.json"
     file.write_text('{"sofa": ["couch", "settee"]}')
     assert synonyms(str(file)) == {"sofa": ("couch", "settee")} and synonyms("") == {}
+    assert "clothing" in synonyms("everyday")["person"]
     for bad in ('{"sofa": "couch"}', '{"sofa": [" "]}', "[1]", "{", '{"sofa": [3]}'):
         file.write_text(bad)
         with pytest.raises(FusionerError, match=r"words.json' can't be read"):

@@ -52,6 +52,23 @@ def test_words_are_the_classifiers_answer_at_every_patch(visual, photo) -> None:
     assert F.cosine_similarity(words, wanted, dim=-1).min() > 0.999
 
 
+def test_classes_are_the_softer_answer_itself(photo) -> None:
+    classes, worded = load_visual("packaged", tokens="classes"), load_visual("packaged", tokens="worded")
+    network = load_classifier()
+    with torch.no_grad():
+        whole = network((photo.float() - 127) / 128)
+    tokens = classes(photo)
+    said = tokens.main.tokens[..., -1000:]
+    said = said / said.sum(-1, keepdim=True)
+    assert tokens.main.grid == (18, 28) and classes.width == 1432 and classes.fingerprint != worded.fingerprint
+    # Logits / 3 + prior, and logits / 2 + prior mixed into words: the one gives the other.
+    prior = whole.log_softmax(-1).clamp(min=-12) / 2
+    sharper = ((said.clamp(min=1e-30).log() - prior) * 1.5 + prior).softmax(-1)
+    words = F.normalize(sharper @ word_bank() - word_bank().mean(0), dim=-1)
+    expected = F.normalize(worded(photo).main.tokens[..., -384:], dim=-1)
+    assert (words * expected).sum(-1).min() > 0.999
+
+
 def test_a_cats_patches_are_nearest_to_its_name(visual, photo) -> None:
     names = ["cat", "dog", "sofa", "bicycle", "aeroplane", "person"]
     words = load_text("packaged")(names, ["{}"])
