@@ -11,17 +11,9 @@ from fusionerlib.datasets.benchmarks import Benchmark, other_benchmarks, own_ben
 from fusionerlib.datasets.categories import unseen
 from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.transforms import Subset
-from fusionerlib.evaluation import (
-    Evaluation,
-    Prediction,
-    Query,
-    absent_queries,
-    distractor_queries,
-    predict,
-    score,
-    single_queries,
-)
+from fusionerlib.evaluation import Evaluation, Prediction, predict, score
 from fusionerlib.protocols import Inference, Rule, episodes
+from fusionerlib.queries import Query, absent_queries, distractor_queries, single_queries
 from fusionerlib.sliding import predict_windows
 from fusionerlib.thresholds import ThresholdTable
 from fusionerlib.workspace import Workspace
@@ -102,10 +94,10 @@ class Measure:
         """
         train = self.work.sets.train
         chosen = np.random.default_rng(seed).permutation(len(train))[:scenes].tolist()
-        part = Benchmark(Subset(train, chosen))
-        names = self.trained.trained_names if kind.names else ()
-        pairs = [(index, name) for index in range(len(part.scenes)) for name in part.scenes.names(index)]
-        part = Benchmark(part.scenes, names=tuple(names), pairs=None if kind.pairs is None else pairs)
+        some = Subset(train, chosen)
+        names = tuple(self.trained.trained_names) if kind.names else ()
+        pairs = [(index, name) for index in range(len(some)) for name in some.names(index)]
+        part = Benchmark(some, names=names, pairs=None if kind.pairs is None else pairs)
         return self.answer(part, self.queries(part), description="training images").table
 
     def shown(self, benchmark: Benchmark) -> Scenes:

@@ -16,11 +16,12 @@ from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import prepare
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import Query, evaluate, single_queries
+from fusionerlib.evaluation import evaluate
 from fusionerlib.features import FeatureStore, StoredScenes
 from fusionerlib.files import write_text
 from fusionerlib.pair import visual_of, words_of
 from fusionerlib.pairs import TEMPLATE, Study, Variant, finished, require_data, rows_of
+from fusionerlib.queries import Query, single_queries
 from fusionerlib.records import write_run_record
 from fusionerlib.training import train
 from fusionerlib.words import WordTable

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,11 @@ def index_page(folder: Path, ran: Iterable[Ran]) -> str:
     parts += ["<h2>Figures</h2>", "<div class='figures'>", *map(_figure, figures), "</div>"] if figures else []
     records = [file for file in _records(folder) if file.is_file()]
     parts += ["<h2>Record</h2>", *(_record(file, folder) for file in records)] if records else []
+    style = resources.files("fusionerlib").joinpath("report.css").read_text(encoding="utf-8")
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_e(folder.name)} - Fusioner</title><style>{STYLE}</style>"
+        f"<title>{_e(folder.name)} - Fusioner</title><style>\n{style}</style>"
     )
     body = "\n".join(parts)
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
@@ -225,25 +227,3 @@ def _record(file: Path, folder: Path) -> str:
     text = file.read_text(encoding="utf-8", errors="replace")
     kept = text if len(text) <= 20_000 else text[:20_000] + "\n..."
     return f"<details><summary>{_e(file.relative_to(folder))}</summary><pre>{_e(kept)}</pre></details>"
-
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --bad: #b3261e; --good: #1b6e3a; --link: #0b57d0; }
-@media (prefers-color-scheme: dark) { :root { --bad: #f2b8b5; --good: #8fd6a5; --link: #a8c7fa; } }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.7rem; margin: 0.5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
-a { color: var(--link); } .good { color: var(--good); } .bad { color: var(--bad); }
-div.bad { border-left: 4px solid var(--bad); padding: 0.1rem 1rem; background: var(--soft); }
-code, pre { font-family: ui-monospace, monospace; font-size: 0.85em; overflow-wrap: anywhere; white-space: pre-wrap; }
-.wide { overflow-x: auto; margin: 0 0 1.2rem; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3em 0.8em 0.3em 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { white-space: normal; vertical-align: bottom; }
-thead th { font-weight: 500; opacity: 0.7; } tbody th, thead th:first-child { text-align: left; font-weight: 500; }
-.notebooks { padding: 0; list-style: none; } .notebooks li { padding: 0.35rem 0; border-bottom: 1px solid var(--line); }
-small { opacity: 0.75; overflow-wrap: anywhere; }
-.figures { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-figure { margin: 0; break-inside: avoid; } figcaption { font-size: 0.85rem; opacity: 0.75; }
-img { max-width: 100%; height: auto; background: #fff; } summary { cursor: pointer; padding: 0.25rem 0; }
-pre { background: var(--soft); padding: 0.6rem; } @media (max-width: 45rem) { table { font-size: 0.85rem; } }
-@media print { body { max-width: none; padding: 0; } }
-"""

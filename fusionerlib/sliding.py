@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.encoders.base import VisualEncoder
-from fusionerlib.evaluation import Prediction, Query, relabelled
+from fusionerlib.evaluation import Prediction, relabelled
 from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.queries import Query
 from fusionerlib.windows import Corner, corners, cut, merge, stride_of
 from fusionerlib.words import WordTable
 
@@ -52,11 +53,16 @@ def encode_windows(
 def window_logits(
     model: SegmentationModel, image: Windows, words: Float[Tensor, "names dim"]
 ) -> Float[Tensor, "names height width"]:
-    """Logits at the image's own size: the mean over its windows."""
-    return merge(_parts(model, image, words), image.places, names=len(words), height=image.height, width=image.width)
+    """Logits at the image's own size: the mean over its windows. 4 bytes a name and pixel, and what a part takes."""
+    logits = torch.empty(len(words), image.height, image.width)
+    for part in model.parts(len(words)):
+        of_windows = _of_windows(model, image, words[part])
+        names = part.stop - part.start
+        logits[part] = merge(of_windows, image.places, names=names, height=image.height, width=image.width)
+    return logits
 
 
-def _parts(model: SegmentationModel, image: Windows, words: Tensor) -> Iterable[Tensor]:
+def _of_windows(model: SegmentationModel, image: Windows, words: Tensor) -> Iterable[Tensor]:
     size = (image.window, image.window)
     for tokens in image.tokens.split(BATCH):
         yield from model(tokens, words.expand(len(tokens), -1, -1), grid=image.grid, size=size).float().cpu()

@@ -23,7 +23,7 @@ def summary(
     """
     rows: dict[str, Row] = {}
     for name, result in results.items():
-        row: Row = {**result.evaluation.figures(), **_how(measure)}
+        row = _row(measure, result.evaluation.figures(), threshold=measure.threshold)
         if benchmarks[name].names:
             new = measure.unseen(benchmarks[name].names)
             row |= zero_shot(result.evaluation.iou, unseen=new)
@@ -32,11 +32,8 @@ def summary(
         everything = benchmarks["all"]
         found = measure.absent(everything, names=measure.unseen(everything.names))
         painted = found.table.row(measure.threshold)["painted"]
-        rows[_named("novel", other) + "_absent"] = {
-            **found.evaluation.figures(),
-            "painted": painted,
-            **_how(measure),
-        }
+        figures = {**found.evaluation.figures(), "painted": painted}
+        rows[_named("novel", other) + "_absent"] = _row(measure, figures, threshold=measure.threshold)
     return rows
 
 
@@ -62,8 +59,8 @@ def calibrate(
             kinds[together] = measure.calibrate(benchmarks[name], scenes=scenes).best()
         chosen[name] = kinds[together]
         iou = result.table.iou(chosen[name])
-        row: Row = {"scenes": len(result.queries), "miou": result.table.miou(chosen[name])}
-        row |= {**_how(measure), "threshold": chosen[name]}
+        figures = {"scenes": len(result.queries), "miou": result.table.miou(chosen[name])}
+        row = _row(measure, figures, threshold=chosen[name])
         if together:
             row |= zero_shot(iou, unseen=measure.unseen(benchmarks[name].names))
         rows[_named(name, other) + "_calibrated"] = row
@@ -78,8 +75,9 @@ def published_table(measure: Measure, *, other: str = "") -> str:
     return PUBLISHED.get(own, "")
 
 
-def _how(measure: Measure) -> Row:
-    return {"threshold": measure.threshold, "episodes": measure.rule, "inference": measure.inference}
+def _row(measure: Measure, figures: Mapping[str, int | float], *, threshold: float) -> Row:
+    """``figures``, and how they were measured."""
+    return {**figures, "threshold": threshold, "episodes": measure.rule, "inference": measure.inference}
 
 
 def _named(name: str, other: str) -> str:

@@ -1,4 +1,4 @@
-"""Queries, relabelling and scores, checked on a model whose answers are known by hand."""
+"""Relabelling and scores, checked on a model whose answers are known by hand."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,10 @@ import torch
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.evaluation import (
-    Query,
-    distractor_queries,
-    evaluate,
-    predict,
-    present_queries,
-    questions,
-    relabelled,
-    shuffled,
-    single_queries,
-)
+from fusionerlib.evaluation import evaluate, predict, relabelled
 from fusionerlib.features import FeatureStore
 from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.queries import Query, present_queries
 from fusionerlib.words import WordTable
 from tests.shapes import Shapes
 
@@ -80,18 +71,3 @@ def test_lists_of_different_length_share_a_batch(scenes, words) -> None:
 def test_labels_by_other_names() -> None:
     labels = np.array([[0, 1, 2, 255]], dtype=np.uint8)
     assert relabelled(labels, ("cat", "dog"), ("cow", "dog")).tolist() == [[0, 0, 2, 255]]
-
-
-def test_queries_ask_what_they_say(scenes) -> None:
-    assert (
-        single_queries([(3, "cat")])
-        == [Query(3, ("cat",))]
-        == questions(scenes, pairs=[(3, "cat")], vocabulary=[], names=9)
-    )
-    asked = distractor_queries(scenes, vocabulary=[*NAMES, "red ball", "blue ball"], names=4, hard=1.0, seed=0)
-    assert asked == distractor_queries(scenes, vocabulary=[*NAMES, "red ball", "blue ball"], names=4, hard=1.0, seed=0)
-    for query in asked:
-        assert set(scenes.names(query.scene)) <= set(query.names) and len(set(query.names)) == len(query.names) == 4
-    assert any(tuple(query.names[: len(scenes.names(query.scene))]) != scenes.names(query.scene) for query in asked)
-    mixed = shuffled([Query(i, tuple(NAMES)) for i in range(20)], seed=1)
-    assert len({query.names for query in mixed}) > 5 and all(sorted(query.names) == sorted(NAMES) for query in mixed)

@@ -1,5 +1,7 @@
 """A checkpoint measured: every figure against one taken by hand from the model's own answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,12 @@ from PIL import Image
 from fusionerlib import summaries
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.benchmarks import Benchmark
 from fusionerlib.datasets.pascal import NAMES
 from fusionerlib.fusion import build
 from fusionerlib.inference import Segmenter
 from fusionerlib.measuring import Measure
+from fusionerlib.queries import Query
 from fusionerlib.workspace import Workspace
 from tests.datasets.test_pascal import BOTH, DOG, OTHER_VAL, VAL, save_mask, stripes
 
@@ -51,6 +55,20 @@ def test_single_names_and_all_at_once_are_what_the_segmenter_answers(measure: Me
     expected = (cow & scene.mask("cow")).sum() / (cow | scene.mask("cow")).sum()
     assert together.evaluation.iou["cow"] == pytest.approx(expected, abs=0.02)
     assert together.table.miou(0.5) == pytest.approx(together.evaluation.counts.miou)
+
+
+def test_a_benchmark_says_how_it_is_asked(measure: Measure) -> None:
+    scenes = measure.work.sets.train
+    assert [scenes.names(index) for index in range(len(scenes))] == [("bottle", "person"), ("dog",)]
+    pairs = Benchmark(scenes, pairs=[(1, "dog"), (0, "person")])
+    assert measure.queries(pairs) == [Query(1, ("dog",)), Query(0, ("person",))]
+    together = Benchmark(scenes, names=("cow", "dog"))
+    assert measure.queries(together) == [Query(0, ("cow", "dog")), Query(1, ("cow", "dog"))]
+    # With neither: its own names, and look-alikes beside.
+    asked = [set(query.names) for query in replace(measure, names_asked=2).queries(Benchmark(scenes))]
+    assert asked[0] == {"bottle", "person"} and "dog" in asked[1] and len(asked[1]) == 2
+    asked = [set(query.names) for query in replace(measure, names_asked=3).queries(Benchmark(scenes))]
+    assert asked == [{"bottle", "dog", "person"}] * 2
 
 
 def test_the_absent_control_asks_what_is_not_there_and_scores_what_is(measure: Measure) -> None:

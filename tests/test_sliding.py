@@ -11,8 +11,9 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import Query, score
+from fusionerlib.evaluation import score
 from fusionerlib.fusion import build
+from fusionerlib.queries import Query
 from fusionerlib.sliding import predict_windows
 from fusionerlib.words import WordTable
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import Query, score, zero_shot
+from fusionerlib.evaluation import score, zero_shot
 from fusionerlib.metrics import ClassCounts, decide
+from fusionerlib.queries import Query
 from fusionerlib.thresholds import ThresholdTable
 
 NAMES = ("cat", "dog", "cow", "sheep")

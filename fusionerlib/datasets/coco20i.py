@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from fusionerlib.datasets.coco import CocoInstances, object_mask
 from fusionerlib.datasets.masks import read_indices, read_pair
 from fusionerlib.datasets.mosaic import recipe
-from fusionerlib.datasets.pascal import Novel, Split, relabelled
+from fusionerlib.datasets.pascal import Novel, Split, one_of, relabelled
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
@@ -80,10 +80,10 @@ class Coco20i:
         source: Source | None = None,
         present_only: bool = False,
     ) -> None:
-        _one_of("fold", fold, FOLDS)
-        _one_of("split", split, ("train", "val"))
-        _one_of("novel", novel, ("background", "ignore"))
-        _one_of("source", source, (None, *get_args(Source)))
+        one_of("fold", fold, FOLDS)
+        one_of("split", split, ("train", "val"))
+        one_of("novel", novel, ("background", "ignore"))
+        one_of("source", source, (None, *get_args(Source)))
         self.root, self.fold, self.split = Path(root), fold, split
         listed = fold_pairs(fold, split)
         self._images = _images(self.root, split, sorted({image for image, _ in listed}), present_only=present_only)
@@ -221,8 +221,3 @@ def _masks(folder: Path, split: Split, images: Iterable[int]) -> dict[int, Path]
             'or pass source="instances"'
         )
     return masks
-
-
-def _one_of(what: str, value: object, known: Iterable[object]) -> None:
-    if value not in (known := list(known)):
-        raise FusionerError(f"{what} = {value!r}: expected one of {', '.join(map(repr, known))}")

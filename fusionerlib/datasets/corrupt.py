@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-from fusionerlib.datasets.mosaic import recipe
 from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.transforms import Changed
 from fusionerlib.errors import FusionerError
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -37,7 +37,7 @@ CORRUPTIONS: dict[str, Callable[..., Pixels]] = {"blur": blurred, "noise": noisy
 """What can be done to an image, by name."""
 
 
-class Corrupted:
+class Corrupted(Changed):
     """``scenes`` with one of ``CORRUPTIONS`` at ``level`` on every image; noise is decided by (seed, index).
 
     Raises FusionerError for a corruption that is not known.
@@ -46,15 +46,8 @@ class Corrupted:
     def __init__(self, scenes: Scenes, kind: str, level: int | float, *, seed: int = 0) -> None:
         if kind not in CORRUPTIONS:
             raise FusionerError(f"corruption {kind!r}: expected one of {', '.join(CORRUPTIONS)}")
-        self.scenes, self.kind, self.level, self.seed = scenes, kind, level, seed
-        self.fingerprint = recipe(scenes.fingerprint, "corrupted", kind, level, seed)
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def names(self, index: int) -> tuple[str, ...]:
-        """The names of scene ``index`` without opening its image."""
-        return self.scenes.names(index)
+        super().__init__(scenes, "corrupted", kind, level, seed)
+        self.kind, self.level, self.seed = kind, level, seed
 
     def __getitem__(self, index: int) -> Scene:
         scene = self.scenes[index]
@@ -63,7 +56,7 @@ class Corrupted:
         return Scene(image=image, labels=scene.labels, names=scene.names, key=f"{scene.key} {self.kind} {self.level:g}")
 
 
-class Bordered:
+class Bordered(Changed):
     """``scenes`` in the middle of ``size`` x ``size`` pixels, on a border of each image's mean colour.
 
     The border is labelled background. Where it can't be equally wide on both sides, the right and lower one is a pixel
@@ -71,15 +64,8 @@ class Bordered:
     """
 
     def __init__(self, scenes: Scenes, *, size: int) -> None:
-        self.scenes, self.size = scenes, size
-        self.fingerprint = recipe(scenes.fingerprint, "bordered", size)
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def names(self, index: int) -> tuple[str, ...]:
-        """The names of scene ``index`` without opening its image."""
-        return self.scenes.names(index)
+        super().__init__(scenes, "bordered", size)
+        self.size = size
 
     def __getitem__(self, index: int) -> Scene:
         scene = self.scenes[index]

@@ -49,9 +49,9 @@ class Pascal5i:
     """
 
     def __init__(self, root: Path, *, fold: int, split: Split, novel: Novel = "background") -> None:
-        _one_of("fold", fold, (*FOLDS, NOTHING))
-        _one_of("split", split, ("train", "val"))
-        _one_of("novel", novel, ("background", "ignore"))
+        one_of("fold", fold, (*FOLDS, NOTHING))
+        one_of("split", split, ("train", "val"))
+        one_of("novel", novel, ("background", "ignore"))
         self.root, self.fold, self.split, self.novel = Path(root), fold, split, novel
         listed = fold_pairs(fold, split)
         self._images, self._masks, sizes = _files(self.root, dict.fromkeys(image for image, _ in listed))
@@ -123,6 +123,12 @@ def read_mask(file: Path) -> UInt8[np.ndarray, "height width"]:
     return read_indices(file, known=range(len(NAMES) + 1), meaning="the class ids of PASCAL VOC", remedy=remedy)
 
 
+def one_of(what: str, value: object, known: Iterable[object]) -> None:
+    """Raises FusionerError where ``value``, the setting ``what``, is none of ``known``."""
+    if value not in (known := list(known)):
+        raise FusionerError(f"{what} = {value!r}: expected one of {', '.join(map(repr, known))}")
+
+
 def _files(root: Path, keys: Iterable[str]) -> tuple[dict[str, Path], dict[str, Path], list[tuple[str, int, int]]]:
     """Image and mask of every one of ``keys`` whose image is under ``root``, and (key, bytes, bytes) of them."""
     keys = list(keys)
@@ -150,8 +156,3 @@ def _files(root: Path, keys: Iterable[str]) -> tuple[dict[str, Path], dict[str, 
             raise FusionerError(f"{images[key]} has no mask {mask}: copy the mask there, or remove the image")
     sizes = [(key, images[key].stat().st_size, masks[key].stat().st_size) for key in images]
     return images, masks, sizes
-
-
-def _one_of(what: str, value: object, known: Iterable[object]) -> None:
-    if value not in (known := list(known)):
-        raise FusionerError(f"{what} = {value!r}: expected one of {', '.join(map(repr, known))}")

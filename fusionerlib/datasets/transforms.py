@@ -44,15 +44,13 @@ class Subset:
         return self.scenes[self.indices[index]]
 
 
-class Resized:
-    """Every scene squeezed to ``size`` x ``size`` pixels: image bilinear and antialiased, labels to the nearest pixel.
-
-    Raises FusionerError for a size below 1.
+class Changed:
+    """Every scene of ``scenes`` changed on its own: as many scenes, of the same names. What is done to one is in the
+    ``__getitem__`` of a subclass, and ``how`` is all that decides it, for the fingerprint.
     """
 
-    def __init__(self, scenes: Scenes, *, size: int) -> None:
-        self.scenes, self.size = scenes, _positive("size", size)
-        self.fingerprint = recipe(scenes.fingerprint, "resized", size)
+    def __init__(self, scenes: Scenes, *how: int | float | str) -> None:
+        self.scenes, self.fingerprint = scenes, recipe(scenes.fingerprint, *how)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -60,6 +58,17 @@ class Resized:
     def names(self, index: int) -> tuple[str, ...]:
         """The names of scene ``index`` without opening its image."""
         return self.scenes.names(index)
+
+
+class Resized(Changed):
+    """Every scene squeezed to ``size`` x ``size`` pixels: image bilinear and antialiased, labels to the nearest pixel.
+
+    Raises FusionerError for a size below 1.
+    """
+
+    def __init__(self, scenes: Scenes, *, size: int) -> None:
+        super().__init__(scenes, "resized", size)
+        self.size = _positive("size", size)
 
     def __getitem__(self, index: int) -> Scene:
         return resized(self.scenes[index], width=self.size, height=self.size)

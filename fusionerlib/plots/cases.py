@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from fusionerlib.datasets.scene import Scenes
-from fusionerlib.evaluation import Prediction, Query, predict
+from fusionerlib.evaluation import Prediction, predict
 from fusionerlib.features import StoredScenes
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.metrics import decide
 from fusionerlib.plots.evaluation import SceneRow
+from fusionerlib.queries import Query
 from fusionerlib.words import WordTable
 
 
