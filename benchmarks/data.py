@@ -13,16 +13,12 @@ median of the ratios of single turns. Then memory: what this process and its wor
 """
 
 import argparse
-import json
-import multiprocessing
 import os
-import resource
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import Run, fastest, machine, paired, ratio, resident, write_record
 from PIL import Image
 
 from fusionerlib.datasets.augment import PRESETS
@@ -45,39 +41,44 @@ def main() -> None:
         "ours": Loader(views, keys["ours"]),
         "workers": Loader(views, keys["workers"], workers=options.workers),
     }
-    sides: dict[str, Callable[[], object]] = {
-        "bare": lambda: [bare(image, mask, options.size) for image, mask in files],
-        "ours": lambda: sum(1 for _ in loaders["ours"]),
-        "workers": lambda: sum(1 for _ in loaders["workers"]),
+    cores = os.sched_getaffinity(0)
+    sides: dict[str, Run] = {
+        "bare": on({min(cores)}, lambda: [bare(image, mask, options.size) for image, mask in files]),
+        "ours": on({min(cores)}, lambda: sum(1 for _ in loaders["ours"])),
+        "workers": on(cores, lambda: sum(1 for _ in loaders["workers"])),
     }
     print(f"{count} images a turn, {options.turns} turns, {options.size} px, {options.augmentation}")
-    # The workers start here, with all cores to run on, and find the files in the system's memory.
-    for run in sides.values():
-        run()
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    cores = os.sched_getaffinity(0)
-    for turn in range(options.turns):
-        for side in sorted(sides, reverse=turn % 2 == 0):
-            os.sched_setaffinity(0, cores if side == "workers" else {min(cores)})
-            clock = time.perf_counter if side == "workers" else time.process_time
-            start = clock()
-            sides[side]()
-            seconds[side].append(clock() - start)
-    os.sched_setaffinity(0, cores)
-    rates = {side: count / min(turns) for side, turns in seconds.items()}
-    ratios = [bare / ours for bare, ours in zip(seconds["bare"], seconds["ours"], strict=True)]
-    row = {**rates, "ratio": rates["ours"] / rates["bare"], "median_ratio": statistics.median(ratios)}
+    # The workers start in the first run, with all cores to run on, and find the files in the system's memory.
+    seconds = paired(
+        {side: sides[side] for side in ("workers", "bare", "ours")},
+        options.turns,
+        clocks={"bare": time.process_time, "ours": time.process_time},
+    )
+    rates = {side: count / spent for side, spent in fastest(seconds).items()}
+    ratios = ratio(seconds, "bare", "ours")
     for side, rate in rates.items():
         print(f"{side:8}{rate:9.0f} images/s")
-    print(f"ratio {row['ratio']:.3f} a core (fastest turns), {row['median_ratio']:.3f} (median of turns); bar 0.90")
+    print(f"ratio {ratios['fastest']:.3f} a core (fastest turns), {ratios['median']:.3f} (median of turns); bar 0.90")
     memory = []
     for epoch in range(options.epochs):
         for side in ("ours", "workers"):
             sides[side]()
-        memory.append(resident())
+        memory.append(resident(children=True) / 1e6)
         print(f"memory after epoch {epoch + 1}: {memory[-1]:.0f} MB, workers included")
-    if options.json:
-        options.json.write_text(json.dumps({**row, "memory": memory, "seconds": seconds}, indent=1))
+    row = {**rates, "ratio": ratios["fastest"], "median_ratio": ratios["median"]}
+    write_record(options.json, {"machine": machine(), **row, "memory": memory, "seconds": seconds})
+
+
+def on(cores: set[int], run: Run) -> Run:
+    """``run`` with this process on ``cores`` alone."""
+
+    def pinned() -> None:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)
+        run()
+        os.sched_setaffinity(0, before)
+
+    return pinned
 
 
 def bare(image: Path, mask: Path, size: int) -> None:
@@ -95,13 +96,6 @@ def image_files(root: Path, keys: list[str]) -> list[tuple[Path, Path]]:
 
 
 LAYOUT = (("JPEGImages", "jpg"), ("SegmentationClassAug", "png"))
-
-
-def resident() -> float:
-    """Megabytes that this process and its workers hold, what they share counted each time."""
-    ids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-    pages = [int(Path(f"/proc/{id}/statm").read_text().split()[1]) for id in ids]
-    return sum(pages) * resource.getpagesize() / 1e6
 
 
 def arguments() -> argparse.Namespace:

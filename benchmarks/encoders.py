@@ -10,18 +10,14 @@ unit-length tokens.
 
 import argparse
 import copy
-import gc
-import json
 import multiprocessing
-import resource
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import Run, fastest, machine, paired, peak_memory, write_record
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -46,8 +42,7 @@ def main() -> None:
                         row = pool.apply(measured, (name, weights, size, precision, options.turns, options.device))
                     rows.append(row)
                     print(line(row), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    write_record(options.json, {"machine": machine(options.device), "rows": rows})
 
 
 def measured(name: str, weights: str, size: int, precision: Any, turns: int, device: str) -> dict[str, Any]:
@@ -61,17 +56,9 @@ def measured(name: str, weights: str, size: int, precision: Any, turns: int, dev
     pixels = ((images.to(device).float() / 255 - tower.mean) / tower.std).to(tower.dtype)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     bare = bare_forward(tower.network, side)
-    sides: dict[str, Callable[[], Any]] = {"bare": lambda: bare(pixels), "ours": lambda: tower(images)}
-    memory = {key: peak(run) for key, run in sides.items()}
-    best = {key: float("inf") for key in sides}
-    for turn in range(turns):
-        for key in sorted(sides, reverse=turn % 2 == 0):
-            start = time.perf_counter()
-            with torch.no_grad():
-                sides[key]()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            best[key] = min(best[key], time.perf_counter() - start)
+    sides: dict[str, Run] = {"bare": torch.no_grad()(lambda: bare(pixels)), "ours": lambda: tower(images)}
+    memory = {key: peak_memory(run) for key, run in sides.items()}
+    best = fastest(paired(sides, turns, device=device))
     return {"encoder": name, "size": side, "precision": precision} | {
         **{f"{key}_rate": len(images) / seconds for key, seconds in best.items()},
         **{f"{key}_megabytes": value / 1e6 for key, value in memory.items()},
@@ -88,25 +75,6 @@ def bare_forward(network: Any, side: int) -> Callable[[Tensor], Any]:
         resized = torch.nn.Parameter(network.positions(rows, rows), requires_grad=False)
         bare._parameters = {**bare._parameters, "positional_embedding": resized}
     return bare
-
-
-def peak(run: Callable[[], Any]) -> float:
-    """Most bytes resident while ``run`` runs, the weights included."""
-    gc.collect()
-    most, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            most[0] = max(most[0], float(pages * resource.getpagesize()))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with torch.no_grad():
-        run()
-    done.set()
-    watcher.join()
-    return most[0]
 
 
 def present_names() -> list[str]:

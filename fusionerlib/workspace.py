@@ -46,7 +46,7 @@ class Workspace:
     @cached_property
     def store(self) -> FeatureStore:
         """The features on disk."""
-        return FeatureStore(self.run.data.features, encoder=self.visual)
+        return FeatureStore(self.run.data.features, encoder=self.visual, number_format=self.run.data.store)
 
     def features(self, scenes: Scenes, description: str = "features") -> StoredScenes:
         """``scenes`` by their frozen features, computed where they are missing."""
