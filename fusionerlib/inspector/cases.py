@@ -1,0 +1,91 @@
+"""What the inspector steps through: photos, labelled images, and the best and worst scenes of a saved evaluation."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fusionerlib.datasets.scene import Scene
+from fusionerlib.errors import FusionerError
+from fusionerlib.evaluation import relabelled
+from fusionerlib.images import ImageLike
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image to look at.
+
+    image: as ``Segmenter.set_image`` takes it; read when it is stepped to.
+    title: what it is called in lists.
+    labels: 0 background, k + 1 = ``names[k]``, 255 ignored; None where nothing is known.
+    names: asked when the case is stepped to; () leaves the names that are being asked.
+    """
+
+    image: ImageLike
+    title: str
+    labels: UInt8[np.ndarray, "_ _"] | None = None
+    names: tuple[str, ...] = ()
+
+
+def as_cases(images: Any) -> list[Case]:
+    """Cases from one image or a sequence of images, ``Scene``s, ``Case``s, and (image, labels, names) triples.
+
+    Raises FusionerError naming what is none of these.
+    """
+    single = isinstance(images, str | os.PathLike | np.ndarray | Image.Image | Scene | Case)
+    if not single and not isinstance(images, Iterable):
+        raise FusionerError(f"images is {images!r}, expected a list of images, or of (image, labels, names) cases")
+    return [_as_case(one, place) for place, one in enumerate([images] if single else images, start=1)]
+
+
+def _as_case(given: Any, place: int) -> Case:
+    if isinstance(given, Case):
+        return given
+    if isinstance(given, Scene):
+        return Case(given.image, given.key, given.labels, given.names)
+    if isinstance(given, tuple):
+        if len(given) != 3:
+            raise FusionerError(f"case {place} has {len(given)} parts, expected three: image, labels, names")
+        image, labels, names = given
+        return Case(image, _title(image, place), np.asarray(labels).astype(np.uint8), tuple(names))
+    if not isinstance(given, str | os.PathLike | np.ndarray | Image.Image):
+        raise FusionerError(f"image {place} is a {type(given).__name__}: pass a path, a Pillow image or a uint8 array")
+    return Case(given, _title(given, place))
+
+
+def _title(image: Any, place: int) -> str:
+    return Path(image).name if isinstance(image, str | os.PathLike) else f"image {place}"
+
+
+def saved_cases(directory: Path | str, *, count: int = 4, test: str = "", threshold: float = 0.5) -> Sequence[Case]:
+    """The ``count`` best and the ``count`` worst scenes of the run in ``directory``, best first, worst last.
+
+    Its checkpoint answers the questions of ``test`` (a name that ``Measure.benchmarks`` knows, "" the first) again, by
+    the features that the evaluation left on disk, so the tower seldom runs. Raises FusionerError for a run without a
+    checkpoint or data, and for an unknown test.
+    """
+    from fusionerlib.measuring import Measure
+    from fusionerlib.workspace import Workspace
+
+    work, trained = Workspace.of_checkpoint(Path(directory) / "checkpoint")
+    measure = Measure(work, trained, threshold=threshold)
+    benchmarks = measure.benchmarks()
+    name = test or next(iter(benchmarks), "")
+    if name not in benchmarks:
+        known = ", ".join(benchmarks) or "none: the run's data has no test"
+        raise FusionerError(f"the run in {directory} has no test {test!r}; there are: {known}")
+    evaluation = measure(benchmarks[name], description=name).evaluation
+    scores = dict(evaluation.scores)
+    scenes, cases = measure.shown(benchmarks[name]), []
+    for rank, query in enumerate(evaluation.extremes(count), start=1):
+        scene = scenes[query.scene]
+        kind = "best" if rank <= min(count, len(scores)) else "worst"
+        labels = relabelled(scene.labels, scene.names, query.truth).astype(np.uint8)
+        title = f"{kind}: {scene.key} (IoU {scores[query]:.2f})"
+        cases.append(Case(scene.image, title, labels, query.names))
+    return cases

@@ -1,0 +1,140 @@
+"""The inspector's controls, laid out: every one has a label, and none has a size that depends on what is shown."""
+
+import base64
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from fusionerlib.inspector.compose import encoded
+from fusionerlib.inspector.panels import swatch
+
+LISTED = 40
+"""Most names with a line of their own; the others are asked all the same."""
+CELL = "268px"
+"""A panel's width, as in picture.css."""
+LABEL = "84px"
+"""Width of the labels before the controls."""
+
+
+@dataclass(frozen=True)
+class NameLine:
+    """A name's line: its switch, and its number at the clicked pixel."""
+
+    box: Any
+    switch: Any
+    number: Any
+
+
+class Controls:
+    """Labelled ipywidgets without behaviour of their own; ``box`` lays them out round ``pictures``.
+
+    on_switch: is told a name's place in the list and whether the name is to be asked.
+    """
+
+    def __init__(self, *, pictures: Sequence[Any], on_switch: Callable[[int, bool], None]) -> None:
+        import ipywidgets as w
+
+        self._on_switch = on_switch
+        self._lines: list[NameLine] = []
+        self.image = w.Dropdown(description="Image", options=[("none yet", -1)], **_sized("548px"))
+        self.previous, self.next = _button("◀ Previous"), _button("Next ▶")
+        self.upload = w.FileUpload(accept="image/*", description="Upload", layout=_sized("128px")["layout"])
+        self.export = _button("Save as PNG")
+        self.names = w.Text(description="Names", continuous_update=False, **_sized("828px"))
+        self.names.placeholder = "cat, sofa, window  (then Enter)"
+        self.word = w.Dropdown(description="Look at", **_sized())
+        two = {"readout_format": ".2f"}
+        self.threshold = w.FloatSlider(description="Threshold", min=0, max=1, step=0.01, **two, **_sized())
+        self.opacity = w.FloatSlider(description="Opacity", min=0, max=1, step=0.05, **two, **_sized())
+        self.temperature = w.FloatLogSlider(
+            description="Temperature", base=2, min=-3, max=3, step=0.1, **two, **_sized()
+        )
+        self.layer = w.IntSlider(description="Layer", min=1, max=1, **_sized())
+        self.message, self.line, self.heading = w.HTML(), w.HTML(layout=w.Layout(width="100%")), w.HTML()
+        self._list = w.VBox(layout=w.Layout(height="225px", width=CELL, overflow="hidden auto", display="block"))
+        listed = w.VBox([self.heading, self._list], layout=w.Layout(width=CELL, height="255px"))
+        # The names stand beside the masks that they explain.
+        cells = [*pictures[:3], listed, *pictures[3:]]
+        grid = w.Layout(grid_template_columns=f"repeat(auto-fill, {CELL})", grid_gap="8px 12px", width="100%")
+        rows = (
+            (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export)),
+            (self.names, self.word),
+            (self.threshold, self.opacity, self.temperature, self.layer),
+        )
+        bars = [w.HBox(row, layout=w.Layout(flex_flow="row wrap", grid_gap="0 12px")) for row in rows]
+        self.box = w.VBox([*bars, self.message, w.GridBox(cells, layout=grid), self.line])
+        self.box.add_class("fusioner-inspector")
+
+    @property
+    def switches(self) -> list[Any]:
+        """The check boxes of the names, in their order."""
+        return [line.switch for line in self._lines[: len(self._list.children)]]
+
+    def list_names(self, rows: Sequence[tuple[str, bool, float | None]], *, heading: str) -> None:
+        """One line for each (name, asked or not, probability at the clicked pixel), with its colour and hatch."""
+        rows = rows[:LISTED]
+        while len(self._lines) < len(rows):
+            self._lines.append(self._new_line(len(self._lines)))
+        best = max((value for _, _, value in rows if value is not None), default=None)
+        for line, (name, on, value) in zip(self._lines, rows, strict=False):
+            line.switch.description, line.switch.tooltip, line.switch.value = name, name, on
+            line.number.value = "" if value is None else _meter(value, name=name, best=value == best)
+        boxes = tuple(line.box for line in self._lines[: len(rows)])
+        if self._list.children != boxes:
+            self._list.children = boxes
+        self.heading.value = f'<div class="fusioner-words"><b>{html.escape(heading)}</b></div>'
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        """One line under the controls; empty, it takes as much room."""
+        kind, role = ("bad", "alert") if bad else ("", "status")
+        told = html.escape(text) or "&nbsp;"
+        self.message.value = f'<div role="{role}" class="fusioner-words fusioner-message {kind}">{told}</div>'
+
+    def write_line(self, line: str) -> None:
+        """The parameter line, to be copied."""
+        told = f'<div class="fusioner-line" tabindex="0" aria-label="parameter line">{html.escape(line)}</div>'
+        self.line.value = told
+
+    def _new_line(self, place: int) -> NameLine:
+        import ipywidgets as w
+
+        switch = w.Checkbox(indent=False, layout=w.Layout(width="118px"))
+        switch.observe(lambda change: self._on_switch(place, change["new"]), names="value")
+        number = w.HTML(layout=w.Layout(width="112px"))
+        picture = w.HTML(_swatch_html(place), layout=w.Layout(width="26px"))
+        box = w.HBox([picture, switch, number], layout=w.Layout(height="32px", overflow="hidden"))
+        return NameLine(box=box, switch=switch, number=number)
+
+
+def _sized(width: str = CELL) -> dict[str, Any]:
+    """Layout and style of a control that is as wide as one panel, or as several."""
+    import ipywidgets as w
+
+    return {"layout": w.Layout(width=width, margin="2px 0"), "style": {"description_width": LABEL}}
+
+
+def _pair(first: Any, second: Any) -> Any:
+    """Two buttons that stay beside each other."""
+    import ipywidgets as w
+
+    return w.HBox([first, second], layout=w.Layout(width=CELL, grid_gap="12px"))
+
+
+def _button(text: str) -> Any:
+    import ipywidgets as w
+
+    return w.Button(description=text, layout=_sized("128px")["layout"])
+
+
+def _meter(value: float, *, name: str, best: bool) -> str:
+    number = f"<b>{value:.3f}</b>" if best else f"{value:.3f}"
+    bar = f'<meter min="0" max="1" value="{value:.4f}" aria-label="probability of {html.escape(name)}"></meter>'
+    return f'<div class="fusioner-words">{bar} {number}</div>'
+
+
+@lru_cache(maxsize=LISTED)
+def _swatch_html(place: int) -> str:
+    content, media = encoded(swatch(place), "argmax")
+    return f'<img alt="" width="22" height="22" src="data:{media};base64,{base64.b64encode(content).decode()}">'

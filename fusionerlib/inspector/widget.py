@@ -1,0 +1,207 @@
+"""The mask inspector in a notebook: controls over an ``InspectorState``, and its pictures side by side.
+
+``inspect(segmenter, images)`` at the end of a cell shows it; where nobody sits in front of the kernel it leaves a PNG.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.inference import Segmenter
+from fusionerlib.inspector.compose import encoded, parameter_line, png, table_title
+from fusionerlib.inspector.controls import Controls
+from fusionerlib.inspector.picture import picture_widget
+from fusionerlib.inspector.shown import panel, pixel_probabilities, title
+from fusionerlib.inspector.state import EVERYTHING, PANELS, Changed, InspectorState
+from fusionerlib.notebook import headless
+
+STEPS = 50
+"""Presses of an arrow key from one rim of the image to the other."""
+NOTHING: Changed = frozenset()
+
+
+def inspect(
+    segmenter: Segmenter,
+    images: Any = (),
+    *,
+    names: Sequence[str] = (),
+    folder: Path | str = ".",
+    **settings: Any,
+) -> "Inspector":
+    """The inspector of ``images``: paths, Pillow images, arrays, scenes, or (image, labels, names) cases.
+
+    names: asked from the start. folder: where "Save as PNG" writes. settings: what else ``InspectorState`` takes:
+    threshold, opacity, temperature, off, image, word, layer, pixel. Raises FusionerError as that does.
+    """
+    return Inspector(InspectorState(segmenter, images, names=names, **settings), folder=folder)
+
+
+class Inspector:
+    """Widgets that follow ``state``, made when they are first shown or asked for."""
+
+    def __init__(self, state: InspectorState, *, folder: Path | str = ".") -> None:
+        self.state, self.folder = state, Path(folder)
+        self._following = False
+
+    @cached_property
+    def pictures(self) -> dict[str, Any]:
+        """The widget of each panel."""
+        return {key: picture_widget(on_place=self._place, on_move=self._move) for key in PANELS}
+
+    @cached_property
+    def controls(self) -> Controls:
+        """The controls, wired to the state."""
+        state, controls = self.state, Controls(pictures=list(self.pictures.values()), on_switch=self._switch)
+        for widget, operation in (
+            (controls.image, state.go),
+            (controls.names, lambda text: state.set_names(parsed(text), off=tuple(state.off))),
+            (controls.word, state.choose),
+            (controls.threshold, state.set_threshold),
+            (controls.opacity, state.set_opacity),
+            (controls.temperature, state.set_temperature),
+            (controls.layer, lambda layer: state.set_layer(layer - 1)),
+        ):
+            widget.observe(partial(self._observed, operation), names="value")
+        controls.upload.observe(self._uploaded, names="value")
+        controls.previous.on_click(lambda _: self._do(lambda: state.step(-1)))
+        controls.next.on_click(lambda _: self._do(lambda: state.step(1)))
+        controls.export.on_click(lambda _: self._do(self._saved))
+        self._follow(controls, EVERYTHING)
+        controls.say("Click a picture, or press an arrow key on it, to look at one pixel.")
+        return controls
+
+    @property
+    def line(self) -> str:
+        """One line of Python that shows the same again."""
+        return parameter_line(self.state)
+
+    def png(self) -> bytes:
+        """Everything that is shown as one PNG file."""
+        return png(self.state)
+
+    def save(self, path: Path | str) -> Path:
+        """Writes ``png`` to ``path``, making its folder; returns the path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.png())
+        return path
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """A still picture always, for pages and readers without widgets; the widgets where somebody can use them."""
+        still = {"text/plain": self.line, "image/png": self.png()}
+        return still if headless() else {**self.controls.box._repr_mimebundle_(), **still}
+
+    def _do(self, operation: Callable[[], Changed]) -> None:
+        """Runs ``operation`` and shows what it changed; what goes wrong becomes a message."""
+        if self._following:
+            return
+        self.controls.say("")
+        changed = NOTHING
+        try:
+            changed = operation()
+        except FusionerError as error:
+            self.controls.say(str(error), bad=True)
+        # A callback's traceback would go where nobody looks.
+        except Exception as error:
+            self.controls.say(f"{type(error).__name__}: {error}", bad=True)
+        self._follow(self.controls, changed)
+
+    def _observed(self, operation: Callable[[Any], Changed], change: dict[str, Any]) -> None:
+        self._do(lambda: operation(change["new"]))
+
+    def _switch(self, place: int, on: bool) -> None:
+        self._do(lambda: self.state.toggle(self.state.names[place], on))
+
+    def _place(self, down: float, right: float) -> None:
+        height, width = self.state.photo.shape[:2]
+        self._do(lambda: self.state.click(int(down * height), int(right * width)))
+
+    def _move(self, down: int, right: int) -> None:
+        height, width = self.state.photo.shape[:2]
+        row, column = self.state.pixel or (height // 2, width // 2)
+        self._do(
+            lambda: self.state.click(row + down * max(1, height // STEPS), column + right * max(1, width // STEPS))
+        )
+
+    def _uploaded(self, change: dict[str, Any]) -> None:
+        if not change["new"]:
+            return
+        file = change["new"][0]
+        self._do(lambda: self.state.add(opened(file["name"], file["content"]), title=file["name"]))
+        # Emptied, so that the same file can be uploaded again.
+        self.controls.upload.value = ()
+
+    def _saved(self) -> Changed:
+        number = next(n for n in range(1, 10**6) if not (self.folder / f"inspector-{n}.png").exists())
+        path = self.save(self.folder / f"inspector-{number}.png")
+        self.controls.say(f"saved {path}")
+        return NOTHING
+
+    def _follow(self, controls: Controls, changed: Changed) -> None:
+        """Pictures and controls made to show the state."""
+        for key in PANELS:
+            if key in changed:
+                picture, caption = panel(self.state, key)
+                content, media = encoded(picture, key)
+                widget = self.pictures[key]
+                with widget.hold_sync():
+                    widget.content, widget.media = content, media
+                    widget.title, widget.caption = title(self.state, key), caption
+        with self._quiet():
+            _follow_state(controls, self.state, typed=not changed)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Inside it, controls that are set by the state don't set the state."""
+        self._following = True
+        try:
+            yield
+        finally:
+            self._following = False
+
+
+def parsed(text: str) -> list[str]:
+    """The names in ``text``, which commas or line breaks separate."""
+    return [name for part in text.replace("\n", ",").split(",") if (name := part.strip())]
+
+
+def opened(name: str, content: Any) -> Image.Image:
+    """An uploaded file as an image. Raises FusionerError naming a file that is none."""
+    try:
+        image = Image.open(io.BytesIO(bytes(content)))
+        image.load()
+    # Pillow's readers raise whatever their parsers stumble over.
+    except Exception as error:
+        raise FusionerError(f"{name!r} can't be read as an image ({error}): upload a JPEG or PNG") from error
+    return image
+
+
+def _follow_state(controls: Controls, state: InspectorState, *, typed: bool) -> None:
+    """typed: leave the text of the names as it is: what could not be asked is there to be mended."""
+    images = [(case.title, place) for place, case in enumerate(state.cases)] or [("none yet", -1)]
+    _offer(controls.image, images, state.index)
+    _offer(controls.word, list(state.on), state.word or None)
+    if not typed and parsed(controls.names.value) != list(state.names):
+        controls.names.value = ", ".join(state.names)
+    controls.threshold.value, controls.opacity.value = state.threshold, state.opacity
+    controls.temperature.value = state.temperature
+    controls.layer.max = max(1, state.layers)
+    controls.layer.value, controls.layer.disabled = min(state.layer, controls.layer.max - 1) + 1, state.layers < 2
+    values = dict(pixel_probabilities(state))
+    rows = [(name, name not in state.off, values.get(name)) for name in state.names]
+    controls.list_names(rows, heading=table_title(state))
+    controls.write_line(parameter_line(state))
+
+
+def _offer(chooser: Any, options: list[Any], value: Any) -> None:
+    """A drop-down list with ``options``, ``value`` chosen; set only where it differs, as that closes an open list."""
+    if list(chooser.options) != options:
+        chooser.options = options
+    if chooser.value != value:
+        chooser.value = value

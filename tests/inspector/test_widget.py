@@ -1,0 +1,168 @@
+"""The inspector's widgets: their values drive the state, errors are messages, and without a front end a PNG stays."""
+
+import io
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusionerlib.inspector import inspect, shown
+from fusionerlib.inspector.compose import composed
+from fusionerlib.inspector.state import PANELS
+from fusionerlib.inspector.widget import parsed
+from fusionerlib.notebook import FRONTENDS, HEADLESS
+from tests.inspector.conftest import NAMES
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture
+def app(segmenter, photo, labels, tmp_path):
+    return inspect(segmenter, [photo, (photo[:, ::-1], labels, ("cat", "dog"))], names=NAMES, folder=tmp_path)
+
+
+@pytest.fixture
+def live(monkeypatch):
+    monkeypatch.delenv(HEADLESS, raising=False)
+    monkeypatch.setenv(FRONTENDS[0], "any.ipynb")
+
+
+def contents(app):
+    assert app.controls
+    return {key: app.pictures[key].content for key in PANELS}
+
+
+def changed(before, app):
+    return {key for key, content in contents(app).items() if content != before[key]}
+
+
+def upload(name, content):
+    told = {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)}
+    return ({**told, "last_modified": datetime(2026, 1, 1, tzinfo=UTC)},)
+
+
+def test_every_control_sets_the_state_and_its_panels(app):
+    state, controls = app.state, app.controls
+    for widget, value, attribute, expected, redrawn in (
+        (controls.threshold, 0.7, "threshold", 0.7, {"overlay", "probability", "argmax"}),
+        (controls.opacity, 0.9, "opacity", 0.9, {"overlay"}),
+        (controls.temperature, 4.0, "temperature", 4.0, {"overlay", "probability", "argmax"}),
+        (controls.word, "sky", "word", "sky", {"probability", "attention"}),
+        (controls.layer, 2, "layer", 1, {"attention"}),
+        (controls.names, "dog,  wall ,", "names", ("dog", "wall"), {"overlay", "probability", "argmax", "attention"}),
+        (controls.image, 1, "names", ("cat", "dog"), set(PANELS) - {"similarity"}),
+    ):
+        before = contents(app)
+        widget.value = value
+        assert getattr(state, attribute) == expected
+        assert changed(before, app) == redrawn, widget.description
+    assert controls.names.value == "cat, dog" and controls.word.options == ("cat", "dog")
+    controls.next.click()
+    assert state.index == 0 and controls.image.value == 0
+
+
+def test_switches_ask_and_leave_out(app):
+    app.controls.switches[1].value = False
+    assert app.state.on == ("cat", "sky") and app.controls.word.options == ("cat", "sky")
+    assert [switch.description for switch in app.controls.switches] == list(NAMES)
+    app.controls.names.value = "cat, grass, door, sky"
+    assert app.state.on == ("cat", "door", "sky"), "what was switched off stays off"
+    assert [switch.value for switch in app.controls.switches] == [True, False, True, True]
+    app.controls.names.value = "wall"
+    assert len(app.controls.switches) == 1
+
+
+def test_clicks_and_arrow_keys_choose_a_pixel(app):
+    before = contents(app)
+    app.pictures["argmax"]._handle_custom_msg({"click": [0.5, 0.255]}, [])
+    assert app.state.pixel == (60, 51)
+    assert changed(before, app) == {"overlay", "similarity"}
+    assert "row 60, column 51" in app.controls.heading.value
+    numbers = dict(shown.pixel_probabilities(app.state))
+    for line, name in zip(app.controls._lines, NAMES, strict=True):
+        assert f"{numbers[name]:.3f}" in line.number.value
+    app.pictures["overlay"]._handle_custom_msg({"move": [-1, 0]}, [])
+    app.pictures["overlay"]._handle_custom_msg({"move": [0, 1]}, [])
+    assert app.state.pixel == (58, 55)
+    app.pictures["overlay"]._handle_custom_msg({"click": [1.0, 1.0]}, [])
+    assert app.state.pixel == (119, 199)
+
+
+def test_mistakes_are_messages(app):
+    controls, before = app.controls, contents(app)
+    for text, told in (("cat, cat", "given twice"), ("x" * 300, "300 characters")):
+        controls.names.value = text
+        assert told in controls.message.value and 'role="alert"' in controls.message.value
+        assert app.state.names == NAMES and controls.names.value == text, "the text is there to be mended"
+    controls.upload.value = upload("notes.png", b"no image at all")
+    assert "&#x27;notes.png&#x27; can&#x27;t be read" in controls.message.value and controls.upload.value == ()
+    assert changed(before, app) == set()
+    controls.threshold.value = 0.6
+    assert "alert" not in controls.message.value
+
+
+def test_typed_names_are_text_and_no_markup(app):
+    app.controls.names.value = "<img src=x onerror=alert(1)>, cat"
+    app.pictures["overlay"]._handle_custom_msg({"click": [0.5, 0.5]}, [])
+    markup = app.controls.line.value + "".join(line.number.value for line in app.controls._lines)
+    assert "<img src=x" not in markup and "&lt;img src=x" in markup
+    assert parsed(" a,b c,,\nd ") == ["a", "b c", "d"]
+
+
+def test_an_uploaded_photo_is_shown(segmenter, photo):
+    app, stream = inspect(segmenter), io.BytesIO()
+    assert "none yet" in str(app.controls.image.options)
+    app.controls.next.click()
+    assert "no image" in app.controls.message.value
+    app.controls.names.value = "cat"
+    Image.fromarray(photo).save(stream, "PNG")
+    app.controls.upload.value = upload("mine.png", stream.getvalue())
+    assert app.state.case.title == "mine.png" and app.state.answer.names == ("cat",)
+    np.testing.assert_array_equal(app.state.photo, photo)
+    assert app.controls.image.options == (("mine.png", 0),) and app.controls.upload.value == ()
+
+
+def test_saving_never_overwrites(app, tmp_path):
+    for number in (1, 2):
+        app.controls.export.click()
+        assert f"inspector-{number}.png" in app.controls.message.value
+    with Image.open(tmp_path / "inspector-1.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(composed(app.state)))
+
+
+def test_without_a_front_end_a_png_stays(app, monkeypatch):
+    monkeypatch.setenv(HEADLESS, "1")
+    left = app._repr_mimebundle_()
+    assert set(left) == {"image/png", "text/plain"} and "controls" not in vars(app)
+    with Image.open(io.BytesIO(left["image/png"])) as still:
+        np.testing.assert_array_equal(np.asarray(still), np.asarray(composed(app.state)))
+
+
+def test_with_a_front_end_there_are_both(app, live):
+    bundle = app._repr_mimebundle_()
+    assert bundle[WIDGET]["model_id"] == app.controls.box.model_id and bundle["image/png"].startswith(b"\x89PNG")
+
+
+def test_sizes_do_not_depend_on_what_is_shown(app):
+    def sizes(widget):
+        own = [(widget.layout.width, widget.layout.height)] if hasattr(widget, "layout") else []
+        return own + [size for child in getattr(widget, "children", ()) for size in sizes(child)]
+
+    rest = [child for child in app.controls.box.children if child is not app.controls.box.children[4]]
+    before = [sizes(child) for child in rest]
+    app.controls.names.value = "one, two, three, four, five, six, seven, eight, nine, ten"
+    app.controls.threshold.value = 0.9
+    assert [sizes(child) for child in rest] == before
+    assert app.controls._list.layout.height == "225px" and "auto" in app.controls._list.layout.overflow
+
+
+def test_every_control_has_a_label(app):
+    def walk(widget):
+        yield widget
+        for child in getattr(widget, "children", ()):
+            yield from walk(child)
+
+    operable = [widget for widget in walk(app.controls.box) if hasattr(widget, "description")]
+    named = [widget for widget in operable if type(widget).__name__ != "HTML"]
+    assert len(named) > 12 and all(widget.description for widget in named)
