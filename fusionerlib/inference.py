@@ -141,16 +141,21 @@ class Segmenter:
         that is blank, repeated, no string, or longer than 200 characters.
         """
         threshold, words = checked_threshold(threshold), self.text_tokens(names)
-        if self._windows is not None:
-            coarse = window_logits(self.model, self._windows, words)
-        else:
-            tokens = self.tokens.main
-            coarse = self.model(tokens.tokens, words[None], grid=tokens.grid, size=self._input)[0].float().cpu()
+        coarse = self._coarse(words) if self._windows is None else window_logits(self.model, self._windows, words)
         assert self._image is not None
         best, winner = winners(coarse, self._image.shape[:2])
         return Segmentation(
             names=tuple(names), image=self._image, coarse=coarse, best=best, winner=winner, threshold=threshold
         )
+
+    def _coarse(self, words: Float[Tensor, "names dim"]) -> Float[Tensor, "names rows columns"]:
+        """Logits as small as the model makes them: a large vocabulary at the image's size would fill the memory."""
+        tokens, model = self.tokens.main, self.model
+        size = model.coarsest(tokens.grid, self._input)
+        coarse = torch.empty(len(words), *size)
+        for part in model.parts(len(words)):
+            coarse[part] = model(tokens.tokens, words[part][None], grid=tokens.grid, size=size)[0]
+        return coarse
 
     def attention(self, names: Sequence[str]) -> Float[Tensor, "layers names rows columns"]:
         """How much each word reads from each patch, layer by layer: mean over heads, 0-1.

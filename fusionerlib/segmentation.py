@@ -22,7 +22,7 @@ class Segmentation:
     """What ``Segmenter.segment`` found. Everything of length K is in the order of ``names``.
 
     image: what was segmented, RGB 0-255, upright.
-    coarse: logits at the size that the model ran at; ``logits`` are these, resized.
+    coarse: logits at the size that the model made them at; ``logits`` are these, resized.
     best, winner: the largest logit of each pixel and the index of its name, the first of equals.
     threshold: a pixel is background where no probability exceeds it, 0-1.
     """

@@ -1,12 +1,20 @@
 """The trainable models behind one interface: frozen patch and text tokens in, logits out."""
 
 from fusionerlib.config import FusionConfig
+from fusionerlib.fusion.baselines import LSeg, Similarity, SPNet
 from fusionerlib.fusion.fusioner import Fusioner
 from fusionerlib.fusion.late import LateFusion
 from fusionerlib.fusion.maps import WordMaps
 from fusionerlib.fusion.model import SegmentationModel
 
-MODELS: dict[str, type[SegmentationModel]] = {"fusioner": Fusioner, "late": LateFusion, "maps": WordMaps}
+MODELS: dict[str, type[SegmentationModel]] = {
+    "fusioner": Fusioner,
+    "late": LateFusion,
+    "maps": WordMaps,
+    "lseg": LSeg,
+    "spnet": SPNet,
+    "similarity": Similarity,
+}
 
 
 def build(config: FusionConfig, *, visual_width: int, text_width: int) -> SegmentationModel:
@@ -17,4 +25,14 @@ def build(config: FusionConfig, *, visual_width: int, text_width: int) -> Segmen
     return MODELS[config.kind](config, visual_width=visual_width, text_width=text_width)
 
 
-__all__ = ["MODELS", "Fusioner", "LateFusion", "SegmentationModel", "WordMaps", "build"]
+__all__ = [
+    "MODELS",
+    "Fusioner",
+    "LSeg",
+    "LateFusion",
+    "SPNet",
+    "SegmentationModel",
+    "Similarity",
+    "WordMaps",
+    "build",
+]

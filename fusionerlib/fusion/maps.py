@@ -12,13 +12,16 @@ from fusionerlib.fusion.decoder import resize
 from fusionerlib.fusion.likeness import CLUES, ClassLikeness, CosineLikeness, Likeness
 from fusionerlib.fusion.model import SegmentationModel
 
+MOST = 3.0
+"""Evidence counts up to this, in units of likeness."""
+
 
 class WordMaps(SegmentationModel):
     """Cost aggregation over likenesses of words and patches, by weights that all names share: no name changes another's
     logit.
 
-    With ``likeness`` ``cosine`` or ``classes`` the last ``text_width`` channels of a patch token are in the space of the
-    words, embeddings or distributions over classes; with ``learned`` a linear map into it is trained. ``context``
+    With ``likeness`` ``cosine`` or ``classes`` the last ``text_width`` channels of a patch token are in the space of
+    the words, embeddings or distributions over classes; with ``learned`` a linear map into it is trained. ``context``
     channels that no name has a part in bring in what the image looks like.
     """
 
@@ -71,9 +74,9 @@ class WordMaps(SegmentationModel):
         there = self._there(maps)
         for scale, block in zip(self.config.decoder_scales, self.fine, strict=True):
             maps = block(resize(maps, (grid[0] * scale, grid[1] * scale)))
-        logits = self.head(maps) + there
-        if self.config.evidence:
-            logits = logits + self.config.evidence * _evidence(logits.detach(), clues[:, :1])
+        logits: Tensor = self.head(maps) + there
+        if self.config.evidence and not self.training:
+            logits = logits * (self.config.evidence * _evidence(logits, clues[:, :1])).exp()
         logits = resize(logits, size)
         return rearrange(logits, "(b k) 1 h w -> b k h w", k=names)
 
@@ -92,7 +95,7 @@ class WordMaps(SegmentationModel):
     def local_likeness(
         self, patch_tokens: Float[Tensor, "batch patches visual"], text_tokens: Float[Tensor, "batch names text"]
     ) -> Float[Tensor, "batch names patches"]:
-        """How like each patch is to each name, by what is usual for that name, before any convolution."""
+        """Half of how like each patch is to each name, by what is usual for that name: the first of the clues."""
         clues: Tensor = self.likeness.clues(self._in_words(patch_tokens), text_tokens)
         return clues[:, :, 0]
 
@@ -112,13 +115,15 @@ class WordMaps(SegmentationModel):
 
 
 def _evidence(logits: Float[Tensor, "maps 1 h w"], local: Float[Tensor, "maps 1 rows columns"]) -> Tensor:
-    """How like a name the patches are, on average, that its own map is about to paint.
+    """How like a name the patches are, on average, that its own map paints.
 
-    Shapes are learnt on the seen names and fit those better; what the frozen towers say favours no name.
+    Logits are stretched by it, so no mask at a half changes, but names that want the same pixel do: shapes are learnt
+    on seen names, which would win too often; what the frozen towers say favours no name.
     """
     chances = F.adaptive_avg_pool2d(logits.float().sigmoid(), (local.shape[-2], local.shape[-1]))
     # Clues are halved likenesses. A map that paints less than a patch has little to go by.
-    return 2 * (chances * local).sum((2, 3), keepdim=True) / (chances.sum((2, 3), keepdim=True) + 1)
+    mean = 2 * (chances * local).sum((2, 3), keepdim=True) / (chances.sum((2, 3), keepdim=True) + 1)
+    return mean.clamp(-MOST, MOST)
 
 
 def _block(inside: int, width: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """What every segmentation model here is: frozen patch and text tokens in, logits out."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -7,9 +9,17 @@ from torch import Tensor, nn
 from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
 
+NAMES = 64
+"""Names asked at once of a model whose names are independent, so that memory does not grow with the vocabulary."""
+
 
 class SegmentationModel(nn.Module):
-    """The trainable part; never owns an encoder. visual_width, text_width: channels of the frozen tokens."""
+    """The trainable part; never owns an encoder. visual_width, text_width: channels of the frozen tokens.
+
+    names_independent: no name changes another's logit, and logits are resized only after the last layer.
+    """
+
+    names_independent: ClassVar[bool] = False
 
     def __init__(self, config: FusionConfig, *, visual_width: int, text_width: int) -> None:
         super().__init__()
@@ -50,6 +60,23 @@ class SegmentationModel(nn.Module):
     ) -> list[Float[Tensor, "batch heads tokens tokens"]]:
         """Each block's attention among [patches, words]; empty for a model whose sides do not attend to each other."""
         return []
+
+    def parts(self, count: int) -> list[slice]:
+        """Which of ``count`` names to ask at once: all of them, or ``NAMES`` at a time where names are independent.
+
+        Parts are equally long, the last one begins early for it: how a product of matrices rounds hangs on its shape.
+        """
+        if not self.names_independent or count <= NAMES:
+            return [slice(0, count)]
+        starts = (min(start, count - NAMES) for start in range(0, count, NAMES))
+        return [slice(start, start + NAMES) for start in starts]
+
+    def coarsest(self, grid: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest size (height, width) that logits may be asked at without losing anything for ``size``."""
+        if not self.names_independent:
+            return size
+        scale = self.config.decoder_scales[-1] if self.config.decoder_scales else 1
+        return grid[0] * scale, grid[1] * scale
 
     @property
     def device(self) -> torch.device:

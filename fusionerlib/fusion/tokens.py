@@ -25,7 +25,7 @@ class TokenModel(SegmentationModel):
             nn.LayerNorm(width, eps=LAYER_NORM_EPS),
         )
         self.text_projection = nn.Sequential(nn.LayerNorm(text_width, eps=LAYER_NORM_EPS), nn.Linear(text_width, width))
-        self.category = nn.Parameter(torch.randn(1, width))
+        self.category = nn.Parameter(torch.randn(1, width)) if config.modality else None
         self.patch_matrix = nn.Parameter(torch.randn(width, width) * width**-0.5)
         self.word_matrix = nn.Parameter(torch.randn(width, width) * width**-0.5)
         # Most pixels belong to no name: a bias that starts low saves the steps that would go into learning to say no.
@@ -47,7 +47,8 @@ class TokenModel(SegmentationModel):
     ) -> tuple[Float[Tensor, "batch patches width"], Float[Tensor, "batch names width"]]:
         """Both sides in the model's width, the shared category vector added to the words."""
         self.check_widths(patch_tokens, text_tokens)
-        return self.visual_projection(patch_tokens), self.text_projection(text_tokens) + self.category
+        patches, words = self.visual_projection(patch_tokens), self.text_projection(text_tokens)
+        return patches, words if self.category is None else words + self.category
 
     def forward(
         self,
@@ -60,9 +61,8 @@ class TokenModel(SegmentationModel):
     ) -> Float[Tensor, "batch names height width"]:
         """Logits as in ``SegmentationModel``."""
         features, words = self.fuse(patch_tokens, text_tokens, grid=grid, names_mask=names_mask)
-        if self.config.upsample == "features":
-            features = resize(features, size)
-        logits = cosine_logits(features, words, temperature=self.config.temperature)
+        finer = size if self.config.upsample == "features" else None
+        logits = cosine_logits(features, words, temperature=self.config.temperature, size=finer)
         if self.bias is not None:
             logits = logits + self.bias
         return logits if logits.shape[-2:] == size else resize(logits, size)
@@ -97,4 +97,4 @@ class TokenModel(SegmentationModel):
 
     def undecayed(self) -> list[nn.Parameter]:
         """Biases, norms, and the shared category vector, which is a bias by what it does."""
-        return [*super().undecayed(), self.category]
+        return [*super().undecayed(), *([] if self.category is None else [self.category])]

@@ -81,11 +81,31 @@ def test_a_masks_likeness_is_that_of_its_mean_token(tokens) -> None:
 
 def test_presence_moves_all_of_a_names_logits_alike(tokens) -> None:
     patches, words = tokens
-    model = make(presence=True).eval()
+    model = make(presence=True, evidence=0.0).eval()
     with torch.no_grad():
         before = model(patches, words, grid=GRID, size=SIZE)
         model.presence.bias += 1.5
         torch.testing.assert_close(model(patches, words, grid=GRID, size=SIZE), before + 1.5)
+
+
+def test_evidence_stretches_logits_and_moves_no_mask(tokens) -> None:
+    patches, words = tokens
+    model = make(logit_bias=0.0)
+    model.train()(patches, words, grid=GRID, size=SIZE)
+    plain = make(logit_bias=0.0, evidence=0.0)
+    plain.load_state_dict(model.state_dict())
+    at_maps_size = (8, 10)
+    with torch.no_grad():
+        stretched = model.eval()(patches, words, grid=GRID, size=at_maps_size)
+        before = plain.eval()(patches, words, grid=GRID, size=at_maps_size)
+    factor = stretched / before
+    assert torch.equal(stretched > 0, before > 0)
+    torch.testing.assert_close(factor, factor[..., :1, :1].expand_as(factor), atol=1e-3, rtol=1e-3)
+    # By hand for one name of one image: the likeness of its patches, weighed by what is painted of each.
+    chance = before[1, 2].sigmoid().reshape(4, 2, 5, 2).mean((1, 3))
+    local = model.local_likeness(patches, words)[1, 2].reshape(4, 5) * 2
+    expected = ((chance * local).sum() / (chance.sum() + 1)).clamp(-3, 3).exp()
+    torch.testing.assert_close(factor[1, 2].mean(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_it_is_a_small_part_of_the_papers_module() -> None:

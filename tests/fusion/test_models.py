@@ -39,7 +39,9 @@ def test_order_of_names_only_orders_the_logits(kind: str) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("names", [1, 40])
 def test_any_number_of_names_and_any_grid(kind: str, names: int) -> None:
-    logits = tiny(kind, logit_bias=0.0)(torch.randn(1, 35, 10), torch.randn(1, names, 7), grid=(5, 7), size=(81, 113))
+    logits = tiny(kind, logit_bias=0.0, offset=0.0)(
+        torch.randn(1, 35, 10), torch.randn(1, names, 7), grid=(5, 7), size=(81, 113)
+    )
     assert logits.shape == (1, names, 81, 113)
     assert logits.abs().max() <= 1 / 0.07 + 1e-3
 

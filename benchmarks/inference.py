@@ -1,0 +1,215 @@
+"""What an answer costs: a photo by sliding windows, new words on the same image, and a vocabulary of 1,203 names.
+
+    python benchmarks/inference.py                        all three
+    python benchmarks/inference.py --only words large     the packaged pair alone
+
+photo   500x375 pixels, 20 names, nine windows of 224, the paper's fusion on ViT-L/14 with random weights. ours: the
+        text once, windows in one batch. bare: the same parts called once each, nothing between them. reference: the
+        plain path of benchmarks/reference.py, every window by itself with its words encoded anew, one name at a time
+        as in the paper, or all names at once; one window and one name are timed and multiplied, since all of them take
+        ten minutes
+words   the packaged pair and the ``modern`` fusion: five names that were never asked, and twenty that were
+large   the same with 100 to 1,203 names: seconds, bytes, and whether parts give what all names at once do
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from measuring import fastest, machine, paired, peak_memory, ratio, resident, write_record
+from PIL import Image
+from reference import OPEN_CLIP, Reference, Towers, random_clip
+from sides import NAMES
+from skimage.data import coffee
+
+from fusionerlib import Segmenter, shipped
+from fusionerlib.config import FusionConfig
+from fusionerlib.encoders.prompts import templates
+from fusionerlib.encoders.registry import load_text, load_visual
+from fusionerlib.fusion import build
+from fusionerlib.fusion import model as fusion_model
+from fusionerlib.pair import visual_of, words_of
+from fusionerlib.windows import corners, cut, stride_of
+from fusionerlib.words import WordTable
+
+WINDOW = 224
+APART = 1e-2
+"""Largest difference of a logit (they reach 14) from the reference's."""
+COUNTS = (100, 300, 600, 1203)
+
+
+def main() -> None:
+    """The cases asked for."""
+    options = arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    cases: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"photo": photo, "words": words, "large": large}
+    record: dict[str, Any] = {"machine": machine(options.device)}
+    for name in options.only:
+        record[name] = cases[name](options)
+    write_record(options.json, record)
+
+
+def picture() -> np.ndarray:
+    """A photo of 500x375 pixels."""
+    return np.array(Image.fromarray(coffee()).resize((500, 375)))
+
+
+def photo(options: argparse.Namespace) -> dict[str, Any]:
+    """Sliding windows."""
+    device, image, names = options.device, picture(), NAMES[: options.names]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        clip, file = random_clip(options.encoder, Path(folder))
+        visual: Any = load_visual(options.encoder, weights=file, device=device)
+        text = load_text(options.encoder, weights=file, device=device)
+        model = build(FusionConfig(), visual_width=visual.width, text_width=text.width).to(device).eval()
+        towers = Towers(clip.to(device), templates=templates("scene"), mean=visual.mean, std=visual.std)
+        plain = Reference(visual.width).to(device)
+        plain.load_state_dict(model.state_dict())
+        places = corners(*image.shape[:2], window=WINDOW, stride=stride_of(WINDOW))
+        cuts = torch.from_numpy(cut(image, places, window=WINDOW, fill=visual.border))
+        tiles = rearrange(cuts, "b h w c -> b c h w")
+
+        def ours(names: list[str] = names) -> torch.Tensor:
+            table = WordTable(encoder=text, templates=templates("scene"))
+            segmenter = Segmenter(model=model, visual=visual, words=table, size=WINDOW, stride=stride_of(WINDOW))
+            return segmenter.set_image(image).segment(names).logits
+
+        def bare() -> None:
+            asked = text(names, templates("scene"))
+            main = visual(tiles).main
+            model(main.tokens, asked.expand(len(tiles), -1, -1), grid=main.grid, size=(WINDOW, WINDOW))
+
+        def fused(count: int) -> torch.Tensor:
+            return plain(tokens, asked[:count], (WINDOW, WINDOW))
+
+        tokens, asked = towers.image(tiles[0]), torch.stack([towers.word(name) for name in names[:2]])
+        # What only the first window covers.
+        alone = np.s_[:, : stride_of(WINDOW), : stride_of(WINDOW)]
+        apart = float((ours(names[:2])[alone].cpu() - fused(2)[alone].cpu()).abs().max())
+        if not apart < APART:
+            raise RuntimeError(f"ours and the reference differ by {apart} in a logit, expected less than {APART}")
+        asked = asked[:1].expand(len(names), -1)
+        runs: dict[str, Callable[[], object]] = {"ours": ours, "bare": bare, "word": lambda: towers.word(names[0])}
+        runs |= {"tower": lambda: towers.image(tiles[0]), "one": lambda: fused(1), "all": lambda: fused(len(names))}
+        seconds = paired(runs, options.turns, device=device)
+    best, windows = fastest(seconds), len(tiles)
+    single = windows * len(names) * (best["word"] + best["tower"] + best["one"])
+    joint = windows * (len(names) * best["word"] + best["tower"] + best["all"])
+    over = ratio(seconds, "ours", "bare")
+    print(
+        f"photo 500x375, {len(names)} names, {windows} windows: {best['ours']:.2f} s, bare parts {best['bare']:.2f} s"
+    )
+    print(f"  {over['fastest']:.3f} times the bare parts (fastest turns), {over['median']:.3f} (median); bar 1.1")
+    print(f"  reference, a name at a time: {single:.0f} s, {single / best['ours']:.1f} times ours; bar 30")
+    print(f"  reference, all names at once: {joint:.0f} s, {joint / best['ours']:.1f} times ours")
+    print("  (both from one window and one name, multiplied)", flush=True)
+    told = {"windows": windows, "names": len(names), "seconds": seconds, "over_bare": over, "apart": apart}
+    return told | {"reference_single": single / best["ours"], "reference_joint": joint / best["ours"]}
+
+
+def packaged(size: int, device: str) -> Segmenter:
+    """The shipped recipe's pair and fusion; its weights change nothing in what it costs."""
+    nowhere = Path("data")
+    run = shipped.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=size)
+    visual, table = visual_of(run.pair, device=device), words_of(run.pair, device=device)
+    model = build(run.fusion, visual_width=visual.width, text_width=table.encoder.width).to(device)
+    return Segmenter(model=model, visual=visual, words=table, size=size)
+
+
+def words(options: argparse.Namespace) -> dict[str, Any]:
+    """New words on the same image."""
+    rows: dict[str, Any] = {}
+    for size in (WINDOW, 320):
+        segmenter = packaged(size, options.device).set_image(picture())
+        table = segmenter.words
+        segmenter.segment(NAMES)
+
+        def cold(segmenter: Segmenter = segmenter, table: WordTable = table) -> None:
+            segmenter.words = WordTable(encoder=table.encoder, templates=["a photo of a {}."], synonyms=table.synonyms)
+            segmenter.segment(NAMES[:5])
+            segmenter.words = table
+
+        runs = {"five cold": cold, "twenty cached": lambda segmenter=segmenter: segmenter.segment(NAMES)}
+        seconds = paired(runs, 10 * options.turns, device=options.device, warm=3)
+        rows[str(size)] = {name: 1e3 * best for name, best in fastest(seconds).items()}
+        rows[str(size)] |= {f"{name}, median": 1e3 * float(np.median(all)) for name, all in seconds.items()}
+        for name, found in rows[str(size)].items():
+            print(f"new words, {size} pixels, {name}: {found:.1f} ms; bar 60", flush=True)
+    return rows
+
+
+def vocabulary(count: int) -> list[str]:
+    """Distinct names of two words, as most of LVIS are."""
+    kinds = [f"{first} {second}" for first in NAMES for second in NAMES if first != second]
+    return [f"{kinds[index % len(kinds)]}{' ' + 'abcd'[index // len(kinds)] * 2}" for index in range(count)]
+
+
+def large(options: argparse.Namespace) -> dict[str, Any]:
+    """Vocabularies that grow."""
+    segmenter = packaged(WINDOW, options.device).set_image(picture())
+    rows: dict[str, Any] = {}
+    for count in COUNTS[: options.counts]:
+        names = vocabulary(count)
+        encoding = paired({"text": lambda names=names: fresh(segmenter).add(names)}, 1, warm=0)["text"][0]
+        segmenter.words.add(names)
+        run = {"segment": lambda names=names: segmenter.segment(names)}
+        seconds = fastest(paired(run, options.turns, device=options.device))["segment"]
+        before = resident()
+        most = peak_memory(run["segment"])
+        rows[str(count)] = {"text": encoding, "segment": seconds, "bytes_more": most - before, "bytes": most}
+        print(
+            f"{count:5} names: text {encoding:.2f} s, segment {seconds:.2f} s ({1e3 * seconds / count:.2f} ms a name), "
+            f"{(most - before) / 1e6:.0f} MB more than before, {most / 1e6:.0f} MB in all",
+            flush=True,
+        )
+    rows["exponent"] = exponent([int(count) for count in rows], [row["segment"] for row in rows.values()])
+    rows["equal"] = equal(segmenter, vocabulary(4 * fusion_model.NAMES))
+    print(f"seconds grow with names to the power {rows['exponent']:.2f}; parts equal the whole: {rows['equal']}")
+    return rows
+
+
+def fresh(segmenter: Segmenter) -> WordTable:
+    """A table like the segmenter's that knows no name yet."""
+    table = segmenter.words
+    return WordTable(encoder=table.encoder, templates=table.templates, synonyms=table.synonyms)
+
+
+def equal(segmenter: Segmenter, names: list[str]) -> bool:
+    """Whether names asked in parts give, bit for bit, what they give at once."""
+    step = fusion_model.NAMES
+    parts = segmenter.segment(names)
+    try:
+        fusion_model.NAMES = len(names)
+        whole = segmenter.segment(names)
+    finally:
+        fusion_model.NAMES = step
+    return bool(torch.equal(parts.coarse, whole.coarse)) and bool((parts.labels == whole.labels).all())
+
+
+def exponent(amounts: list[int], seconds: list[float]) -> float:
+    """The power of ``amounts`` that ``seconds`` grow with: the slope between their logarithms."""
+    return float(np.polyfit(np.log(amounts), np.log(seconds), 1)[0]) if len(amounts) > 1 else float("nan")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=["photo", "words", "large"], default=["photo", "words", "large"])
+    parser.add_argument("--encoder", choices=list(OPEN_CLIP), default="clip-vit-l14", help="of the photo")
+    parser.add_argument("--names", type=int, default=20, help="asked of the photo")
+    parser.add_argument("--counts", type=int, default=len(COUNTS), help=f"how many of {COUNTS} names")
+    parser.add_argument("--turns", type=int, default=2, help="turns of each side; the fastest counts")
+    parser.add_argument("--threads", type=int, default=0, help="0 for as many as torch takes by itself")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The two sides of a training step: the library's own, and the plain one of ``reference``; and whether they agree."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from reference import Reference, Towers, image_loss
+from torch import Tensor
+
+from fusionerlib.config import RunConfig
+from fusionerlib.datasets.scene import Scene
+from fusionerlib.features import FeatureStore
+from fusionerlib.feeds import Batch, StoredFeed
+from fusionerlib.fusion import build
+from fusionerlib.pair import visual_of, words_of
+from fusionerlib.processes import Processes
+from fusionerlib.sampling import NameSampler, SampleOrder
+from fusionerlib.stepping import Stepper
+
+NAMES = ["cat", "dog", "horse", "sheep", "cow", "bird", "boat", "bottle", "bus", "car", "chair", "person"]
+NAMES += ["sofa", "train", "table", "plant", "bicycle", "kite", "cup", "clock"]
+SIZE = 224
+AGREE = {"online": 1e-3, "stored": 3e-2}
+"""Largest distance of all gradients together from the reference's, by its length: stored features are rounded."""
+LOOSE = 0.3
+"""The same where the tower itself runs in half precision."""
+
+
+class RandomScenes:
+    """Images of noise at several scales with one rectangle named in each."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.fingerprint = count, f"noise-{count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Scene:
+        rng = np.random.default_rng(index)
+        image = np.kron(rng.integers(0, 200, (8, 8, 3)), np.ones((28, 28, 1), dtype=int)) + rng.integers(
+            0, 56, (SIZE, SIZE, 3)
+        )
+        labels = np.zeros((SIZE, SIZE), dtype=np.uint8)
+        labels[40 : 120 + 8 * (index % 8), 60:180], labels[:4] = 1, 255
+        return Scene(image=image.astype(np.uint8), labels=labels, names=self.names(index), key=str(index))
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """One name an image, so that the paper's sample is one image."""
+        return (NAMES[index % len(NAMES)],)
+
+
+class Ours:
+    """The library's own step of ``run``, whose batch is all of the scenes."""
+
+    def __init__(self, run: RunConfig, folder: Path, device: str) -> None:
+        torch.manual_seed(0)
+        config, count = run.training, run.training.batch
+        self.run, self.scenes = run, RandomScenes(count)
+        self.visual, self.words = visual_of(run.pair, device=device), words_of(run.pair, device=device)
+        self.feed = StoredFeed(FeatureStore(folder / run.pair.visual, encoder=self.visual).add(self.scenes, quiet=True))
+        self.words.add(NAMES)
+        self.model = build(run.fusion, visual_width=self.visual.width, text_width=self.words.encoder.width).to(device)
+        self.model.train()
+        self.step = self.stepper(run)
+        sampler = NameSampler(NAMES, positives=config.positives, negatives=config.negatives, hard=0.0)
+        names = [self.scenes.names(index) for index in range(count)]
+        self.order = SampleOrder(self.feed.pairs(), names, sampler=sampler, batch=count, seed=0)
+
+    def stepper(self, run: RunConfig) -> Stepper:
+        """What takes the model a step further, as ``run`` says."""
+        team = Processes(0, 1, self.model.device)
+        return Stepper(self.model, run=run, words=self.words, team=team)
+
+    def train(self, batch: Batch, stepper: Stepper | None = None) -> float:
+        """One step, to its loss."""
+        return (stepper or self.step)(batch, self.run.training.warmup, whole=batch.samples)[0]
+
+    def stored(self) -> Batch:
+        """The batch from the store."""
+        return next(self.feed.batches(self.order, range(1)))
+
+    @torch.no_grad()
+    def online(self) -> Batch:
+        """The same batch through the tower."""
+        samples = self.order.samples(0)
+        scenes = [self.scenes[sample.scene] for sample in samples]
+        images = torch.stack([rearrange(torch.from_numpy(scene.image), "h w c -> c h w") for scene in scenes])
+        main = self.visual(images).main
+        tokens = rearrange(main.tokens, "b (h w) d -> b h w d", h=main.grid[0])
+        labels = torch.stack([torch.from_numpy(scene.labels) for scene in scenes])
+        return Batch(tokens, labels, [scene.names for scene in scenes], samples)
+
+
+class Plain:
+    """The reference's step on the same scenes. cached: names that need no encoding any more."""
+
+    def __init__(self, towers: Towers, ours: Ours, device: str) -> None:
+        self.towers, self.scenes = towers, ours.scenes
+        self.model = Reference(ours.visual.width).to(device)
+        self.model.load_state_dict(ours.model.state_dict())
+        self.optimisers = self.model.optimisers(1e-3)
+        self.cached: dict[str, Tensor] = {}
+
+    def loss(self, *, cached: bool = False) -> Tensor:
+        """Forward and backward, one image after the other."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros(())
+        for index in range(len(self.scenes)):
+            scene = self.scenes[index]
+            (name,) = scene.names
+            word = self.cached[name] if cached else self.towers.word(name)
+            patches = self.towers.image(rearrange(torch.from_numpy(scene.image), "h w c -> c h w"))
+            labels = torch.from_numpy(scene.labels).to(patches.device)
+            logits = self.model(patches, word[None], (SIZE, SIZE))
+            loss = image_loss(logits, labels == 1, labels != 255) / len(self.scenes)
+            loss.backward()
+            total += loss.detach().cpu()
+        return total
+
+    def update(self) -> None:
+        """The optimisers' part."""
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+
+def gradients(model: torch.nn.Module) -> Tensor:
+    """All gradients in one row, by the parameters' names."""
+    rows = sorted((name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None)
+    return torch.cat([row.flatten() for _, row in rows])
+
+
+def check(plain: Plain, ours: Ours) -> dict[str, dict[str, float]]:
+    """Distances of loss and gradients from the reference's, the fusion in float32 on both sides.
+
+    Raises RuntimeError where the sides do not compute the same.
+    """
+    exact = ours.run.model_copy(update={"training": ours.run.training.model_copy(update={"mixed_precision": "no"})})
+    start = {name: value.clone() for name, value in ours.model.state_dict().items()}
+    expected = float(plain.loss())
+    right, found = gradients(plain.model), {}
+    for side, most in AGREE.items():
+        loss = ours.train(getattr(ours, side)(), ours.stepper(exact))
+        away = float((gradients(ours.model) - right).norm() / right.norm())
+        ours.model.load_state_dict(start)
+        found[side] = {"loss": abs(loss - expected) / expected, "gradient": away}
+        most = most if ours.run.pair.precision == "float32" else LOOSE
+        if not max(found[side].values()) <= most:
+            raise RuntimeError(f"{side} and reference do not compute the same: {found[side]}, at most {most}")
+    return found

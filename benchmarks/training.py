@@ -1,0 +1,143 @@
+"""What one training step costs beside the plain way of it: seconds an image, floating-point operations, ratios.
+
+    python benchmarks/training.py                        the paper's sizes, ViT-L/14 with random weights at 224 pixels
+    python benchmarks/training.py --device cuda --precision bf16 --images 32 --turns 10
+
+reference   benchmarks/reference.py: image by image, 32 templates and the image through CLIP in every step, float32
+cached      the same with its words encoded once
+online      ours: images through the tower in every step, words encoded once; the views' augmentation is left out
+stored      ours: features read from the store, words encoded once
+modern      ours: the packaged pair and the ``modern`` fusion with the shipped recipe, stored features
+
+A step is forward, backward and optimiser over ``--images`` images. Before anything is timed, loss and gradients of
+reference, online and stored must agree on the same images. Sides run in turns; the fastest turn of each counts.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import ceilings, fastest, flops, machine, paired, ratio, write_record
+from reference import OPEN_CLIP, Towers, random_clip
+from sides import NAMES, SIZE, Ours, Plain, check
+from stages import measured, stages
+
+from fusionerlib import shipped
+from fusionerlib.config import RunConfig
+from fusionerlib.encoders.prompts import templates
+from fusionerlib.stepping import AUTOCAST
+
+
+def main() -> None:
+    """Agreement, then steps in turns, then parts, then ``modern``."""
+    options = arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device, record = options.device, {"machine": machine(options.device), "options": vars(options) | {"json": None}}
+    half = AUTOCAST.get(options.precision, torch.float32)
+    exact = ceilings(device=device)
+    most = {"reference": exact, "our": exact if half == torch.float32 else ceilings(device=device, precision=half)}
+    for side, rates in most.items():
+        print(side, "at most:", ", ".join(f"{part} {rate:.0f}" for part, rate in rates.items()), "(GFLOP/s, GB/s)")
+    with tempfile.TemporaryDirectory() as folder:
+        ours, plain = sides(options, Path(folder))
+        record["agreement"] = check(plain, ours)
+        print(f"gradients differ from the reference's by {record['agreement']}", flush=True)
+        plain.cached = {name: plain.towers.word(name) for name in NAMES[: options.images]}
+        record["bmvc2022"] = steps(plain, ours, options)
+        record["parts"] = measured(stages(plain, ours), most, turns=options.turns, device=device)
+        record["modern"] = modern(ours, options, Path(folder))
+    write_record(options.json, record | {"ceilings": most})
+
+
+def sides(options: argparse.Namespace, folder: Path) -> tuple[Ours, Plain]:
+    """Both sides with the same weights."""
+    clip, file = random_clip(options.encoder, folder)
+    run = RunConfig.flat(
+        preset="bmvc2022",
+        recipe="bmvc2022",
+        visual=options.encoder,
+        text=options.encoder,
+        visual_weights=file,
+        text_weights=file,
+        templates="scene",
+        warmup=0,
+        batch=options.images,
+        mixed_precision=options.precision,
+        precision={"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[options.precision],
+    )
+    ours = Ours(run, folder, options.device)
+    towers = Towers(clip.to(options.device), templates=templates("scene"), mean=ours.visual.mean, std=ours.visual.std)
+    return ours, Plain(towers, ours, options.device)
+
+
+def steps(plain: Plain, ours: Ours, options: argparse.Namespace) -> dict[str, Any]:
+    """Whole steps in turns."""
+    runs = {
+        "reference": lambda: (plain.loss(), plain.update()),
+        "cached": lambda: (plain.loss(cached=True), plain.update()),
+        "online": lambda: ours.train(ours.online()),
+        "stored": lambda: ours.train(ours.stored()),
+    }
+    seconds = paired(runs, options.turns, device=options.device)
+    row: dict[str, Any] = {"seconds": {name: [s / options.images for s in all] for name, all in seconds.items()}}
+    for name, best in fastest(seconds).items():
+        print(f"{name:12}{best / options.images:8.3f} s an image, {options.images} images a step", flush=True)
+    large = options.device != "cpu"
+    bars = {("reference", "stored"): 10 if large else 2.2, ("reference", "online"): None if large else 1.6}
+    bars |= {("cached", "stored"): 3 if large else None, ("cached", "online"): None}
+    for (over, under), bar in bars.items():
+        found = ratio(seconds, over, under)
+        row[f"{over} by {under}"] = found
+        told = f", bar {bar}" if bar else ""
+        print(f"{over} / {under}: {found['fastest']:.2f} (fastest), {found['median']:.2f} (median of turns){told}")
+    return row
+
+
+def modern(paper: Ours, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The packaged pair and ``modern`` beside the paper's fusion, both on stored features."""
+    nowhere = Path("data")
+    run = shipped.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=SIZE)
+    training = run.training.model_copy(update={"mixed_precision": options.precision})
+    small = Ours(run.model_copy(update={"training": training}), folder, options.device)
+    rows: dict[str, Any] = {}
+    both = {"bmvc2022": paper, "modern": small}
+    batches = {name: ours.stored() for name, ours in both.items()}
+    runs = {name: lambda ours=ours, name=name: ours.train(batches[name]) for name, ours in both.items()}
+    seconds = fastest(paired(runs, options.turns, device=options.device))
+    for name, ours in both.items():
+        count = len(ours.scenes)
+        work = flops(lambda ours=ours, name=name: ours.train(batches[name])) / count
+        tower = flops(lambda ours=ours: ours.visual(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
+        rows[name] = {
+            "images_per_second": count / seconds[name],
+            "batch": count,
+            "names": len(batches[name].samples[0].names),
+            "fusion_gigaflops": work / 1e9,
+            "tower_gigaflops": tower / 1e9,
+            "parameters": ours.model.trainable()["total"],
+        }
+        print(f"{name:12}" + ", ".join(f"{key} {value:,.6g}" for key, value in rows[name].items()), flush=True)
+    for key in ("fusion_gigaflops", "parameters", "tower_gigaflops"):
+        rows[f"share_of_{key}"] = rows["modern"][key] / rows["bmvc2022"][key]
+        print(f"modern / bmvc2022, {key}: {rows[f'share_of_{key}']:.4f}")
+    return rows
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", choices=list(OPEN_CLIP), default="clip-vit-l14")
+    parser.add_argument("--images", type=int, default=2, help="images a step")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each side; the fastest counts")
+    parser.add_argument("--threads", type=int, default=0, help="0 for as many as torch takes by itself")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no", help="of our side")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
