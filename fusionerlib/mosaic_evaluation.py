@@ -9,10 +9,11 @@ from jaxtyping import Float
 
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import Query, predict, present_queries, relabelled, shuffled
+from fusionerlib.evaluation import predict, relabelled
 from fusionerlib.features import StoredScenes
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.metrics import ClassCounts, decide, object_only, permuted
+from fusionerlib.queries import Query, present_queries, shuffled
 from fusionerlib.words import WordTable
 
 AT_ONCE = 64

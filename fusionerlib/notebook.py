@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.parameter_cells import bound_parameters, require_known
@@ -112,19 +112,32 @@ class EvaluationNotebook(NotebookParameters):
 
 
 class AblationNotebook(NotebookParameters):
-    """04: small trainings that differ in one thing, measured on ``ablation_mosaics`` mosaics, ``seeds`` each."""
+    """04: small trainings that differ in one thing, measured on ``ablation_mosaics`` mosaics, ``seeds`` each.
 
+    ablations: names of ``ablation.VARIANTS``. pairs: those of the ablation "pair", as "VISUAL / TEXT".
+    """
+
+    ablations: tuple[str, ...] = ("fusion depth", "where they meet", "templates")
+    pairs: tuple[str, ...] = ("packaged / packaged", "packaged / arbitrary", "packaged / constant")
     ablation_steps: int = Field(default=150, ge=1)
     ablation_batch: int = Field(default=8, ge=1)
     ablation_mosaics: int = Field(default=100, ge=1)
     seeds: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        from fusionerlib.ablation import chosen_variants
+
+        chosen_variants(self.ablations, pairs=self.pairs)
+        return self
 
 
 class MosaicNotebook(NotebookParameters):
     """05: Mosaic-4 of the checkpoint of ``run_dir``: ``mosaics`` plain ones, harder kinds, and robustness curves.
 
     source, source_root: data sets that the tiles are cut from and their folders, separated by commas; "" for the
-    run's own. kind_mosaics, curve_mosaics: how many of each kind and of each curve, 0 leaves them out.
+    run's own. kind_mosaics, curve_mosaics: how many of each kind and of each curve, 0 leaves them out. methods: names
+    of ``methods.METHODS``, trained for ``method_steps`` steps, 0 for as many as the run's, and measured likewise.
     """
 
     source: str = ""
@@ -133,6 +146,30 @@ class MosaicNotebook(NotebookParameters):
     mosaic_seed: int = Field(default=0, ge=0)
     kind_mosaics: int = Field(default=100, ge=0)
     curve_mosaics: int = Field(default=100, ge=0)
+    methods: tuple[str, ...] = ()
+    method_steps: int = Field(default=0, ge=0)
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        from fusionerlib.methods import require_methods
+
+        require_methods(given)
+        return given
+
+
+class MaskInspectorNotebook(NotebookParameters):
+    """06: any names on any photo, by ``checkpoint``: "packaged", a run's name, or a folder.
+
+    image: a photo's path; "" for samples of scikit-image. names: separated by commas. cases: how many of the best and
+    of the worst scenes of the run in ``run_dir`` are stepped through after the photos, 0 for none.
+    """
+
+    checkpoint: str = "packaged"
+    image: str = ""
+    names: str = "cat, cup, person"
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    cases: int = Field(default=0, ge=0)
 
 
 def run_leaves() -> set[str]:

@@ -2,6 +2,8 @@
 
 from fusionerlib.plots.evaluation import SceneRow, ablation_bars, per_class_bars, scene_rows, scenes
 from fusionerlib.plots.features import attention, cosine_matrix, pca_colours, pca_tokens, similarity
+from fusionerlib.plots.gains import gains
+from fusionerlib.plots.methods import method_bars
 from fusionerlib.plots.protocols import confusion, risk_curve, triple
 from fusionerlib.plots.robustness import kind_bars, robustness
 from fusionerlib.plots.style import save, style
@@ -14,7 +16,9 @@ __all__ = [
     "confusion",
     "cosine_matrix",
     "curves",
+    "gains",
     "kind_bars",
+    "method_bars",
     "pca_colours",
     "pca_tokens",
     "per_class_bars",

@@ -1,0 +1,46 @@
+"""Methods side by side on the same mosaics, clean and at their hardest."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.plots.robustness import ACROSS, MEASURES
+from fusionerlib.plots.style import GREY, figure, style, wrapped
+
+
+def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str = "") -> Figure:
+    """One panel a test with two bars for each method, assignment and mIoU (0-1), and the chance of assignment.
+
+    figures: by method and test, of ``methods.measured``. A method that was not measured on a test has no bar there.
+    Raises FusionerError where there is no method.
+    """
+    tests = list(dict.fromkeys(test for own in figures.values() for test in own))
+    if not tests:
+        raise FusionerError("there is no method to draw: measure at least one first")
+    height = 0.84 / len(MEASURES)
+    with style():
+        down, across = -(-len(tests) // ACROSS), min(ACROSS, len(tests))
+        result = figure(2.7 * across + 1.6, down * (0.42 * len(figures) + 0.9))
+        panels = result.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for place, axes in enumerate(panels.ravel()[len(tests) :], start=len(tests)):
+            axes.set_axis_off()
+            panels.ravel()[place - across].tick_params(labelbottom=True)
+        for axes, test in zip(panels.ravel(), tests, strict=False):
+            for place, (key, (label, colour)) in enumerate(MEASURES.items()):
+                shown = {row: own[test][key] for row, own in enumerate(figures.values()) if test in own}
+                y = [row + (place - (len(MEASURES) - 1) / 2) * height for row in shown]
+                bars = axes.barh(y, list(shown.values()), height * 0.94, color=colour, label=label)
+                # On white, so that the line of chance does not strike a number out.
+                paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+                axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5, bbox=paper)
+            chance = next(own[test]["chance"] for own in figures.values() if test in own)
+            axes.axvline(chance, color=GREY, linestyle="--", linewidth=1, zorder=0, label="chance of assignment")
+            axes.set_title(wrapped(test, 34, 2))
+            axes.set_yticks(range(len(figures)), [wrapped(name, 16, 2) for name in figures])
+            axes.set(xlim=(0, 1.12), ylim=(len(figures) - 0.45, -0.55))
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        result.legend(handles, labels, loc="outside lower center", ncols=3)
+        if title:
+            result.suptitle(title)
+        return result
