@@ -7,58 +7,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.presets import PRESETS, RECIPES
 
 Config = TypeVar("Config", bound=BaseModel)
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "bmvc2022": {},
-    "small": {
-        "width": 192,
-        "depth": 2,
-        "heads": 6,
-        "dropout": 0.1,
-        "logit_bias": -3.0,
-        "decoder_width": 96,
-        "decoder_scales": (2,),
-        "upsample": "logits",
-    },
-    "modern": {
-        "kind": "maps",
-        "width": 48,
-        "depth": 2,
-        "dropout": 0.1,
-        "logit_bias": -2.0,
-        "decoder_scales": (2,),
-    },
-}
-"""Named fusion modules: what each changes from the paper's table (the defaults of ``FusionConfig``)."""
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "small": {},
-    "bmvc2022": {
-        "batch": 32,
-        "positives": 1,
-        "negatives": 0,
-        "loss_stride": 1,
-        "weight_decay": 0.01,
-        "final_weight_decay": 0.4,
-        "decoder_constant": True,
-    },
-    "modern": {
-        "batch": 12,
-        "positives": 3,
-        "negatives": 3,
-        "hard_negatives": 0.0,
-        "balanced": True,
-        "loss": "bce+dice",
-        "lr": 2e-3,
-        "warmup": 30,
-        "weight_decay": 0.05,
-        "final_weight_decay": 0.05,
-    },
-}
-"""Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
 
 
 class Frozen(BaseModel):
@@ -100,14 +51,20 @@ class FusionConfig(Frozen):
     dropout: on the word tokens inside the fusion blocks. logit_bias: start of a learned bias on all logits, 0 for none.
     late_depth: blocks on each side of late fusion; 0 takes half of ``depth``. decoder_scales: the feature map's size
     after each of the decoder's convolutions but the last, in token grids. decoder_width: channels inside the decoder; 0
-    takes ``width``. upsample: whether features or logits are
-    resized to the image.
-    Kind ``maps`` reads depth as convolutions at the token grid, and one more at each of decoder_scales; context and
-    aligned are its own: channels that no name has a part in, and whether patch tokens end in the space of the words.
+    takes ``width``. upsample: whether features or logits are resized to the image.
+    Kind ``maps`` reads depth as convolutions at the token grid, and one more at each of decoder_scales. Its own are
+    context, channels that no name has a part in; likeness, how patches are compared with words: tokens that end in the
+    words' space, by cosine or as distributions over classes, or a learned linear map into it; presence, whether a
+    learned score of the whole image is added to a name's logits; and evidence: outside training a name's logits are
+    multiplied by e to so many times the mean likeness under its own mask.
+    modality: whether the words of ``fusioner`` and ``late`` carry the learned vector that patches have not (paper).
+    The baselines read little: ``lseg`` temperature, logit_bias, upsample and the decoder's two (``width`` where
+    decoder_width is 0), ``spnet`` logit_bias alone, ``similarity`` temperature and offset, the cosine that is on the
+    fence: 0.2 lies between what patches on and off a named thing have, and is tuned to no test.
     """
 
     preset: Literal["bmvc2022", "small", "modern"] = "bmvc2022"
-    kind: Literal["fusioner", "late", "maps"] = "fusioner"
+    kind: Literal["fusioner", "late", "maps", "lseg", "spnet", "similarity"] = "fusioner"
     width: int = Field(default=512, ge=8)
     depth: int = Field(default=12, ge=1)
     late_depth: int = Field(default=0, ge=0)
@@ -120,7 +77,11 @@ class FusionConfig(Frozen):
     decoder_scales: tuple[int, ...] = (2, 4, 8)
     upsample: Literal["features", "logits"] = "features"
     context: int = Field(default=16, ge=1)
-    aligned: bool = True
+    likeness: Literal["cosine", "classes", "learned"] = "cosine"
+    presence: bool = False
+    evidence: float = Field(default=0.0, ge=0.0)
+    modality: bool = True
+    offset: float = 0.2
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +92,7 @@ class FusionConfig(Frozen):
     def _heads_divide_width(self) -> "FusionConfig":
         if self.kind == "maps" and self.width % 8:
             raise ValueError(f"width {self.width} of kind maps must be a multiple of 8, its groups of channels")
-        if self.kind != "maps" and self.width % self.heads:
+        if self.kind in ("fusioner", "late") and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
@@ -144,7 +105,10 @@ class DataConfig(Frozen):
     (paper), ignored for photos. present_only: COCO-20i goes on without the listed images that are not on disk. objects,
     train_scenes: read by OpenMoji only (objects 0 draws all there are). coco: read by photos only, which train on
     PASCAL VOC at ``root`` and COCO at ``coco`` together.
-    views: augmented copies of each training image, the plain one first. eval_scenes: at most so many a test.
+    views: augmented copies of each training image, the plain one first. mosaics, pastes: scenes of four training
+    images, side by side or copied onto the first, beside the images themselves; photos only. eval_scenes: at most so
+    many a test.
+    store: the numbers that features are kept in; int8 takes about half the bytes of float16.
     """
 
     dataset: Literal["openmoji", "pascal", "photos", "coco", "fss1000", "folder"] = "openmoji"
@@ -153,12 +117,15 @@ class DataConfig(Frozen):
     novel: Literal["", "ignore", "background"] = ""
     present_only: bool = False
     features: Path = Path("data/features")
+    store: Literal["float16", "int8"] = "float16"
     objects: int = Field(default=0, ge=0)
     fold: int = Field(default=0, ge=-1, le=3)
     size: int = Field(default=224, ge=32, multiple_of=32)
     train_scenes: int = Field(default=3000, ge=1)
     eval_scenes: int = Field(default=200, ge=1)
     views: int = Field(default=1, ge=1)
+    mosaics: int = Field(default=0, ge=0)
+    pastes: int = Field(default=0, ge=0)
     data_seed: int = Field(default=0, ge=0)
 
 
@@ -169,10 +136,15 @@ class TrainingConfig(Frozen):
     weight_decay by a cosine, as final_lr is from lr; decoder_constant keeps lr and no decay for the decoder (paper).
     text_noise: standard deviation of the Gaussian noise on unit-length text tokens, over all of a token's channels
     together. balanced: every name is drawn as often as any other, however many scenes show it. loss_stride: the loss
-    sees every n-th pixel, both ways.
+    sees every n-th pixel, both ways. ema: decay a step of a running average of the weights, which is what training
+    returns; 0 for none. mixed_precision: number format of the fusion's products while it trains; weights, likenesses
+    and losses stay in float32.
     feed: stored trains on features that were computed once, of ``data.views`` views of each image; online opens and
     augments each image anew (``augmentation``: the paper's, for either data set) in ``workers`` processes, 0 for none,
     and takes it through the frozen tower. The number of workers changes nothing but the speed.
+    Nor do these, up to rounding: accumulate takes a batch in so many parts, for a smaller memory; channels_last lays
+    out convolutions pixel by pixel; compile_fusion is torch.compile, which needs a C++ compiler.
+    tensorboard: whether scalars go to the folder ``tensorboard`` beside the running checkpoints.
     """
 
     recipe: Literal["small", "bmvc2022", "modern"] = "small"
@@ -182,7 +154,7 @@ class TrainingConfig(Frozen):
     negatives: int = Field(default=6, ge=0)
     hard_negatives: float = Field(default=0.5, ge=0.0, le=1.0)
     balanced: bool = False
-    loss: Literal["bce", "bce+dice"] = "bce"
+    loss: Literal["bce", "bce+dice", "focal+dice"] = "bce"
     loss_stride: int = Field(default=4, ge=1)
     lr: float = Field(default=1e-3, gt=0.0)
     final_lr: float = Field(default=2e-6, ge=0.0)
@@ -191,11 +163,17 @@ class TrainingConfig(Frozen):
     final_weight_decay: float = Field(default=0.2, ge=0.0)
     decoder_constant: bool = False
     text_noise: float = Field(default=0.0, ge=0.0)
+    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: int = Field(default=200, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
     feed: Literal["stored", "online"] = "stored"
     augmentation: Literal["pascal", "coco"] = "pascal"
     workers: int = Field(default=2, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    channels_last: bool = False
+    compile_fusion: bool = False
+    tensorboard: bool = False
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
@@ -211,6 +189,14 @@ class RunConfig(Frozen):
     fusion: FusionConfig = FusionConfig(preset="small")
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _words_and_patches_meet(self) -> "RunConfig":
+        if self.fusion.kind == "similarity":
+            from fusionerlib.alignment import require_one_space
+
+            require_one_space(self.pair, by="kind 'similarity'")
+        return self
 
     @classmethod
     def flat(cls, **values: Any) -> "RunConfig":

@@ -10,8 +10,10 @@ from fusionerlib.datasets.coco import CocoInstances
 from fusionerlib.datasets.coco20i import Coco20i
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.joined import Joined
+from fusionerlib.datasets.mosaic import Mosaics, mosaic_indices
 from fusionerlib.datasets.openmoji_sets import drawn_scenes
 from fusionerlib.datasets.pascal import NOTHING, Pascal5i, Split
+from fusionerlib.datasets.paste import Pastes
 from fusionerlib.datasets.photos import Canonical
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.transforms import Resized, Subset, Views
@@ -110,10 +112,25 @@ def _photos(config: DataConfig) -> DataSets:
     without, novel = held_out(config.fold), config.novel or "ignore"
     voc = Pascal5i(config.root, fold=config.fold, split="train", novel=novel)
     coco = CocoInstances(config.coco)
-    train = Joined(*(Canonical(part, without=without, novel=novel) for part in (voc, coco)))
+    photos = Joined(*(Canonical(part, without=without, novel=novel) for part in (voc, coco)))
+    train = Views(photos, views=config.views, seed=config.data_seed, size=config.size)
     test = Pascal5i(config.root, fold=config.fold, split="val")
     return DataSets(
-        train=Views(train, views=config.views, seed=config.data_seed, size=config.size),
+        train=Joined(train, *composed) if (composed := _composed(config, photos)) else train,
         tests={_kind(config): Resized(Canonical(test), size=config.size)},
         test_pairs={_kind(config): [(scene, canonical(name)) for scene, name in test.pairs]},
     )
+
+
+def _composed(config: DataConfig, photos: Scenes) -> list[Scenes]:
+    """Mosaics and copy-paste scenes of the photographs that show one name, as many as ``config`` asks for."""
+    if not config.mosaics and not config.pastes:
+        return []
+    single = Subset(photos, [index for index in range(len(photos)) if len(photos.names(index)) == 1])
+    names, seed = [single.names(index)[0] for index in range(len(single))], config.data_seed
+    groups = [mosaic_indices(names, count=count, seed=seed) for count in (config.mosaics, config.pastes)]
+    parts: list[Scenes] = [
+        Mosaics(single, groups[0], size=config.size),
+        Pastes(single, groups[1], size=config.size, seed=seed),
+    ]
+    return [part for part in parts if len(part)]

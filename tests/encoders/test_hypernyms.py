@@ -46,7 +46,7 @@ def test_a_name_means_the_classes_of_its_kind() -> None:
     names = ["horse", "golden retriever", "a suit and a tie"]
     said = text(names, ["{}"])
     plain = load_text("packaged")(names, ["{}"]).numpy()
-    words, members = kinds()
+    _, members = kinds()
     classes, hypernyms = (centred(word_bank(part).numpy()) for part in ("words", "kinds"))
     for row, own in zip(said, plain, strict=True):
         likeness = [max(classes[c] @ own, max(hypernyms[m] @ own for m in members[c])) for c in range(1000)]

@@ -1,0 +1,48 @@
+"""What a training image costs: floating-point operations of the trained part, counted and not timed."""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fusionerlib.config import RunConfig
+from fusionerlib.fusion import build
+from fusionerlib.transfer.study import BASE, TransferStudy, Trial
+
+
+def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride: int = 16) -> dict[str, int]:
+    """Forward and backward FLOPs (two a multiply-add) of one training image at ``run.data.size``, its names included,
+    and the trainable parameters. Products of matrices and convolutions count, what is done pixel by pixel does not.
+
+    visual_width, text_width: channels of the frozen tokens; stride: pixels a token.
+    """
+    training, size = run.training, run.data.size
+    names, loss = training.positives + training.negatives, -(-size // training.loss_stride)
+    model = build(run.fusion, visual_width=visual_width, text_width=text_width).train()
+    patches, words = torch.rand(1, (size // stride) ** 2, visual_width), torch.rand(1, names, text_width)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(patches, words, grid=(size // stride, size // stride), size=(loss, loss))
+        logits.sum().backward()
+    return {"flops": counter.get_total_flops(), "parameters": model.trainable()["total"], "names": names}
+
+
+def compared_costs(study: TransferStudy) -> list[dict[str, Any]]:
+    """``modern`` beside the paper's module at 224 pixels, both on the packaged pair: parameters, names an image, GFLOPs
+    a training image, and the share of the paper's."""
+    modern = study.model_copy(update={"size": 224}).run_of(Trial(BASE, study.folds[0], 0, 1))
+    paper = RunConfig.flat(preset="bmvc2022", recipe="bmvc2022", size=224)
+    found = {
+        BASE: training_cost(modern, visual_width=1432, text_width=1000),
+        "bmvc2022": training_cost(paper, visual_width=432, text_width=384),
+    }
+    whole = found["bmvc2022"]["flops"]
+    return [
+        {
+            "config": name,
+            "parameters": cost["parameters"],
+            "names": cost["names"],
+            "GFLOPs": round(cost["flops"] / 1e9, 2),
+            "share": round(cost["flops"] / whole, 4),
+        }
+        for name, cost in found.items()
+    ]

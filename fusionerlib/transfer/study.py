@@ -1,0 +1,178 @@
+"""A study of what makes words carry over: one setting changed at a time, by fold of PASCAL-5i and seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from fusionerlib.config import RunConfig
+from fusionerlib.errors import FusionerError
+from fusionerlib.notebook import NotebookParameters
+from fusionerlib.shipped import recipe
+
+CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "couch")
+"""Classes with at least ten published validation pairs among the photographs that this was made with."""
+
+Changes = Mapping[str, Any]
+PLAIN = {"visual_tokens": "", "text_tokens": "", "synonyms": "", "likeness": "learned"}
+"""The pair as it came: two spaces, tied by a learned map."""
+
+CONTROLS: dict[str, Changes] = {
+    "class-agnostic": {**PLAIN, "text": "constant", "positives": 1, "negatives": 0},
+    "bmvc2022 recipe": {**PLAIN, "likeness": "cosine", "preset": "small", "recipe": "bmvc2022"},
+    "CLIP text vectors": {**PLAIN, "text": "vectors:{vectors}"},
+}
+"""What `modern` is compared with. The second is the paper's architecture at the size of ``small``."""
+
+VARIANTS: dict[str, Changes] = {
+    "unaligned MiniLM": PLAIN,
+    "ConSE vectors": {"visual_tokens": "worded", "text_tokens": "", "likeness": "cosine"},
+    "no clothes for person": {"synonyms": ""},
+    "templates: eight": {"templates": "eight"},
+    "text noise 0.1": {"text_noise": 0.1},
+    "no negatives": {"negatives": 0},
+    "6 negatives": {"negatives": 6},
+    "hard negatives": {"hard_negatives": 0.5},
+    "names drawn evenly": {"balanced": True},
+    "BCE alone": {"loss": "bce"},
+    "focal + Dice": {"loss": "focal+dice"},
+    "presence score": {"presence": True},
+    "no evidence": {"evidence": 0.0},
+    "average of weights": {"ema": 0.99},
+    "two views": {"views": 2},
+    "mosaics": {"mosaics": 400},
+    "copy-paste": {"pastes": 400},
+    "224 pixels": {"size": 224},
+    "448 pixels": {"size": 448},
+    "no decoder": {"decoder_scales": ()},
+    "decoder to 4 x": {"decoder_scales": (2, 4)},
+    "no context": {"context": 1},
+    "half as wide": {"width": 24},
+    "three blocks": {"depth": 3},
+}
+"""One thing each that differs from ``modern``."""
+
+BASE = "modern"
+SETTINGS: dict[str, Changes] = {BASE: {}, **CONTROLS, **VARIANTS}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: which setting, which fold is held out, which seed, for how many steps of 12 images."""
+
+    setting: str
+    fold: int
+    seed: int
+    steps: int
+
+    @property
+    def stem(self) -> str:
+        """Its name among files."""
+        plain = "".join(letter if letter.isalnum() else "-" for letter in self.setting.lower())
+        return f"{plain}-steps{self.steps}-fold{self.fold}-seed{self.seed}"
+
+
+class TransferStudy(NotebookParameters):
+    """What is tried, on what, and for how long; the parameters of notebook 08.
+
+    Everything goes into the folder ``transfer`` of ``run_dir``. voc_root, coco_root, vectors: as in notebook 07.
+    settings: names of ``SETTINGS`` beside ``modern``, which is always there. seeds, steps: of ``modern``; the controls
+    have the first ``control_seeds`` of them. The other settings have the first ``variant_seeds`` and ``variant_steps``
+    steps, and ``modern`` is trained so too, to compare them with. jobs: trainings at a time, each on its share of the
+    cores.
+    """
+
+    voc_root: Path = Path("data/pascal")
+    coco_root: Path = Path("data/coco")
+    vectors: Path = Path("data/clip-vit-b32.parquet")
+    folds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    control_seeds: int = Field(default=1, ge=1)
+    variant_seeds: int = Field(default=1, ge=1)
+    settings: tuple[str, ...] = tuple(CONTROLS)
+    steps: int = Field(default=600, ge=1)
+    variant_steps: int = Field(default=150, ge=1)
+    size: int = Field(default=320, ge=32, multiple_of=32)
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    jobs: int = Field(default=1, ge=1)
+
+    @field_validator("settings")
+    @classmethod
+    def _known(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in given if name not in SETTINGS]:
+            raise ValueError(f"no setting {unknown[0]!r}: known are {', '.join(SETTINGS)}")
+        return tuple(dict.fromkeys((BASE, *given)))
+
+    @property
+    def folder(self) -> Path:
+        """Where records and features go."""
+        return self.directory / "transfer"
+
+    def trials(self) -> list[Trial]:
+        """Every training, ``modern`` and the controls first, one seed after the other."""
+        main = [name for name in self.settings if name not in VARIANTS]
+        others = [name for name in self.settings if name in VARIANTS]
+        short = [BASE, *others] if others else []
+        parts = (
+            ([BASE], self.seeds, self.steps),
+            (main, self.seeds[: self.control_seeds], self.steps),
+            (short, self.seeds[: self.variant_seeds], self.variant_steps),
+        )
+        trials = [
+            Trial(name, fold, seed, steps)
+            for names, seeds, steps in parts
+            for seed in seeds
+            for name in names
+            for fold in self.folds
+        ]
+        return list(dict.fromkeys(trials))
+
+    def main(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of ``rows`` that are the full trainings of ``modern`` and the controls."""
+        return [row for row in rows if row["steps"] == self.steps and row["setting"] not in VARIANTS]
+
+    def short(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of ``rows`` that are the short trainings of ``modern`` and of what differs from it in one thing."""
+        return [row for row in rows if row["steps"] == self.variant_steps and row["setting"] in (BASE, *VARIANTS)]
+
+    def run_of(self, trial: Trial) -> RunConfig:
+        """The config of one training."""
+        changes = dict(SETTINGS[trial.setting])
+        # The paper's batches are larger: as many images are seen.
+        steps = max(1, trial.steps * 12 // 32) if changes.get("recipe") == "bmvc2022" else trial.steps
+        changes = {
+            key: value.format(vectors=self.vectors) if isinstance(value, str) else value
+            for key, value in changes.items()
+        }
+        return recipe(
+            **{
+                "voc": self.voc_root,
+                "coco": self.coco_root,
+                "features": self.folder / "features",
+                "fold": trial.fold,
+                "steps": steps,
+                "warmup": min(30, steps),
+                "checkpoint_every": steps,
+                "size": self.size,
+                "seed": trial.seed,
+                **changes,
+            }
+        )
+
+    def record(self, trial: Trial) -> Path:
+        """The file that one training leaves."""
+        return self.folder / "runs" / f"{trial.stem}.json"
+
+    def require_data(self) -> None:
+        """Raises FusionerError naming every piece of data that is not on this machine, and what it must be."""
+        wanted = [
+            ("PASCAL VOC", self.voc_root, self.voc_root.is_dir(), "the folder that holds VOCdevkit"),
+            ("COCO", self.coco_root, self.coco_root.is_dir(), "the folder that holds annotations/instances*.json"),
+        ]
+        if "CLIP text vectors" in self.settings:
+            there = self.vectors.is_file()
+            wanted.append(("the text vectors", self.vectors, there, "a parquet table of names and embeddings"))
+        if missing := [f"{what} ({path}): expected {kind}" for what, path, there, kind in wanted if not there]:
+            raise FusionerError(f"this study needs data that is not on this machine: {'; '.join(missing)}")
