@@ -14,6 +14,7 @@ from fusionerlib.notebook import (
     AblationNotebook,
     EvaluationNotebook,
     InspectionNotebook,
+    MaskInspectorNotebook,
     MosaicNotebook,
     NotebookParameters,
     TrainingNotebook,
@@ -22,7 +23,14 @@ from fusionerlib.notebook import (
 from fusionerlib.parameter_cells import check_parameters, parameter_names
 from tests.conftest import MakeNotebook
 
-EVERY = (InspectionNotebook, TrainingNotebook, EvaluationNotebook, AblationNotebook, MosaicNotebook)
+EVERY = (
+    InspectionNotebook,
+    TrainingNotebook,
+    EvaluationNotebook,
+    AblationNotebook,
+    MosaicNotebook,
+    MaskInspectorNotebook,
+)
 
 
 def test_a_namespace_becomes_a_config() -> None:
@@ -58,6 +66,8 @@ def test_what_is_no_parameter_is_left_alone() -> None:
         (TrainingNotebook, {"steps": "many"}, r"steps = 'many'.*integer"),
         (EvaluationNotebook, {"threshold": 1.5}, r"threshold = 1\.5.*less than or equal to 1"),
         (MosaicNotebook, {"mosaics": None}, r"mosaics = None"),
+        (MaskInspectorNotebook, {"cases": -1}, r"cases = -1.*greater than or equal to 0"),
+        (MaskInspectorNotebook, {"name": "cat"}, r"'name'.*did you mean 'names'"),
     ],
 )
 def test_a_bad_parameter_is_named(model: type[NotebookParameters], namespace: dict[str, Any], told: str) -> None:

@@ -3,22 +3,28 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from fusionerlib import notebook as parameters
 from fusionerlib.cli import app
 from fusionerlib.execution import execute_notebook
+from fusionerlib.inspector import saved_cases
 from fusionerlib.notebook import NotebookParameters
 from fusionerlib.pairs import Study
 from fusionerlib.parameter_cells import check_parameters, parameter_names
 from fusionerlib.runs import load_profile, profile_names
+from fusionerlib.transfer.study import TransferStudy
 from tests.conftest import ROOT, requests_of
+from tests.drawn_photos import draw_coco, draw_voc
 
 MODELS: dict[str, type[NotebookParameters]] = {
     "01_feature_inspection": parameters.InspectionNotebook,
@@ -30,8 +36,13 @@ MODELS: dict[str, type[NotebookParameters]] = {
 PARAMETER = re.compile(r"(\w+): (str|int|float|bool|list|dict) = .+  # \S.*")
 MOSAIC4 = ("assignment", "miou", "miou_permuted", "miou_object_only", "scenes")
 each = pytest.mark.parametrize("stem", MODELS)
-STUDIES: dict[str, type[NotebookParameters]] = {"07_encoder_pairs": Study}
-"""Notebooks beside the graph of a run, with data of their own."""
+CARRY_OVER = "08_words_that_carry_over"
+STUDIES: dict[str, type[NotebookParameters]] = {
+    "06_mask_inspector": parameters.MaskInspectorNotebook,
+    "07_encoder_pairs": Study,
+    CARRY_OVER: TransferStudy,
+}
+"""Notebooks beside the graph of a run: for a person to use, or with data of its own."""
 written = pytest.mark.parametrize("stem", [*MODELS, *STUDIES])
 DATA = ROOT.parent / "shared" / "data"
 
@@ -96,6 +107,51 @@ def test_the_encoder_pairs_are_compared_on_photographs(tmp_path: Path) -> None:
     table = json.loads((tmp_path / "metrics.json").read_text())["encoder_pairs"]
     assert len(table) == 6 and {"single", "multi"} == set(table["MiniLM, early"])
     assert (tmp_path / "figures" / "07_encoder_pairs.png").is_file()
+
+
+def inspected(folder: Path, **given: Any) -> list[dict[str, Any]]:
+    """Notebook 06 executed headless in ``folder``: the data of all outputs, after a look at what it promises."""
+    given = {"run_dir": str(folder), **given}
+    execute_notebook(ROOT / "notebooks" / "06_mask_inspector.ipynb", folder / "out.ipynb", parameters=given)
+    executed = json.loads((folder / "out.ipynb").read_text(encoding="utf-8"))
+    assert "widgets" not in executed["metadata"], "a static page has no use for them, and they are large"
+    with Image.open(folder / "figures" / "06_mask_inspector.png") as still:
+        assert still.width > 1200 and np.asarray(still).std() > 20
+    return [output["data"] for cell in executed["cells"] for output in cell.get("outputs", []) if "data" in output]
+
+
+def test_the_mask_inspector_leaves_a_picture_of_its_state(tmp_path: Path) -> None:
+    outputs = inspected(tmp_path, names="cat, zebra", threshold=0.4)
+    assert any("image/png" in data for data in outputs)
+    record = json.loads((tmp_path / "records" / "06_mask_inspector.json").read_text())
+    assert record["covered"]["cat"] > 0.3 > record["covered"]["zebra"]
+    assert "names=['cat', 'zebra'], threshold=0.4" in record["line"]
+
+
+def test_the_mask_inspector_steps_through_the_cases_of_a_run(smoke: Path, tmp_path: Path) -> None:
+    shutil.copytree(smoke / "checkpoint", tmp_path / "checkpoint")
+    outputs = inspected(tmp_path, checkpoint=str(tmp_path / "checkpoint"), cases=1)
+    assert any("image/png" in data for data in outputs)
+    best, worst = saved_cases(tmp_path, count=1)
+    assert best.title.startswith("best: ") and worst.title.startswith("worst: ")
+    scores = [float(re.search(r"IoU ([\d.]+)", case.title)[1]) for case in (best, worst)]  # type: ignore[index]
+    assert scores == sorted(scores, reverse=True)
+    assert all(case.labels.max() <= len(case.names) or 255 in case.labels for case in (best, worst))
+
+
+def test_what_carries_over_is_studied_on_photographs(tmp_path: Path) -> None:
+    given = {
+        "run_dir": str(tmp_path / "run"),
+        "voc_root": str(draw_voc(tmp_path / "voc")),
+        "coco_root": str(draw_coco(tmp_path / "coco")),
+        "settings": ["class-agnostic", "mosaics"],
+        **{"folds": [3], "seeds": [0, 1], "steps": 2, "variant_steps": 1, "size": 64},
+    }
+    execute_notebook(ROOT / "notebooks" / f"{CARRY_OVER}.ipynb", tmp_path / "out.ipynb", parameters=given)
+    assert len(list((tmp_path / "run" / "transfer" / "runs").glob("*.json"))) == 5
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"08_gains.png", "08_overlays.png"}
+    assert {"modern", "class-agnostic"} == set(json.loads((tmp_path / "run/metrics.json").read_text())["transfer"])
+    assert "## One thing at a time" in (tmp_path / "run" / "transfer" / "table.md").read_text()
 
 
 @pytest.fixture(scope="module")
