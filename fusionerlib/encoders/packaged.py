@@ -63,7 +63,7 @@ def load_classifier(path: Path | None = None) -> nn.Module:
 
 
 def load_efficientnet_lite0(row: EncoderRow, how: Loading) -> VisualTower:
-    """The visual half of the packaged pair; ``worded`` and ``classes`` tokens can be compared with the textual half's."""
+    """The visual half of the packaged pair; ``worded`` and ``classes`` tokens compare with the other half's."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))

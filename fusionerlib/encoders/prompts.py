@@ -107,7 +107,7 @@ def _read(file: Path) -> tuple[str, ...]:
 def synonyms(file: str) -> dict[str, tuple[str, ...]]:
     """Other words for names, from a JSON file of name to list of words; none for "".
 
-    "everyday" is the packaged file: what may stand for a name that classes of things do not have, as clothes for people.
+    "everyday" is the packaged file: what may stand for a name that no class of things has, as clothes for people.
 
     Raises FusionerError naming the file where it is no such object.
     """
