@@ -10,7 +10,7 @@ COCO   ?= data/coco
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit checkpoint notebooks-clean lab clean
+.PHONY: help venv install demo test lint unit checkpoint notebooks-clean grid-dry lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ notebooks-clean: install ## strip the outputs out of the notebooks
 
 checkpoint: install ## train the packaged checkpoint again from VOC=data/pascal and COCO=data/coco
 	$(BIN)/fusioner checkpoint --voc $(VOC) --coco $(COCO)
+
+grid-dry: install ## what the paper's grid of 96 trainings would run
+	$(BIN)/fusioner grid --dry-run
 
 lab: install ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

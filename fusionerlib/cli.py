@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from fusionerlib.cli_data import data, pairs
+from fusionerlib.cli_grid import grid, grid_job
+from fusionerlib.cli_train import train
 from fusionerlib.errors import FusionerError
 
 
@@ -24,6 +26,9 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data", help="Make the data that a run reads, or bring published data into their layout.")
+app.command()(train)
+app.command()(grid)
+app.command("grid-job", hidden=True)(grid_job)
 
 
 @app.callback()
@@ -58,7 +63,7 @@ def checkpoint(
     voc: Annotated[Path, typer.Option(help="The folder that holds VOCdevkit.")] = Path("data/pascal"),
     coco: Annotated[Path, typer.Option(help="The folder that holds COCO's annotations.")] = Path("data/coco"),
     output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes.")] = Path("outputs/packaged"),
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 900,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
     size: Annotated[int, typer.Option(help="Pixels of the input's sides.")] = 320,
     fold: Annotated[int, typer.Option(help="A fold of PASCAL-5i to hold out, -1 for none.")] = -1,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,

@@ -26,7 +26,7 @@ Pairs = list[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on.
+    """What one step trains on, or one process's share of it.
 
     tokens: patch tokens on their grid. labels: as in ``Scene``. names: those behind each scene's labels. samples: the
     scenes, and what is asked of each.
@@ -36,6 +36,22 @@ class Batch:
     labels: UInt8[Tensor, "batch height width"]
     names: list[tuple[str, ...]]
     samples: list[Sample]
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of its scenes."""
+        return Batch(self.tokens[rows], self.labels[rows], self.names[rows], self.samples[rows])
+
+
+class OwnRows(SampleOrder):
+    """``order`` as one of several processes goes through it: of every step only the samples at ``rows``."""
+
+    def __init__(self, order: SampleOrder, rows: slice) -> None:
+        vars(self).update(vars(order))
+        self.rows = rows
+
+    def samples(self, step: int) -> list[Sample]:
+        """This process's samples of step ``step``."""
+        return super().samples(step)[self.rows]
 
 
 @runtime_checkable
@@ -76,7 +92,8 @@ class StoredFeed:
 
     def __str__(self) -> str:
         shape = tuple(self.scenes[0].tokens.shape)
-        return f"{len(self)} training scenes, tokens {shape} each, in {self.scenes.store.folder}"
+        size = f"tokens {shape} each, {self.scenes.image_bytes / 1e3:.0f} kB an image with its labels"
+        return f"{len(self)} training scenes, {size}, in {self.scenes.store.folder}"
 
     def names(self, index: int) -> tuple[str, ...]:
         """The names of scene ``index``, without reading it."""
@@ -151,11 +168,14 @@ class OnlineFeed:
             yield Batch(tokens, labels, [self.names(sample.scene) for sample in samples], samples)
 
 
-def training_feed(work: Workspace) -> Feed:
-    """The feed that ``work.run`` asks for, over its training scenes; features to store are computed where missing."""
+def training_feed(work: Workspace, *, quiet: bool = False) -> Feed:
+    """The feed that ``work.run`` asks for, over its training scenes; features to store are computed where missing.
+
+    Processes that ask for the same one at the same time share that work.
+    """
     config, sets = work.run.training, work.sets
     if config.feed == "stored":
-        return StoredFeed(work.features(sets.train, "training features"), sets.pairs)
+        return StoredFeed(work.store.add(sets.train, description="training features", quiet=quiet), sets.pairs)
     scenes, pairs = without_views(sets)
     return OnlineFeed(
         scenes,
@@ -183,6 +203,8 @@ def _keys(order: SampleOrder, steps: range, waiting: deque[list[Sample]]) -> Ite
         samples = order.samples(step)
         waiting.append(samples)
         draws = range(step * order.batch, (step + 1) * order.batch)
+        if isinstance(order, OwnRows):
+            draws = draws[order.rows]
         yield [
             (draw // len(order.pairs), places[sample.scene, sample.names[0]])
             for draw, sample in zip(draws, samples, strict=True)

@@ -62,5 +62,5 @@ def test_a_variant_changes_only_what_it_names() -> None:
     other = varied(run, {"depth": 1, "templates": "few"})
     assert other == RunConfig.flat(depth=1, templates="few")
     assert varied(run, {}) == run
-    with pytest.raises(ValidationError):
+    with pytest.raises(FusionerError, match=r"fusion\.depth = 0"):
         varied(run, {"depth": 0})

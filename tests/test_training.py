@@ -7,13 +7,15 @@ from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import evaluate, present_queries
+from fusionerlib.evaluation import evaluate
 from fusionerlib.features import FeatureStore
 from fusionerlib.feeds import OnlineFeed
 from fusionerlib.fusion import build
 from fusionerlib.optimiser import make_optimiser, set_schedule
+from fusionerlib.queries import present_queries
 from fusionerlib.sampling import Sample
-from fusionerlib.training import name_masks, train
+from fusionerlib.stepping import name_masks
+from fusionerlib.training import train
 from fusionerlib.words import WordTable
 from tests.shapes import Shapes
 
