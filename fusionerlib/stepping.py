@@ -1,7 +1,7 @@
 """One training step: a batch, in as many parts and processes as asked, to one change of the weights."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from einops import rearrange
@@ -12,7 +12,6 @@ from fusionerlib.config import RunConfig
 from fusionerlib.feeds import Batch
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.fusion.losses import segmentation_loss
-from fusionerlib.fusion.maps import WordMaps
 from fusionerlib.optimiser import make_optimiser, set_schedule
 from fusionerlib.processes import Processes
 from fusionerlib.sampling import Sample
@@ -57,13 +56,15 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.team.device)
         size = len(batch.samples) // self.config.accumulate
-        with following(self.model, batch.tokens, self.team):
-            for start in range(0, len(batch.samples), size):
-                rows, last = slice(start, start + size), start + size == len(batch.samples)
-                with nullcontext() if last else self.team.apart(self.forward):
-                    part = self._loss(batch.part(rows), text[rows], names_mask[rows]) / self.config.accumulate
-                    self.scaler.scale(part).backward()
-                loss += part.detach()
+        # Of the whole batch, whatever share of it a forward pass sees.
+        patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.team.device)
+        self.model.follow(self.team.gathered(patches))
+        for start in range(0, len(batch.samples), size):
+            rows, last = slice(start, start + size), start + size == len(batch.samples)
+            with nullcontext() if last else self.team.apart(self.forward):
+                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) / self.config.accumulate
+                self.scaler.scale(part).backward()
+            loss += part.detach()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return float(self.team.mean(loss)), lr
@@ -97,29 +98,6 @@ class Stepper:
             names_mask=names_mask.to(device),
             kind=self.config.loss,
         )
-
-
-@contextmanager
-def following(
-    model: SegmentationModel, tokens: Float[Tensor, "batch rows columns dim"], team: Processes
-) -> Iterator[None]:
-    """The running statistics of ``model``, where it has some, take in the whole batch at once: every process's
-    ``tokens``. The forward passes inside, each of a part of the batch, then leave them alone."""
-    if not isinstance(model, WordMaps):
-        yield
-        return
-    with torch.no_grad():
-        patches = team.gathered(rearrange(tokens, "b h w d -> b (h w) d").to(team.device))
-        model.likeness.follow(model._in_words(patches).float())
-    vars(model.likeness)["follow"] = _nothing
-    try:
-        yield
-    finally:
-        del vars(model.likeness)["follow"]
-
-
-def _nothing(patches: Tensor) -> None:
-    pass
 
 
 def name_masks(

@@ -61,8 +61,6 @@ class WordMaps(SegmentationModel):
         """Logits as in ``SegmentationModel``; a name's do not depend on the other names at all."""
         self.check_widths(patch_tokens, text_tokens)
         alike = self._in_words(patch_tokens)
-        if self.training:
-            self.likeness.follow(alike.detach().float())
         names = text_tokens.shape[1]
         # Ratios of small numbers: in half precision they would be noise.
         with torch.autocast(alike.device.type, enabled=False):
@@ -79,6 +77,11 @@ class WordMaps(SegmentationModel):
             logits = logits * (self.config.evidence * _evidence(logits, clues[:, :1])).exp()
         logits = resize(logits, size)
         return rearrange(logits, "(b k) 1 h w -> b k h w", k=names)
+
+    @torch.no_grad()
+    def follow(self, patch_tokens: Float[Tensor, "batch patches visual"]) -> None:
+        """Takes the tokens of a training batch into what is usual for a name."""
+        self.likeness.follow(self._in_words(patch_tokens).float())
 
     def similarity(
         self,

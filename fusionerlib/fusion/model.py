@@ -78,6 +78,9 @@ class SegmentationModel(nn.Module):
         scale = self.config.decoder_scales[-1] if self.config.decoder_scales else 1
         return grid[0] * scale, grid[1] * scale
 
+    def follow(self, patch_tokens: Float[Tensor, "batch patches visual"]) -> None:
+        """Called with every whole batch before it trains: running statistics, where a model has some. No gradient."""
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are; the CPU for a model without any."""

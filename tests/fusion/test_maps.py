@@ -32,7 +32,7 @@ each = pytest.mark.parametrize("likeness", ["cosine", "classes", "learned"])
 def test_no_name_changes_anothers_logit(tokens, likeness, presence) -> None:
     patches, words = tokens
     model = make(likeness=likeness, presence=presence)
-    model.train()(patches, words, grid=GRID, size=SIZE)
+    model.follow(patches)
     model.eval()
     with torch.no_grad():
         together = model(patches, words, grid=GRID, size=SIZE)
@@ -46,7 +46,7 @@ def test_no_name_changes_anothers_logit(tokens, likeness, presence) -> None:
 def test_statistics_follow_training_and_stay_still_else(tokens) -> None:
     patches, words = tokens
     model = make()
-    model.train()(patches, words, grid=GRID, size=SIZE)
+    model.follow(patches)
     seen = patches[..., -8:] / patches[..., -8:].sum(-1, keepdim=True)
     torch.testing.assert_close(model.likeness.prior, seen.mean((0, 1)))
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -74,7 +74,7 @@ def test_a_pair_of_one_space_needs_no_further_channels() -> None:
 def test_a_masks_likeness_is_that_of_its_mean_token(tokens) -> None:
     patches, words = tokens
     model = make()
-    model.train()(patches, words, grid=GRID, size=SIZE)
+    model.follow(patches)
     alone = model.eval().local_likeness(patches[:, 3:4], words)
     torch.testing.assert_close(alone, model.local_likeness(patches, words)[:, :, 3:4])
 
@@ -91,7 +91,7 @@ def test_presence_moves_all_of_a_names_logits_alike(tokens) -> None:
 def test_evidence_stretches_logits_and_moves_no_mask(tokens) -> None:
     patches, words = tokens
     model = make(logit_bias=0.0)
-    model.train()(patches, words, grid=GRID, size=SIZE)
+    model.follow(patches)
     plain = make(logit_bias=0.0, evidence=0.0)
     plain.load_state_dict(model.state_dict())
     at_maps_size = (8, 10)
