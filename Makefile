@@ -5,12 +5,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VOC    ?= data/pascal
 COCO   ?= data/coco
+RECORDS ?= outputs/benchmarks
+# int8 features are compared in mIoU where there are labelled photographs.
+MIOU    = $(if $(wildcard $(VOC)),--checkpoint fusionerlib/checkpoint --root $(VOC))
 
 # An environment of the caller's must not leak into ours.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit checkpoint notebooks-clean grid-dry lab clean
+.PHONY: help venv install demo test lint unit checkpoint notebooks-clean grid-dry benchmarks lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -53,6 +56,24 @@ checkpoint: install ## train the packaged checkpoint again from VOC=data/pascal 
 
 grid-dry: install ## what the paper's grid of 96 trainings would run
 	$(BIN)/fusioner grid --dry-run
+
+benchmarks: install ## all benchmarks, one after the other, into outputs/benchmarks; on a GPU too where there is one
+	@mkdir -p $(RECORDS)
+	$(BIN)/python benchmarks/training.py --json $(RECORDS)/training.json
+	$(BIN)/python benchmarks/inference.py --json $(RECORDS)/inference.json
+	$(BIN)/python benchmarks/scale.py --json $(RECORDS)/scale.json
+	$(BIN)/python benchmarks/features.py --device cpu $(MIOU) --json $(RECORDS)/features.json
+	$(BIN)/python benchmarks/encoders.py --device cpu --json $(RECORDS)/encoders.json
+	$(BIN)/python benchmarks/inspector.py --json $(RECORDS)/inspector.json
+	$(if $(wildcard $(VOC)),$(BIN)/python benchmarks/data.py --root $(VOC) --json $(RECORDS)/data.json)
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then set -ex; \
+		$(BIN)/python benchmarks/training.py --device cuda --precision bf16 --images 32 --turns 10 \
+			--json $(RECORDS)/training-gpu.json; \
+		$(BIN)/python benchmarks/scale.py --device cuda --precision bf16 --images 8 16 32 64 \
+			--json $(RECORDS)/scale-gpu.json; \
+		for name in inference features encoders; do \
+			$(BIN)/python benchmarks/$$name.py --device cuda --json $(RECORDS)/$$name-gpu.json; done; fi
+	@echo "The page: $(BIN)/papermill notebooks/09_performance.ipynb outputs/performance.ipynb -p page docs/performance.md"
 
 lab: install ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -8,7 +8,6 @@ kernel side: the state, the panels that it changes, their encoding, the controls
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import machine, write_record
 from PIL import Image
 
 from fusionerlib import Segmenter
@@ -69,8 +69,7 @@ def main() -> None:
     for kind, row in rows.items():
         bound = f"bound {BOUNDS[kind]} ms" if kind in BOUNDS else ""
         print(f"{kind:12} median {row['median']:7.1f} ms   slowest {row['slowest']:7.1f} ms   {bound}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    write_record(options.json, {"machine": machine(), **rows})
 
 
 def measured(change: Callable[[int], object], *, turns: int) -> dict[str, float]:

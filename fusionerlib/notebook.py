@@ -172,6 +172,24 @@ class MaskInspectorNotebook(NotebookParameters):
     cases: int = Field(default=0, ge=0)
 
 
+class PerformanceNotebook(NotebookParameters):
+    """09: the page of the benchmarks' records in the folder ``records``.
+
+    page: the Markdown file, "" for ``performance.md`` in ``run_dir``. gpu_tflops: what one GPU is assumed to sustain in
+    training, for the estimates. coco_epochs: of a training on COCO-20i.
+    """
+
+    records: str = "outputs/benchmarks"
+    page: str = ""
+    gpu_tflops: float = Field(default=100.0, gt=0.0)
+    coco_epochs: int = Field(default=510, ge=1)
+
+    @property
+    def file(self) -> Path:
+        """Where the page goes."""
+        return Path(self.page) if self.page else self.directory / "performance.md"
+
+
 def run_leaves() -> set[str]:
     """The leaf names of ``RunConfig``, as ``RunConfig.flat`` takes them."""
     return {leaf for _, section in RunConfig() for leaf in type(section).model_fields}

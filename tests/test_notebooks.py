@@ -21,10 +21,12 @@ from fusionerlib.inspector import saved_cases
 from fusionerlib.notebook import NotebookParameters
 from fusionerlib.pairs import Study
 from fusionerlib.parameter_cells import check_parameters, parameter_names
+from fusionerlib.performance import TITLES
 from fusionerlib.runs import load_profile, profile_names
 from fusionerlib.transfer.study import TransferStudy
 from tests.conftest import ROOT, requests_of
 from tests.drawn_photos import draw_coco, draw_voc
+from tests.test_performance import written as measured
 
 MODELS: dict[str, type[NotebookParameters]] = {
     "01_feature_inspection": parameters.InspectionNotebook,
@@ -41,6 +43,7 @@ STUDIES: dict[str, type[NotebookParameters]] = {
     "06_mask_inspector": parameters.MaskInspectorNotebook,
     "07_encoder_pairs": Study,
     CARRY_OVER: TransferStudy,
+    "09_performance": parameters.PerformanceNotebook,
 }
 """Notebooks beside the graph of a run: for a person to use, or with data of its own."""
 written = pytest.mark.parametrize("stem", [*MODELS, *STUDIES])
@@ -152,6 +155,18 @@ def test_what_carries_over_is_studied_on_photographs(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"08_gains.png", "08_overlays.png"}
     assert {"modern", "class-agnostic"} == set(json.loads((tmp_path / "run/metrics.json").read_text())["transfer"])
     assert "## One thing at a time" in (tmp_path / "run" / "transfer" / "table.md").read_text()
+
+
+def test_the_page_of_performance_is_written_from_records(tmp_path: Path) -> None:
+    given = {"run_dir": str(tmp_path / "run"), "records": str(measured(tmp_path / "records")), "gpu_tflops": 250.0}
+    execute_notebook(ROOT / "notebooks" / "09_performance.ipynb", tmp_path / "out.ipynb", parameters=given)
+    text = (tmp_path / "run" / "performance.md").read_text(encoding="utf-8")
+    assert [title for title in TITLES.values() if f"\n## {title}\n" not in text] == []
+    assert "Abacus 5" in text and "This is an estimate" in text and "250 TFLOP/s assumed" in text
+    assert text.count("left no record") == 2 and "`benchmarks/data.py` left no record" in text
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"09_training.png", "09_scale.png"}
+    reached = json.loads((tmp_path / "run" / "metrics.json").read_text())["performance"]
+    assert reached["training step, reference / stored, processor"] == 4.0
 
 
 @pytest.fixture(scope="module")

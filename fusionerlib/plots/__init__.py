@@ -4,6 +4,7 @@ from fusionerlib.plots.evaluation import SceneRow, ablation_bars, per_class_bars
 from fusionerlib.plots.features import attention, cosine_matrix, pca_colours, pca_tokens, similarity
 from fusionerlib.plots.gains import gains
 from fusionerlib.plots.methods import method_bars
+from fusionerlib.plots.performance import cost_growth, step_parts
 from fusionerlib.plots.protocols import confusion, risk_curve, triple
 from fusionerlib.plots.robustness import kind_bars, robustness
 from fusionerlib.plots.style import save, style
@@ -15,6 +16,7 @@ __all__ = [
     "attention",
     "confusion",
     "cosine_matrix",
+    "cost_growth",
     "curves",
     "gains",
     "kind_bars",
@@ -28,6 +30,7 @@ __all__ = [
     "scene_rows",
     "scenes",
     "similarity",
+    "step_parts",
     "style",
     "triple",
 ]

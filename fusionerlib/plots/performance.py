@@ -1,0 +1,81 @@
+"""How cost grows, and where the time of a training step goes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style
+
+SIDES = {
+    "reference": ("reference text", "reference tower", "reference fusion", "reference decoder"),
+    "cached": ("reference tower", "reference fusion", "reference decoder"),
+    "online": ("our tower", "our fusion", "our decoder", "our optimiser"),
+    "stored": ("our fusion", "our decoder", "our optimiser"),
+}
+"""What a step of each side is made of; its names are those of benchmarks/training.py."""
+
+COLOURS = {"text": GREY, "tower": GREEN, "fusion": BLUE, "decoder": ORANGE, "optimiser": "#bbbbbb"}
+MARKERS = {"train": "o", "answer": "s", "tower": "^", "text": "D"}
+
+
+def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Seconds against images, names, pixels and depth, a panel each, both axes logarithmic; the fitted power in each
+    legend. record: of benchmarks/scale.py."""
+    colours = dict(zip(MARKERS, (ORANGE, BLUE, GREEN, GREY), strict=True))
+    with style():
+        result = figure(9.5, 3.6)
+        panels = result.subplots(1, len(record["axes"]), squeeze=False, sharey=True)[0]
+        for axes, (axis, found) in zip(panels, record["axes"].items(), strict=True):
+            points = [int(point) for point in found["points"]]
+            for part in (part for part in MARKERS if part in found["growth"]):
+                seconds = [row[part] for row in found["points"].values()]
+                label = f"{part}, power {found['growth'][part]:.2f}"
+                axes.plot(points, seconds, MARKERS[part], ls="-", color=colours[part], markersize=4, label=label)
+            axes.set(xscale="log", yscale="log", xlabel=axis)
+            axes.set_xticks(points, [str(point) for point in points])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.grid(color="#dddddd", linewidth=0.6)
+            # Above the axes: inside them it would hide points.
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), fontsize=8, borderpad=0)
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panels[0].yaxis.set_minor_locator(NullLocator())
+        panels[0].set_ylabel("seconds")
+        if title:
+            result.suptitle(title)
+        return result
+
+
+def step_parts(record: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Left: seconds an image of each side's parts, stacked, and of the whole step, a diamond. Right: the share of the
+    machine's best product, convolution and copy that each part reaches. record: of benchmarks/training.py."""
+    parts = record["parts"]
+    with style():
+        result = figure(9.5, 3.6)
+        left, right = result.subplots(1, 2)
+        for row, (side, names) in enumerate(SIDES.items()):
+            start = 0.0
+            for name in names:
+                kind = name.split()[-1]
+                spent = sum(way["seconds"] for way in parts[name].values())
+                left.barh(row, spent, left=start, color=COLOURS[kind], label=kind)
+                start += spent
+            whole = min(record["bmvc2022"]["seconds"][side])
+            left.plot(whole, row, "D", color="black", markersize=5, label="whole step")
+        left.set_yticks(range(len(SIDES)), list(SIDES))
+        left.set(xlabel="seconds an image", ylim=(len(SIDES) - 0.4, -0.6))
+        rows = [(f"{name}, {way}", found["reached"]) for name, ways in parts.items() for way, found in ways.items()]
+        for kind, colour, marker in (("matmul", BLUE, "o"), ("convolution", ORANGE, "s"), ("copy", GREEN, "^")):
+            shares = [100 * reached[f"of_{kind}"] for _, reached in rows]
+            right.plot(shares, range(len(rows)), marker, color=colour, markersize=5, label=f"of {kind}", clip_on=False)
+        right.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7.5)
+        right.set(xlabel="% of the machine's measured best", ylim=(len(rows) - 0.4, -0.6), xlim=(0, None))
+        right.grid(axis="y", color="#dddddd", linewidth=0.6)
+        for axes in (left, right):
+            handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+            axes.legend(handles.values(), handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=8)
+        if title:
+            result.suptitle(title)
+        return result
