@@ -1,5 +1,7 @@
 """Which pairs of encoders have words and patches in one space, where a cosine between the two means something."""
 
+from typing import Literal
+
 from fusionerlib.config import PairConfig
 from fusionerlib.encoders.registry import get_row
 from fusionerlib.errors import FusionerError
@@ -46,3 +48,18 @@ def require_one_space(pair: PairConfig, *, by: str) -> None:
         f"{by} compares words with patches as they are, but {pair.visual!r} and {pair.text!r} with these tokens are in "
         f"two spaces: {remedy}"
     )
+
+
+def require_classes(pair: PairConfig) -> None:
+    """Raises FusionerError naming the remedy where words and patches of ``pair`` are no distributions over classes."""
+    ways = [get_row(role, name).way(way) for role, name, way in _sides(pair)]
+    if ways != ["classes", "classes"]:
+        raise FusionerError(
+            f"likeness 'classes' compares distributions over classes, but {pair.visual!r} and {pair.text!r} give "
+            f"tokens {ways[0]!r} and {ways[1]!r}: for the packaged pair set visual_tokens = 'classes' and "
+            "text_tokens = 'classes', for another set likeness = 'learned'"
+        )
+
+
+def _sides(pair: PairConfig) -> tuple[tuple[Literal["visual", "text"], str, str], ...]:
+    return ("visual", pair.visual, pair.visual_tokens), ("text", pair.text, pair.text_tokens)

@@ -196,6 +196,10 @@ class RunConfig(Frozen):
             from fusionerlib.alignment import require_one_space
 
             require_one_space(self.pair, by="kind 'similarity'")
+        if self.fusion.kind == "maps" and self.fusion.likeness == "classes":
+            from fusionerlib.alignment import require_classes
+
+            require_classes(self.pair)
         return self
 
     @classmethod

@@ -45,6 +45,8 @@ def test_a_config_comes_back_from_its_json() -> None:
         ({"feed": "live"}, r"training\.feed = 'live'"),
         ({"workers": -1}, r"training\.workers = -1"),
         ({"kind": "middle"}, r"fusion\.kind = 'middle'"),
+        ({"preset": "modern"}, r"tokens 'joined' and 'mean': for the packaged pair set visual_tokens = 'classes' and"),
+        ({"preset": "modern", "text": "bert-base"}, r"for another set likeness = 'learned'"),
     ],
 )
 def test_what_does_not_fit_is_named(values: dict, message: str) -> None:

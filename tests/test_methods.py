@@ -8,7 +8,7 @@ import torch
 
 from fusionerlib import checkpoints, plots
 from fusionerlib.bench import Bench
-from fusionerlib.config import RunConfig
+from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.datasets.mosaic_kinds import first_mosaics, mosaic_kinds
 from fusionerlib.datasets.mosaic_sets import plain_mosaics, tile_sets
 from fusionerlib.encoders.registry import load_text
@@ -49,7 +49,7 @@ def test_a_method_changes_only_what_it_is() -> None:
     assert changed(run, method_run(run, "similarity")) == {"kind": "similarity", **words}
     assert changed(run, method_run(run, "class-agnostic")) == {"text": "constant"}
     modern = method_run(run, "modern")
-    assert modern.fusion == RunConfig.flat(preset="modern").fusion
+    assert modern.fusion == FusionConfig(preset="modern")
     assert (modern.pair.text_tokens, modern.training.text_noise, modern.training.loss) == ("classes", 0.0, "bce+dice")
 
 

@@ -29,7 +29,10 @@ def test_a_full_probability_counts() -> None:
 
 
 def test_the_cost_of_a_training_image_is_what_its_layers_multiply() -> None:
-    run = RunConfig.flat(preset="modern", recipe="modern", size=64, positives=1, negatives=1)
+    run = RunConfig.flat(
+        **{"preset": "modern", "recipe": "modern", "visual_tokens": "classes", "text_tokens": "classes"},
+        **{"size": 64, "positives": 1, "negatives": 1},
+    )
     cost = training_cost(run, visual_width=30, text_width=10)
     coarse, fine, names = 4 * 4, 8 * 8, 2
     forward = names * coarse * 9 * (20 * 48 + 48 * 48) + names * fine * (9 * 48 * 48 + 48) + coarse * 20 * 16
