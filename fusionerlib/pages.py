@@ -2,12 +2,15 @@
 
 import html
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fusionerlib.errors import FusionerError
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:"
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
+)
 """Content-Security-Policy of every page: even markup that slipped through could not fetch anything."""
 
 FETCHING = ("script", "iframe", "object", "embed", "base", "link", "audio", "video", "source", "track", "frame")
@@ -17,20 +20,6 @@ FETCHING_CSS = re.compile(r"""@import[^;]*;?|url\(\s*["']?(?!["']?(data:|\#))[^)
 """What a style sheet fetches: everything that is neither inside it nor a place in the page."""
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-STYLE = """
-body.jp-Notebook { max-width: 60rem; margin: 0 auto; padding: 0 1rem 3rem; overflow: visible; }
-nav.back { font: 0.9rem system-ui, sans-serif; padding: 0.8rem 0; }
-nav.back a { color: #0b57d0; text-decoration: underline; }
-main { min-width: 0; }
-.jp-OutputArea-output { overflow-x: auto; }
-.jp-RenderedHTMLCommon img, .jp-RenderedImage img { max-width: 100%; height: auto; }
-@media (max-width: 45rem) {
-  body.jp-Notebook { padding: 0 0.4rem 2rem; }
-  .jp-InputPrompt, .jp-OutputPrompt { display: none; }
-}
-@media print { nav.back { display: none; } .jp-Cell { break-inside: avoid; } }
-"""
 
 
 def write_page(executed: Path, page: Path, *, index: str = "../index.html") -> None:
@@ -83,7 +72,8 @@ def static_page(text: str, *, index: str) -> str:
     for element in soup.find_all("meta", attrs={"http-equiv": True}):
         element.decompose()
     for element in soup.find_all(True):
-        for name in ("srcset", "background", "poster", "ping"):
+        handlers = [name for name in element.attrs if name.startswith("on")]
+        for name in ("srcset", "background", "poster", "ping", *handlers):
             element.attrs.pop(name, None)
         if "style" in element.attrs:
             element.attrs["style"] = FETCHING_CSS.sub("none", str(element.attrs["style"]))
@@ -96,7 +86,8 @@ def static_page(text: str, *, index: str) -> str:
     if head is None or body is None:
         raise FusionerError(f"a page without head and body can't be made static: {text[:60]!r}")
     head.insert(0, BeautifulSoup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">', "html.parser"))
-    head.append(BeautifulSoup(f"<style>{STYLE}</style>", "html.parser"))
+    style = (resources.files("fusionerlib") / "pages.css").read_text(encoding="utf-8")
+    head.append(BeautifulSoup(f"<style>\n{style}</style>", "html.parser"))
     link = f'<nav class="back"><a href="{html.escape(index)}">back to the run</a></nav>'
     body.insert(0, BeautifulSoup(link, "html.parser"))
     return str(soup)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.pages import FETCHING, write_page
-from fusionerlib.report import failures, index_page, notebooks_of, tables, terminal_table, write_site
+from fusionerlib.reporting import failures, index_page, notebooks_of, tables, terminal_table, write_site
 from tests.conftest import MakeNotebook, requests_of
 
 METRICS = {
@@ -61,7 +61,8 @@ def executed(path: Path, make: MakeNotebook, *, error: str = "", end: str | None
         "<script src='https://example.com/s.js'></script><link rel=stylesheet href='https://example.com/s.css'>"
         "<img src='http://example.com/b.png' srcset='http://example.com/c.png 2x'><iframe src='//example.com'></iframe>"
         "<style>@import 'https://example.com/e.css'; .x { background: url(https://example.com/f.png) }</style>"
-        "<div style='background: url(https://example.com/d.png)' class=x>styled</div><a href=//example.com>link</a>"
+        "<div style='background: url(https://example.com/d.png)' class=x onclick='go()'>styled</div>"
+        "<a href=//example.com>link</a>"
     )
     widget = {"model_id": "1", "version_major": 2, "version_minor": 0}
     shown: list[dict[str, Any]] = [
@@ -101,7 +102,7 @@ def test_a_notebook_s_page_holds_its_results_and_fetches_nothing(tmp_path: Path,
     text = page.read_text()
     assert text.count("data:image/png;base64," + PIXEL) == 2
     assert "styled" in text and "told" in text and "[not embedded: away]" in text
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in text and "go()" not in text
 
 
 def test_the_parser_of_this_test_sees_what_nbconvert_alone_would_fetch(
@@ -125,10 +126,10 @@ def test_the_index_tells_results_failures_figures_and_record(run: Path) -> None:
     text = index.read_text()
     assert fetched_by(index) == []
     assert "<h1>run &lt;1&gt;</h1>" in text
-    assert "0.523" in text and "mosaic4.objects" in text
+    assert "0.523" in text and "mosaic4: objects" in text
     assert "no &lt;cat&gt; &amp; no dog" in text and "<cat>" not in text
     assert "Title &lt;i&gt;here&lt;/i&gt;" in text and "pages/01_first.html" in text
-    assert text.count("data:image/png;base64,") == 2 and "04 broken can't be shown" in text
+    assert text.count("data:image/webp;base64,") == 2 and "04 broken can't be shown" in text
     assert "profile.json" in text
     assert len(text) < 1_000_000
 
