@@ -1,6 +1,5 @@
 """Ablations: trainings that differ from one run in a single thing, measured on the same mosaics."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ from fusionerlib.bench import Bench, Trained
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.datasets.mosaic_sets import mosaic_sets
 from fusionerlib.encoders.registry import get_row
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.features import StoredScenes
+from fusionerlib.feeds import names_of
 from fusionerlib.fewer import Fewer
 from fusionerlib.mosaic_evaluation import evaluate_mosaics
 from fusionerlib.workspace import Workspace
@@ -63,9 +63,7 @@ def chosen_variants(ablations: Sequence[str] = DEFAULT, *, pairs: Sequence[str] 
     """
     for name in ablations:
         if name not in VARIANTS:
-            near = difflib.get_close_matches(name, VARIANTS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(VARIANTS)}"
-            raise FusionerError(f"unknown ablation {name!r}: {hint}")
+            raise FusionerError(f"unknown ablation {name!r}: {nearest(name, list(VARIANTS))}")
     made = {pair: _pair(pair) for pair in pairs}
     return {name: made if name == "pair" else VARIANTS[name] for name in dict.fromkeys(ablations)}
 
@@ -96,7 +94,7 @@ def ablate(
     ablation goes on. All are measured on the same mosaics; at another input size they are drawn at that size.
     """
     bench = Bench(work, directory=directory)
-    trained = sorted({name for _, name in bench.scenes(work.run).pairs()})
+    trained = names_of(bench.scenes(work.run).pairs())
     budget = {"steps": steps, "batch": batch, "warmup": min(20, steps)}
     fixed = {"validate_every": steps, "checkpoint_every": steps, "feed": "stored"}
     done: dict[tuple[RunConfig, tuple[tuple[str, float], ...]], list[dict[str, Any]]] = {}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,8 +28,19 @@ class Checkpoint:
     trained_names: tuple[str, ...]
 
 
-def save(directory: Path, *, model: SegmentationModel, run: RunConfig, trained_names: Sequence[str]) -> None:
-    """Write ``model`` and everything needed to rebuild it into ``directory`` (made if missing)."""
+def save(
+    directory: Path,
+    *,
+    model: SegmentationModel,
+    run: RunConfig,
+    trained_names: Sequence[str],
+    number_format: torch.dtype | None = None,
+) -> None:
+    """Write ``model`` and everything needed to rebuild it into ``directory`` (made if missing).
+
+    number_format: of the parameters, None for their own. Statistics of tokens are tiny numbers that half precision
+    would lose: buffers stay as they are.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     description = {
         "format": FORMAT,
@@ -38,7 +50,12 @@ def save(directory: Path, *, model: SegmentationModel, run: RunConfig, trained_n
         "trained_names": sorted(trained_names),
     }
     part = directory / f"{WEIGHTS}.part"
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
+    parameters = dict(model.named_parameters())
+    tensors = {
+        name: (tensor.to(number_format) if number_format and name in parameters else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, part)
     part.replace(directory / WEIGHTS)
     write_text(directory / CONFIG, json.dumps(description, indent=1))
 

@@ -1,12 +1,11 @@
 """Configuration is data: frozen pydantic models, written beside every checkpoint and read back by one call."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.presets import PRESETS, RECIPES
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -213,9 +212,7 @@ class RunConfig(Frozen):
         nested["fusion"]["preset"] = "small"
         for leaf, value in values.items():
             if leaf not in homes:
-                near = difflib.get_close_matches(leaf, homes, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(homes))}"
-                raise FusionerError(f"unknown parameter {leaf!r} = {value!r}: {hint}")
+                raise FusionerError(f"unknown parameter {leaf!r} = {value!r}: {nearest(leaf, sorted(homes))}")
             nested[homes[leaf]][leaf] = value
         return checked(cls, nested)
 

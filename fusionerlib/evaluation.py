@@ -56,19 +56,18 @@ def predict(
     batch = max(1, min(batch, MAPS // most))
     for start in range(0, len(queries), batch):
         part = queries[start : start + batch]
-        stored = [scenes[query.scene] for query in part]
+        patches, labels = scenes.batch([query.scene for query in part])
         tokens, names_mask = words.padded([query.names for query in part])
-        patches = torch.stack([scene.tokens for scene in stored])
         with torch.no_grad():
             logits: Tensor = model(
                 rearrange(patches, "b h w d -> b (h w) d").to(device),
                 tokens.to(device),
                 grid=(patches.shape[1], patches.shape[2]),
-                size=(stored[0].labels.shape[0], stored[0].labels.shape[1]),
+                size=(labels.shape[1], labels.shape[2]),
                 names_mask=None if bool(names_mask.all()) else names_mask.to(device),
             )
-        for query, scene, maps in zip(part, stored, logits.sigmoid().cpu().numpy(), strict=True):
-            yield query, maps[: len(query.names)], relabelled(scene.labels.numpy(), scene.names, query.truth)
+        for query, target, maps in zip(part, labels.numpy(), logits.sigmoid().cpu().numpy(), strict=True):
+            yield query, maps[: len(query.names)], relabelled(target, scenes.names(query.scene), query.truth)
         bar.update(len(part))
     bar.close()
 

@@ -1,7 +1,7 @@
 """Where training's batches come from: features that are stored, or augmented images through the frozen tower."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -22,6 +22,11 @@ from fusionerlib.sampling import Sample, SampleOrder
 from fusionerlib.workspace import Workspace
 
 Pairs = list[tuple[int, str]]
+
+
+def names_of(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
+    """The names among (scene, name) pairs, sorted."""
+    return tuple(sorted({name for _, name in pairs}))
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,9 @@ class StoredFeed:
         """The batches of ``steps``."""
         for step in steps:
             samples = order.samples(step)
-            stored = [self.scenes[sample.scene] for sample in samples]
-            tokens = torch.stack([scene.tokens for scene in stored])
-            labels = torch.stack([scene.labels for scene in stored])
-            yield Batch(tokens, labels, [scene.names for scene in stored], samples)
+            scenes = [sample.scene for sample in samples]
+            tokens, labels = self.scenes.batch(scenes)
+            yield Batch(tokens, labels, [self.scenes.names(scene) for scene in scenes], samples)
 
 
 class OnlineFeed:

@@ -47,7 +47,11 @@ class Fewer(StoredFeed):
 
 
 class OneObject(StoredFeed):
-    """The same scenes with every named thing called ``OBJECT``: all that is left to learn is what stands out."""
+    """The same scenes with every named thing called ``OBJECT``: all that is left to learn is what stands out.
+
+    Where a scene shows several names its mask is all of them together. The control of the transfer study
+    (``transfer.study.CONTROLS``) keeps the masks apart.
+    """
 
     def __init__(self, scenes: StoredScenes, pairs: Pairs | None = None) -> None:
         pairs = scenes.pairs() if pairs is None else pairs

@@ -1,18 +1,52 @@
 """A run from its config to its checkpoint, in one process or in as many as accelerate launched."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fusionerlib import checkpoints
+from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import RunConfig
 from fusionerlib.evaluation import validation
-from fusionerlib.feeds import training_feed
+from fusionerlib.feeds import Feed, names_of, training_feed
+from fusionerlib.fusion import SegmentationModel, build
 from fusionerlib.processes import Processes
 from fusionerlib.records import write_run_record
+from fusionerlib.running import History
 from fusionerlib.training import train
 from fusionerlib.workspace import Workspace
 
 CHECKED = 100
 """Scenes of a validation during training."""
+
+
+def trained(
+    work: Workspace,
+    feed: Feed,
+    *,
+    directory: Path,
+    validate: Callable[[SegmentationModel], dict[str, float]] | None = None,
+    quiet: bool = False,
+) -> tuple[Checkpoint, History]:
+    """The run of ``work`` trained on ``feed``, and its history; directory, validate, quiet: as in ``train``.
+
+    A model without parameters is only built: its history is empty.
+    """
+    run, words = work.run, work.words
+    model = build(run.fusion, visual_width=feed.width, text_width=words.encoder.width).eval()
+    history: History = []
+    if list(model.parameters()):
+        model, history = train(
+            run=run,
+            scenes=feed,
+            words=words,
+            directory=directory,
+            validate=validate,
+            quiet=quiet,
+            device=work.device,
+        )
+    elif not quiet:
+        print(f"{run.fusion.kind}: nothing to train, its checkpoint is the model as it is")
+    return Checkpoint(model=model, run=run, trained_names=names_of(feed.pairs())), history
 
 
 def fit(run: RunConfig, folder: Path | str, *, device: str = "", quiet: bool = False) -> Path:
@@ -32,19 +66,12 @@ def fit(run: RunConfig, folder: Path | str, *, device: str = "", quiet: bool = F
     quiet = quiet or not team.main
     feed = training_feed(work, quiet=quiet)
     stored = {name: work.store.add(scenes, description="test features", quiet=quiet) for name, scenes in tests.items()}
-    model, history = train(
-        run=run,
-        scenes=feed,
-        words=work.words,
-        directory=folder / "training",
-        validate=validation(stored, work.words, scenes=CHECKED),
-        quiet=quiet,
-        device=device or str(team.device),
-    )
+    measure = validation(stored, work.words, scenes=CHECKED)
+    made, history = trained(work, feed, directory=folder / "training", validate=measure, quiet=quiet)
     if team.main:
-        trained = sorted({name for _, name in feed.pairs()})
-        checkpoints.save(folder / "checkpoint", model=model, run=run, trained_names=trained)
-        last = {"loss": history[-1]["loss"], "parameters": model.trainable()["total"], "processes": team.count}
+        checkpoints.save(folder / "checkpoint", model=made.model, run=run, trained_names=made.trained_names)
+        loss = history[-1]["loss"] if history else None
+        last = {"loss": loss, "parameters": made.model.trainable()["total"], "processes": team.count}
         write_run_record(folder / "records" / "training.json", run, history=history, **last)
     team.wait()
     return folder / "checkpoint"

@@ -12,6 +12,7 @@ from pydantic import Field
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import plain_name
+from fusionerlib.markdown import markdown_table
 from fusionerlib.pairs import FUSIONS
 
 
@@ -113,12 +114,7 @@ def record_of(folder: Path, job: str) -> Path:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table of ``rows_of``, mIoU in percent, "-" for what is not there."""
-
-    def cell(value: Any) -> str:
-        return value if isinstance(value, str) else "-" if value is None else f"{100 * value:.1f}"
-
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(rows, number=lambda level: f"{100 * level:.1f}").rstrip("\n")
 
 
 def _stem(visual: str, text: str, fusion: str, fold: int) -> str:

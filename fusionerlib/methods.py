@@ -1,6 +1,5 @@
 """Methods that are compared on one footing: same training data, same steps, same mosaics; and two controls."""
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from fusionerlib.config import FusionConfig, PairConfig, RunConfig
 from fusionerlib.datasets.mosaic import Mosaics
 from fusionerlib.datasets.mosaic_kinds import Kind
 from fusionerlib.datasets.scene import vocabulary
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.features import StoredScenes
 from fusionerlib.fewer import OneObject
 from fusionerlib.fusion import SegmentationModel
@@ -32,7 +31,8 @@ SHOWN = ("assignment", "miou", "miou_permuted", "chance")
 class Method:
     """One way to tie words to pixels.
 
-    changes: leaves of the run's config that it changes. one_object: it trains on objects without their names.
+    changes: leaves of the run's config that it changes. one_object: it trains on objects without their names, all of an
+    image as one mask (``fewer.OneObject``): on a mosaic it is to find every tile's object, whichever name is asked.
     shuffled: every name has another name's token.
     """
 
@@ -84,9 +84,7 @@ def require_methods(names: Sequence[str]) -> None:
     """Raises FusionerError for a name that is not in ``METHODS``."""
     for name in names:
         if name not in METHODS:
-            near = difflib.get_close_matches(name, METHODS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METHODS)}"
-            raise FusionerError(f"unknown method {name!r}: {hint}")
+            raise FusionerError(f"unknown method {name!r}: {nearest(name, list(METHODS))}")
 
 
 def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:

@@ -18,11 +18,13 @@ from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation import evaluate
 from fusionerlib.features import FeatureStore, StoredScenes
+from fusionerlib.feeds import names_of
 from fusionerlib.files import write_text
 from fusionerlib.pair import visual_of, words_of
-from fusionerlib.pairs import TEMPLATE, Study, Variant, finished, require_data, rows_of
+from fusionerlib.pairs import TEMPLATE, Study, Variant
 from fusionerlib.queries import Query, single_queries
 from fusionerlib.records import write_run_record
+from fusionerlib.studies import finished, rows_of
 from fusionerlib.training import train
 from fusionerlib.words import WordTable
 
@@ -38,7 +40,7 @@ class FoldData:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The measured classes, sorted."""
-        return tuple(sorted({name for _, name in self.pairs}))
+        return names_of(self.pairs)
 
     @cached_property
     def together(self) -> list[Query]:
@@ -47,17 +49,20 @@ class FoldData:
 
 
 def compare(study: Study, *, quiet: bool = False) -> list[dict[str, Any]]:
-    """One row a run (``rows_of``), after those that have no record yet were trained and measured.
+    """One row a run, after those that have no record yet were trained and measured.
 
+    A row is text, fusion, fold, seed, single and multi (mIoU, 0-1), classes (either figure's IoU by name), loss (of the
+    last 20 steps), parameters, seconds on ``threads`` threads.
     Raises FusionerError where data is missing, and where a record in ``study.folder`` is of another study.
     """
-    require_data(study)
+    study.require_data()
     write_text(study.template, TEMPLATE + "\n")
-    waiting = [variant for variant in study.variants() if not finished(study, variant)]
+    waiting = [variant for variant in study.trials() if not finished(study, variant)]
     folds: dict[int, FoldData] = {}
     words: dict[str, WordTable] = {}
     if waiting:
-        store = FeatureStore(study.folder / "features", encoder=visual_of(study.run_of(waiting[0]).pair))
+        run = study.run_of(waiting[0])
+        store = FeatureStore(run.data.features, encoder=visual_of(run.pair), number_format=run.data.store)
     for variant in tqdm(waiting, desc="runs", unit="run", disable=quiet, mininterval=0):
         run = study.run_of(variant)
         if variant.fold not in folds:

@@ -39,18 +39,6 @@ def summary(rows: Sequence[Mapping[str, Any]], *, figure: str) -> list[dict[str,
     return table
 
 
-def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as a Markdown table, numbers with one decimal, what is missing as "-"."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "-" if math.isnan(value) else f"{value:.1f}"
-        return str(value)
-
-    lines = [list(table[0]), ["---"] * len(table[0]), *([cell(value) for value in row.values()] for row in table)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def _mean_and_spread(found: Mapping[tuple[int, int], float]) -> dict[str, float]:
     """By (fold, seed); only seeds that have every fold enter mean and spread."""
     folds, seeds = (sorted({key[place] for key in found}) for place in (0, 1))

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fusionerlib.grid import Grid
 from fusionerlib.grid_cost import Rate, estimates
+from fusionerlib.markdown import markdown_table
 from fusionerlib.performance import GPU, TABLES, TITLES, Record, Row, bars, machines, read_record
 
 TEXTS = {
@@ -113,23 +113,10 @@ def estimate_text(records: Mapping[str, Record], *, assumed: float, coco_epochs:
     return "\n\n".join(line.strip() for line in [*lines, f"{told}."]) + "\n"
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """A Markdown table with all keys of ``rows``; numbers in three digits or whole, what is missing as "-"."""
-    if not rows:
-        return "Nothing was measured.\n"
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [[key.replace("_", " ") for key in keys], ["---"] * len(keys)]
-    lines += [[_cell(row.get(key)) for key in keys] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(rows, number=_three_digits)
 
 
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return str(value)
+def _three_digits(value: int | float) -> str:
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"

@@ -5,13 +5,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
 
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.pascal import NOTHING
 from fusionerlib.feeds import training_feed
-from fusionerlib.training import train
+from fusionerlib.fitting import trained
 from fusionerlib.workspace import Workspace
 
 NAME = "packaged"
@@ -69,16 +69,15 @@ def rebuild(run: RunConfig, target: Path, *, quiet: bool = False) -> Path:
     A rebuild that was stopped goes on from its last running checkpoint. Raises FusionerError where data is missing.
     """
     work, running = Workspace(run), target / "training"
-    feed = training_feed(work)
-    model, _ = train(run=run, scenes=feed, words=work.words, directory=running, quiet=quiet)
+    made, _ = trained(work, training_feed(work), directory=running, quiet=quiet)
     # Where the data lay is nobody's business but its owner's.
     plain = run.data.model_copy(update={place: Path("data") / place for place in ("root", "coco", "features")})
-    names = sorted({name for _, name in feed.pairs()})
-    checkpoints.save(target, model=model, run=run.model_copy(update={"data": plain}), trained_names=names)
-    parameters = dict(model.named_parameters())
-    weights = load_file(target / checkpoints.WEIGHTS)
-    # Statistics of tokens are tiny numbers that half precision would lose; they stay as they are.
-    halved = {name: tensor.half() if name in parameters else tensor for name, tensor in weights.items()}
-    save_file(halved, target / checkpoints.WEIGHTS)
+    checkpoints.save(
+        target,
+        model=made.model,
+        run=run.model_copy(update={"data": plain}),
+        trained_names=made.trained_names,
+        number_format=torch.half,
+    )
     shutil.rmtree(running, ignore_errors=True)
     return target

@@ -1,6 +1,7 @@
 """What can be ablated: every setting is a config, subsets of the training data are what they say, names are checked."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 from fusionerlib.ablation import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants, varied
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
-from fusionerlib.features import Entry, StoredScene, StoredScenes
+from fusionerlib.features import Entry, StoredScene, StoredScenes, TokensAndLabels
 from fusionerlib.fewer import OBJECT, Fewer, OneObject, families_of
 from fusionerlib.fusion import build
 from fusionerlib.notebook import AblationNotebook
@@ -88,8 +89,12 @@ class Listed(StoredScenes):
         self.store = SimpleNamespace(encoder=SimpleNamespace(width=2))
 
     def __getitem__(self, index: int) -> StoredScene:
+        tokens, labels = self.batch([index])
+        return StoredScene(tokens[0], labels[0], self.names(index), str(index))
+
+    def batch(self, indices: Sequence[int]) -> TokensAndLabels:
         labels = torch.tensor([[0, 1], [2, 255]], dtype=torch.uint8)
-        return StoredScene(torch.zeros(1, 1, 2), labels, self.names(index), str(index))
+        return torch.zeros(len(indices), 1, 1, 2), torch.stack([labels for _ in indices])
 
 
 SCENES = Listed([(f"n{i}", f"n{(i + 1) % 12}") for i in range(12) for _ in range(2)])

@@ -1,5 +1,6 @@
 """Methods on one footing: what each changes, what the controls can't know, and what is quoted beside them."""
 
+import json
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fusionerlib.datasets.mosaic_kinds import first_mosaics, mosaic_kinds
 from fusionerlib.datasets.mosaic_sets import plain_mosaics, tile_sets
 from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import FusionerError
+from fusionerlib.fitting import fit
 from fusionerlib.methods import METHODS, MosaicTests, compare, method_run
 from fusionerlib.mosaic_evaluation import evaluate_mosaics
 from fusionerlib.notebook import MosaicNotebook
@@ -121,6 +123,15 @@ def test_similarity_is_not_trained_and_says_so(work: Workspace, tmp_path: Path, 
     done = Bench(work, directory=tmp_path).train(method_run(work.run, "similarity"))
     assert done.loss is None and not done.model.training and not list(tmp_path.iterdir())
     assert "similarity: nothing to train" in capsys.readouterr().out
+
+
+def test_a_run_of_similarity_is_its_checkpoint_without_a_step(work: Workspace, tmp_path: Path) -> None:
+    run = method_run(work.run, "similarity")
+    trained = checkpoints.load(fit(run, tmp_path, device="cpu", quiet=True))
+    record = json.loads((tmp_path / "records" / "training.json").read_text())
+    assert record["history"] == [] and record["loss"] is None and record["parameters"] == 0
+    assert trained.run == run and not (tmp_path / "training").exists()
+    assert set(trained.trained_names) == {name for _, name in Bench(work, directory=tmp_path).scenes(run).pairs()}
 
 
 def test_training_similarity_by_hand_comes_to_its_end_and_its_checkpoint_comes_back(work, tmp_path: Path) -> None:

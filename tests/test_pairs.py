@@ -13,8 +13,9 @@ from fusionerlib.datasets.categories import categories, held_out
 from fusionerlib.datasets.pascal import published
 from fusionerlib.errors import FusionerError
 from fusionerlib.pair_runs import compare
-from fusionerlib.pair_table import markdown, published_gaps, summary
-from fusionerlib.pairs import Study, rows_of
+from fusionerlib.pair_table import published_gaps, summary
+from fusionerlib.pairs import Study
+from fusionerlib.studies import rows_of
 from tests.datasets.test_pascal import save_mask
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -54,13 +55,6 @@ def test_the_published_gaps_are_in_the_papers_ranges() -> None:
     assert (len(bert), min(bert), max(bert)) == (4, 1.9, 3.7)
     free = [gap for pair, gap in gaps.items() if pair.startswith(("DINO", "MoCo"))]
     assert (len(free), min(free), max(free)) == (6, -0.6, 1.8)
-
-
-def test_a_table_in_markdown() -> None:
-    rows = [{"text": "CLIP", "mean": 12.34, "spread": math.nan}, {"text": "MiniLM", "mean": 5.0, "spread": 0.06}]
-    assert markdown(rows) == (
-        "| text | mean | spread |\n| --- | --- | --- |\n| CLIP | 12.3 | - |\n| MiniLM | 5.0 | 0.1 |\n"
-    )
 
 
 # Whole studies --------------------------------------------------------------------------------------------------------
@@ -122,7 +116,7 @@ def test_every_run_leaves_its_figures_and_config(finished: Study) -> None:
         ("MiniLM", "early"), ("MiniLM", "late"), ("CLIP", "early"), ("CLIP", "late"),
     ]  # fmt: skip
     listed = {number for _, number in published(3, "val")[:6]}
-    for row, variant in zip(rows, finished.variants(), strict=True):
+    for row, variant in zip(rows, finished.trials(), strict=True):
         assert 0 <= row["single"] <= 1 and 0 <= row["multi"] <= 1
         for figure in ("single", "multi"):
             assert set(row["classes"][figure]) == {categories()[number - 1].coco for number in listed}
@@ -135,7 +129,7 @@ def test_every_run_leaves_its_figures_and_config(finished: Study) -> None:
 
 
 def test_all_runs_have_one_budget_and_one_template(finished: Study) -> None:
-    configs = [finished.run_of(variant) for variant in finished.variants()]
+    configs = [finished.run_of(variant) for variant in finished.trials()]
     assert len({json.dumps(run.training.model_dump(mode="json")) for run in configs}) == 1
     assert len({run.pair.templates for run in configs}) == 1
     assert Path(configs[0].pair.templates).read_text() == "a {}\n"
@@ -144,7 +138,7 @@ def test_all_runs_have_one_budget_and_one_template(finished: Study) -> None:
 
 
 def test_only_what_has_no_record_runs_again(finished: Study) -> None:
-    records = [finished.record(variant) for variant in finished.variants()]
+    records = [finished.record(variant) for variant in finished.trials()]
     before, rows = [file.stat().st_mtime_ns for file in records], rows_of(finished)
     figures = {"single", "multi", "loss", "classes"}
     records[2].unlink()
@@ -171,7 +165,7 @@ def test_no_run_trains_on_a_held_out_name(finished: Study) -> None:
     from fusionerlib.datasets.scene import vocabulary
     from fusionerlib.datasets.sets import prepare
 
-    names = set(vocabulary(prepare(finished.run_of(finished.variants()[0]).data).train))
+    names = set(vocabulary(prepare(finished.run_of(finished.trials()[0]).data).train))
     assert "zebra" in names and not names & held_out(3)
 
 

@@ -9,9 +9,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage.data import chelsea
 
-from fusionerlib import Segmenter, shipped
+from fusionerlib import Segmenter, checkpoints, shipped
 from fusionerlib.checkpoints import load
+from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.datasets.pascal import NAMES
+from fusionerlib.fusion import SegmentationModel
 from tests.datasets.test_coco import SHARED
 
 
@@ -38,6 +40,31 @@ def test_it_is_small_and_says_what_it_was_trained_on() -> None:
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float16", "torch.float32"}
 
 
+def test_half_precision_is_for_parameters_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    model = BatchNormed()
+    run = RunConfig()
+    checkpoints.save(tmp_path, model=model, run=run, trained_names=["cat"], number_format=torch.half)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert np.array_equal(kept["norm.weight"].numpy(), np.float16([0.1, 3.14159]))
+    assert (
+        kept["norm.running_mean"].tolist() == [np.float32(1e-9), 2.0]
+        and kept["norm.running_mean"].dtype == torch.float32
+    )
+    assert model.norm.weight.dtype == torch.float32 and not list(tmp_path.glob("*.part"))
+    checkpoints.save(tmp_path, model=model, run=run, trained_names=["cat"])
+    assert load_file(tmp_path / "model.safetensors")["norm.weight"].tolist() == [np.float32(0.1), np.float32(3.14159)]
+
+
+class BatchNormed(SegmentationModel):
+    """Two parameters of two numbers each, and statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(FusionConfig(preset="small"), visual_width=2, text_width=2)
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.norm.weight.data = torch.tensor([0.1, 3.14159])
+        self.norm.running_mean = torch.tensor([1e-9, 2.0])
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="reduced copies of VOC and COCO are not on this machine")
 def test_it_can_be_made_again(tmp_path: Path) -> None:
     run = shipped.recipe(
@@ -46,7 +73,10 @@ def test_it_can_be_made_again(tmp_path: Path) -> None:
     target = shipped.rebuild(run, tmp_path / "made", quiet=True)
     made = Segmenter.load(target)
     assert made.set_image(chelsea()).segment(["cat"]).logits.shape == (1, 300, 451)
-    assert not (target / "training").exists()
+    assert sorted(file.name for file in target.iterdir()) == ["config.json", "model.safetensors"]
+    weights = load_file(target / "model.safetensors")
+    kinds = {name: tensor.dtype for name, tensor in weights.items()}
+    assert kinds == {name: t.dtype for name, t in load_file(shipped.folder() / "model.safetensors").items()}
     assert {"cat", "dining table"} <= set(load(target).trained_names) and str(tmp_path) not in (
         target / "config.json"
     ).read_text()

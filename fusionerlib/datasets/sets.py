@@ -128,9 +128,10 @@ def _composed(config: DataConfig, photos: Scenes) -> list[Scenes]:
         return []
     single = Subset(photos, [index for index in range(len(photos)) if len(photos.names(index)) == 1])
     names, seed = [single.names(index)[0] for index in range(len(single))], config.data_seed
-    groups = [mosaic_indices(names, count=count, seed=seed) for count in (config.mosaics, config.pastes)]
-    parts: list[Scenes] = [
-        Mosaics(single, groups[0], size=config.size),
-        Pastes(single, groups[1], size=config.size, seed=seed),
-    ]
-    return [part for part in parts if len(part)]
+    parts: list[Scenes] = []
+    if config.mosaics:
+        parts.append(Mosaics(single, mosaic_indices(names, count=config.mosaics, seed=seed), size=config.size))
+    if config.pastes:
+        groups = mosaic_indices(names, count=config.pastes, seed=seed)
+        parts.append(Pastes(single, groups, size=config.size, seed=seed))
+    return parts

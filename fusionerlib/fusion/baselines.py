@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.fusion.blocks import LAYER_NORM_EPS
-from fusionerlib.fusion.decoder import Decoder, cosine_logits, resize
-from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.fusion.comparing import ComparingModel
+from fusionerlib.fusion.decoder import Decoder, cosine_logits
 
 SPATIAL_BLOCKS = 2
 
 
-class FrozenWords(SegmentationModel):
+class FrozenWords(ComparingModel):
     """Features in the space of the frozen words, compared with them as they are; no name changes another's logit."""
 
     def __init__(self, config: FusionConfig, *, visual_width: int, text_width: int) -> None:
@@ -34,42 +34,17 @@ class FrozenWords(SegmentationModel):
         """Features in the space of the words, as a map."""
         raise NotImplementedError
 
-    def logits(
-        self,
-        features: Float[Tensor, "batch text height width"],
-        words: Float[Tensor, "batch names text"],
-        *,
-        size: tuple[int, int],
-    ) -> Float[Tensor, "batch names newheight newwidth"]:
-        """Logits of the words, at ``size`` or at a size of the model's own."""
-        raise NotImplementedError
-
-    def forward(
+    def fuse(
         self,
         patch_tokens: Float[Tensor, "batch patches visual"],
         text_tokens: Float[Tensor, "batch names text"],
         *,
         grid: tuple[int, int],
-        size: tuple[int, int],
         names_mask: Bool[Tensor, "batch names"] | None = None,
-    ) -> Float[Tensor, "batch names height width"]:
-        """Logits as in ``SegmentationModel``."""
+    ) -> tuple[Float[Tensor, "batch text height cols"], Float[Tensor, "batch names text"]]:
+        """Features, and the words as they are."""
         self.check_widths(patch_tokens, text_tokens)
-        logits = self.logits(self.in_words(patch_tokens, grid=grid), text_tokens, size=size)
-        if self.bias is not None:
-            logits = logits + self.bias
-        return logits if logits.shape[-2:] == size else resize(logits, size)
-
-    def similarity(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "batch names height width"]:
-        """Cosine (-1 to 1) between each word and the features, at their resolution."""
-        self.check_widths(patch_tokens, text_tokens)
-        return cosine_logits(self.in_words(patch_tokens, grid=grid), text_tokens, temperature=1.0)
+        return self.in_words(patch_tokens, grid=grid), text_tokens
 
 
 class LSeg(FrozenWords):
@@ -107,9 +82,7 @@ class LSeg(FrozenWords):
         size: tuple[int, int],
     ) -> Float[Tensor, "batch names newheight newwidth"]:
         """Cosine over temperature, smoothed; at ``size`` where features are what is enlarged."""
-        finer = size if self.config.upsample == "features" else None
-        logits = cosine_logits(features, words, temperature=self.config.temperature, size=finer)
-        maps = rearrange(logits, "b k h w -> (b k) 1 h w")
+        maps = rearrange(super().logits(features, words, size=size), "b k h w -> (b k) 1 h w")
         for block in self.blocks:
             maps = maps + block(F.relu(maps))
         return rearrange(maps, "(b k) 1 h w -> b k h w", k=words.shape[1])

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.fusion.blocks import LAYER_NORM_EPS
-from fusionerlib.fusion.decoder import Decoder, cosine_logits, resize
-from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.fusion.comparing import ComparingModel
+from fusionerlib.fusion.decoder import Decoder
 
 
-class TokenModel(SegmentationModel):
+class TokenModel(ComparingModel):
     """Projections of both sides, a subclass's ``mix``, two final matrices, decoder and cosine head (paper, section 3).
 
     The parameters are the paper's table with ``config`` in place of its numbers.
@@ -50,23 +50,6 @@ class TokenModel(SegmentationModel):
         patches, words = self.visual_projection(patch_tokens), self.text_projection(text_tokens)
         return patches, words if self.category is None else words + self.category
 
-    def forward(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        grid: tuple[int, int],
-        size: tuple[int, int],
-        names_mask: Bool[Tensor, "batch names"] | None = None,
-    ) -> Float[Tensor, "batch names height width"]:
-        """Logits as in ``SegmentationModel``."""
-        features, words = self.fuse(patch_tokens, text_tokens, grid=grid, names_mask=names_mask)
-        finer = size if self.config.upsample == "features" else None
-        logits = cosine_logits(features, words, temperature=self.config.temperature, size=finer)
-        if self.bias is not None:
-            logits = logits + self.bias
-        return logits if logits.shape[-2:] == size else resize(logits, size)
-
     def fuse(
         self,
         patch_tokens: Float[Tensor, "batch patches visual"],
@@ -79,17 +62,6 @@ class TokenModel(SegmentationModel):
         patches, words = self.project(patch_tokens, text_tokens)
         patches, words = self.mix(patches, words, names_mask=names_mask)
         return self.decoder(patches @ self.patch_matrix, grid=grid), words @ self.word_matrix
-
-    def similarity(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "batch names height width"]:
-        """Cosine (-1 to 1) between each fused word and the decoder's features, at the decoder's resolution."""
-        features, words = self.fuse(patch_tokens, text_tokens, grid=grid)
-        return cosine_logits(features, words, temperature=1.0)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """The visual decoder's."""

@@ -1,5 +1,6 @@
 """What a training image costs: floating-point operations of the trained part, counted and not timed."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusionerlib.config import RunConfig
 from fusionerlib.fusion import build
+from fusionerlib.pair import visual_of, words_of
 from fusionerlib.transfer.study import BASE, TransferStudy, Trial
 
 
@@ -24,6 +26,17 @@ def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride:
         logits = model(patches, words, grid=(size // stride, size // stride), size=(loss, loss))
         logits.sum().backward()
     return {"flops": counter.get_total_flops(), "parameters": model.trainable()["total"], "names": names}
+
+
+def gigaflops(study: TransferStudy, settings: Iterable[str]) -> dict[str, float]:
+    """GFLOPs of a training image by setting, at the setting's own size and names. Its encoders are loaded for it."""
+    runs = {name: study.run_of(Trial(name, study.folds[0], study.seeds[0], 1)) for name in settings}
+    widths = {run.pair: (visual_of(run.pair).width, words_of(run.pair).encoder.width) for run in runs.values()}
+    found = {}
+    for name, run in runs.items():
+        visual, text = widths[run.pair]
+        found[name] = training_cost(run, visual_width=visual, text_width=text)["flops"] / 1e9
+    return found
 
 
 def compared_costs(study: TransferStudy) -> list[dict[str, Any]]:

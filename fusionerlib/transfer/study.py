@@ -8,9 +8,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from fusionerlib.config import RunConfig
-from fusionerlib.errors import FusionerError
-from fusionerlib.notebook import NotebookParameters
 from fusionerlib.shipped import recipe
+from fusionerlib.studies import PhotoStudy
 
 CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "couch")
 """Classes with at least ten published validation pairs among the photographs that this was made with."""
@@ -24,7 +23,13 @@ CONTROLS: dict[str, Changes] = {
     "bmvc2022 recipe": {**PLAIN, "likeness": "cosine", "preset": "small", "recipe": "bmvc2022"},
     "CLIP text vectors": {**PLAIN, "text": "vectors:{vectors}"},
 }
-"""What `modern` is compared with. The second is the paper's architecture at the size of ``small``."""
+"""What `modern` is compared with.
+
+The first trains on one present name's mask at a time, with one word for all names: it learns to guess which object is
+asked for. The control of that name in ``methods`` trains on all objects of an image as one mask instead, to see how far
+mosaics can be answered without names; neither can stand for the other where an image shows several names. The second is
+the paper's architecture at the size of ``small``.
+"""
 
 VARIANTS: dict[str, Changes] = {
     "unaligned MiniLM": PLAIN,
@@ -54,6 +59,12 @@ VARIANTS: dict[str, Changes] = {
 }
 """One thing each that differs from ``modern``."""
 
+LACKING = frozenset(
+    {"unaligned MiniLM", "ConSE vectors", "no clothes for person", "no negatives", "BCE alone", "no evidence"}
+    | {"224 pixels", "no decoder", "no context", "half as wide"}
+)
+"""Those that lack what ``modern`` has: their loss is what it gains by it. The others try what it does not have."""
+
 BASE = "modern"
 SETTINGS: dict[str, Changes] = {BASE: {}, **CONTROLS, **VARIANTS}
 
@@ -74,21 +85,16 @@ class Trial:
         return f"{plain}-steps{self.steps}-fold{self.fold}-seed{self.seed}"
 
 
-class TransferStudy(NotebookParameters):
+class TransferStudy(PhotoStudy):
     """What is tried, on what, and for how long; the parameters of notebook 08.
 
-    Everything goes into the folder ``transfer`` of ``run_dir``. voc_root, coco_root, vectors: as in notebook 07.
+    Everything goes into the folder ``transfer`` of ``run_dir``.
     settings: names of ``SETTINGS`` beside ``modern``, which is always there. seeds, steps: of ``modern``; the controls
     have the first ``control_seeds`` of them. The other settings have the first ``variant_seeds`` and ``variant_steps``
-    steps, and ``modern`` is trained so too, to compare them with. jobs: trainings at a time, each on its share of the
-    cores.
+    steps, and ``modern`` is trained so too with all seeds, to compare them with. jobs: trainings at a time, each on its
+    share of the cores. page: the Markdown file to write, "" for ``table.md`` in ``folder``.
     """
 
-    voc_root: Path = Path("data/pascal")
-    coco_root: Path = Path("data/coco")
-    vectors: Path = Path("data/clip-vit-b32.parquet")
-    folds: tuple[int, ...] = (1, 2, 3)
-    seeds: tuple[int, ...] = (0, 1, 2)
     control_seeds: int = Field(default=1, ge=1)
     variant_seeds: int = Field(default=1, ge=1)
     settings: tuple[str, ...] = tuple(CONTROLS)
@@ -97,6 +103,7 @@ class TransferStudy(NotebookParameters):
     size: int = Field(default=320, ge=32, multiple_of=32)
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     jobs: int = Field(default=1, ge=1)
+    page: str = ""
 
     @field_validator("settings")
     @classmethod
@@ -110,15 +117,20 @@ class TransferStudy(NotebookParameters):
         """Where records and features go."""
         return self.directory / "transfer"
 
+    @property
+    def needs_vectors(self) -> bool:
+        """Where a control has them."""
+        return "CLIP text vectors" in self.settings
+
     def trials(self) -> list[Trial]:
         """Every training, ``modern`` and the controls first, one seed after the other."""
         main = [name for name in self.settings if name not in VARIANTS]
         others = [name for name in self.settings if name in VARIANTS]
-        short = [BASE, *others] if others else []
         parts = (
             ([BASE], self.seeds, self.steps),
             (main, self.seeds[: self.control_seeds], self.steps),
-            (short, self.seeds[: self.variant_seeds], self.variant_steps),
+            ([BASE] if others else [], self.seeds, self.variant_steps),
+            (others, self.seeds[: self.variant_seeds], self.variant_steps),
         )
         trials = [
             Trial(name, fold, seed, steps)
@@ -160,19 +172,3 @@ class TransferStudy(NotebookParameters):
                 **changes,
             }
         )
-
-    def record(self, trial: Trial) -> Path:
-        """The file that one training leaves."""
-        return self.folder / "runs" / f"{trial.stem}.json"
-
-    def require_data(self) -> None:
-        """Raises FusionerError naming every piece of data that is not on this machine, and what it must be."""
-        wanted = [
-            ("PASCAL VOC", self.voc_root, self.voc_root.is_dir(), "the folder that holds VOCdevkit"),
-            ("COCO", self.coco_root, self.coco_root.is_dir(), "the folder that holds annotations/instances*.json"),
-        ]
-        if "CLIP text vectors" in self.settings:
-            there = self.vectors.is_file()
-            wanted.append(("the text vectors", self.vectors, there, "a parquet table of names and embeddings"))
-        if missing := [f"{what} ({path}): expected {kind}" for what, path, there, kind in wanted if not there]:
-            raise FusionerError(f"this study needs data that is not on this machine: {'; '.join(missing)}")

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fusionerlib.transfer.study import BASE, CLASSES
+from fusionerlib.transfer.study import BASE, CLASSES, LACKING, VARIANTS
 
 Row = Mapping[str, Any]
 
@@ -32,13 +32,13 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
     for kind in ("novel", "seen"):
         figures[f"painted {kind}"] = 100 * _mean(row["painted"][kind] for row in rows)
     figures["parameters"] = rows[0]["parameters"]
-    figures["seconds"] = _mean(row["seconds"] * row["threads"] for row in rows)
     return figures
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A row a setting, in the order of ``rows``: seeds, mean and spread (standard deviation over seeds) of one name,
-    the means of the other ``FIGURES``, gain of one name and all names over ``modern`` with the same seeds, and cost."""
+    the means of the other ``FIGURES``, gain of one name and all names over ``modern`` with the same seeds, trainable
+    parameters, and ``kept``: whether ``modern`` has what the setting is about (``LACKING``), None for the others."""
     base = by_seed(rows, BASE)
     table = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
@@ -53,8 +53,8 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 levels = [found[figure] for found in own.values()]
                 row[f"{figure} spread"] = statistics.stdev(levels) if len(levels) > 1 else math.nan
                 row[f"{figure} gain"] = _mean(own[seed][figure] - base[seed][figure] for seed in shared)
-        last = next(iter(own.values()))
-        row |= {"parameters": int(last["parameters"]), "core seconds": last["seconds"]}
+        row["parameters"] = int(next(iter(own.values()))["parameters"])
+        row["kept"] = setting in LACKING if setting in VARIANTS else None
         table.append(row)
     return table
 
