@@ -13,7 +13,7 @@ MIOU    = $(if $(wildcard $(VOC)),--checkpoint fusionerlib/checkpoint --root $(V
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit checkpoint notebooks-clean grid-dry benchmarks lab clean
+.PHONY: help venv install demo test lint unit checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ unit: install ## unit tests
 
 test: lint unit ## lint, types, unit tests, and every notebook at smoke size
 	$(BIN)/python -m pytest tests/test_notebooks.py
+
+pictures: install ## draw the pictures of README and docs again, with VOC=data/pascal
+	$(BIN)/python -m fusionerlib.plots.packaged docs/pictures $(VOC)
 
 notebooks-clean: install ## strip the outputs out of the notebooks
 	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)
