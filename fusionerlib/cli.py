@@ -43,11 +43,17 @@ def segment(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the overlay goes.")] = Path("overlay.png"),
     checkpoint: Annotated[str, typer.Option(help="A checkpoint's folder, or the name of a run.")] = "packaged",
     threshold: Annotated[float, typer.Option(help="Background where no probability exceeds it.")] = 0.5,
+    sliding: Annotated[
+        bool, typer.Option("--sliding", help="Slide windows over the photo's own pixels: slower, for small things.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
     """Segment PHOTO into NAMES and draw the masks over it."""
+    from fusionerlib.devices import chosen_device
     from fusionerlib.inference import Segmenter
 
-    found = Segmenter.load(checkpoint).set_image(photo).segment(names, threshold=threshold)
+    segmenter = Segmenter.load(checkpoint, sliding=sliding, device=str(chosen_device(device)))
+    found = segmenter.set_image(photo).segment(names, threshold=threshold)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         found.overlay().convert("RGB").save(output)
@@ -112,7 +118,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the notebooks of PROFILE; what is done already stays, a stopped run goes on."""
-    from fusionerlib.report import read_metrics, terminal_table
+    from fusionerlib.reporting import read_metrics, terminal_table
     from fusionerlib.runs import run_profile
 
     folder = run_profile(profile, output=output, overrides=pairs(settings or []), dry_run=dry_run, cores=cores)
@@ -144,7 +150,7 @@ def notebook(
 @app.command()
 def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:
     """Write the HTML pages and the index of a run again."""
-    from fusionerlib.report import write_site
+    from fusionerlib.reporting import write_site
 
     if not folder.is_dir():
         raise FusionerError(f"no folder {folder}: give the folder of a run, such as outputs/demo")

@@ -14,19 +14,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.files import plain_name, write_text
 from fusionerlib.number_formats import number_format as format_of
+from fusionerlib.progress import bar
 from fusionerlib.shards import Shards, claim
 
 SHARD = 256
@@ -84,9 +84,9 @@ class FeatureStore:
         groups = [range(start, min(start + SHARD, len(scenes))) for start in range(0, len(scenes), SHARD)]
         found: dict[range, list[Entry]] = {}
         writing: list[Future[None]] = []
-        bar = tqdm(total=len(scenes), desc=description, unit="image", disable=quiet, mininterval=2)
+        shown = bar(description, total=len(scenes), unit="image", quiet=quiet)
         # The disk takes one shard while the tower makes the next.
-        with ExitStack() as claims, bar, ThreadPoolExecutor(1) as disk:
+        with ExitStack() as claims, shown, ThreadPoolExecutor(1) as disk:
             # What another process is at comes last: to be waited for, and to be done here if that process dies.
             for group, wait in [(group, wait) for wait in (False, True) for group in groups]:
                 if group in found:
@@ -98,13 +98,13 @@ class FeatureStore:
                     # The process that held it until now may have done the work.
                     entries = self._listed(listing)
                     if entries is None:
-                        entries, tensors = self._computed(_ahead(scenes, group), bar)
+                        entries, tensors = self._computed(_ahead(scenes, group), shown)
                         for shard in writing:
                             shard.result()
                         writing = [disk.submit(self._write, tensors, entries, listing, held)]
                 if entries is not None:
                     found[group] = entries
-                    bar.update(sum(map(len, found.values())) - bar.n)
+                    shown.update(sum(map(len, found.values())) - shown.n)
             for shard in writing:
                 shard.result()
         self._shards.refresh()
@@ -139,7 +139,7 @@ class FeatureStore:
             self._shards.refresh()
         return entries if all(entry.id in self._shards for entry in entries) else None
 
-    def _computed(self, scenes: Iterable[Opened], bar: "tqdm[None]") -> tuple[list[Entry], dict[str, Tensor]]:
+    def _computed(self, scenes: Iterable[Opened], shown: Any) -> tuple[list[Entry], dict[str, Tensor]]:
         """The entries of ``scenes``, and the tensors of those that the store lacks: batches of one size each."""
         entries: list[Entry] = []
         tensors: dict[str, Tensor] = {}
@@ -151,7 +151,7 @@ class FeatureStore:
                 batch[entry.id] = scene
                 if len(batch) == BATCH:
                     tensors |= self._tensors(waiting.pop(scene.image.shape))
-            bar.update()
+            shown.update()
         for batch in waiting.values():
             tensors |= self._tensors(batch)
         return entries, tensors

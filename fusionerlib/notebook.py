@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.parameter_cells import bound_parameters, require_known
+from fusionerlib.presets import spelled_out
 from fusionerlib.protocols import Inference, Rule
 
 HEADLESS = "FUSIONER_HEADLESS"
@@ -45,8 +46,12 @@ class NotebookParameters(Frozen):
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Self:
         """The parameters that the cells before bound in ``namespace`` (a notebook hands in ``globals()``).
 
+        A kernel that sits in the checkout's ``notebooks`` moves to the checkout, so that paths mean the same in
+        JupyterLab as under papermill.
         Raises FusionerError naming an unknown name and the nearest known one, or an ill-typed value.
         """
+        if "In" in namespace:
+            _leave_notebooks()
         values = bound_parameters(namespace, known=cls.known())
         for name, value in values.items():
             require_known(name, cls.known(), f"of {cls.__name__} (its value: {value!r})")
@@ -59,9 +64,12 @@ class NotebookParameters(Frozen):
 
 
 class RunParameters(NotebookParameters):
-    """Parameters with a run's config among them: every leaf of ``RunConfig`` is a name of its own (``steps``, ...)."""
+    """Parameters with a run's config among them: every leaf of ``RunConfig`` is a name of its own (``steps``, ...).
 
-    run: RunConfig = RunConfig()
+    A leaf that is None is as its preset says, see ``presets.spelled_out``.
+    """
+
+    run: RunConfig = RunConfig.flat(**spelled_out({}))
 
     @classmethod
     def known(cls) -> list[str]:
@@ -73,7 +81,7 @@ class RunParameters(NotebookParameters):
         """The parameters from plain values by name, the run's leaves among them; FusionerError where one is unfit."""
         leaves = {name: value for name, value in values.items() if name in run_leaves()}
         own = {name: value for name, value in values.items() if name not in leaves}
-        return checked(cls, {"run": RunConfig.flat(**leaves), **own})
+        return checked(cls, {"run": RunConfig.flat(**spelled_out(leaves)), **own})
 
 
 class InspectionNotebook(NotebookParameters):
@@ -193,6 +201,13 @@ class PerformanceNotebook(NotebookParameters):
 def run_leaves() -> set[str]:
     """The leaf names of ``RunConfig``, as ``RunConfig.flat`` takes them."""
     return {leaf for _, section in RunConfig() for leaf in type(section).model_fields}
+
+
+def _leave_notebooks() -> None:
+    # JupyterLab and VS Code start a kernel beside its notebook.
+    here = Path.cwd()
+    if here.name == "notebooks" and (here.parent / "Snakefile").is_file():
+        os.chdir(here.parent)
 
 
 def headless() -> bool:

@@ -1,5 +1,6 @@
 """Named fusion modules and optimisations: what each changes from the defaults of the config."""
 
+from collections.abc import Mapping
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -53,3 +54,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
+
+DEMO: dict[str, Any] = {"depth": 1, "hard_negatives": 0.75, "loss": "bce+dice", "text_noise": 0.7}
+"""What suits the drawn scenes better than ``small`` as it is: notebook 02 where it is told no preset."""
+
+TOKENS: dict[str, dict[str, str]] = {"modern": {"visual_tokens": "classes", "text_tokens": "classes"}}
+"""The tokens of the packaged pair that a preset reads, where they are not the pair's first."""
+
+
+def spelled_out(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """``leaves`` of a run as notebook 02 takes them, for ``RunConfig.flat``: those that are None are left out.
+
+    A preset brings the recipe of its own name with it, and for the packaged pair the tokens that it reads; what is
+    given wins. With neither preset nor recipe it is ``DEMO``.
+    """
+    given = {leaf: value for leaf, value in leaves.items() if value is not None}
+    if not given.keys() & {"preset", "recipe"}:
+        return {**DEMO, **given}
+    preset, pair = given.get("preset"), {given.get(side, "packaged") for side in ("visual", "text")}
+    if preset in RECIPES:
+        given.setdefault("recipe", preset)
+    if preset in TOKENS and pair == {"packaged"} and not given.keys() & {"kind", "likeness"}:
+        given |= {leaf: way for leaf, way in TOKENS[preset].items() if not given.get(leaf)}
+    return given

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusionerlib.devices import chosen_device
 from fusionerlib.errors import FusionerError
 
 PATIENCE = timedelta(hours=2)
@@ -33,16 +34,16 @@ class Processes:
         """The processes of the launch that this one is part of; alone, on ``device``, where there was none.
 
         device: "" for a GPU where there is one. In a launch, accelerate decides.
-        Raises FusionerError in a launch where accelerate is not installed.
+        Raises FusionerError for a device that is not here, and in a launch where accelerate is not installed.
         """
         if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls(0, 1, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+            return cls(0, 1, chosen_device(device))
         try:
             from accelerate import Accelerator
             from accelerate.utils import InitProcessGroupKwargs
         except ImportError as error:
             raise FusionerError(
-                "training in several processes needs accelerate: `pip install fusioner[runs]`"
+                "training in several processes needs accelerate: run `pip install -e '.[runs]'` in the clone"
             ) from error
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),

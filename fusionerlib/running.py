@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -56,7 +57,8 @@ class Running:
     def resume(self, directory: Path, identity: dict[str, Any]) -> None:
         """Goes on from the last checkpoint in ``directory``, where there is one.
 
-        Raises FusionerError naming what differs where it is another run's.
+        Raises FusionerError naming what differs where it is another run's, and the file where one is damaged or no
+        longer fits the model: that of an older version of the library.
         """
         kept = sorted(path for path in directory.glob("step-*") if (path / "state.json").is_file() and not path.suffix)
         if not kept:
@@ -68,9 +70,16 @@ class Running:
                 f"delete {directory} to start afresh, or give this run another folder"
             )
         for name, module in self._modules().items():
-            module.load_state_dict(load_file(kept[-1] / f"{name}.safetensors"))
+            file = kept[-1] / f"{name}.safetensors"
+            try:
+                module.load_state_dict(_tensors(file))
+            except RuntimeError as error:
+                raise FusionerError(
+                    f"{file} does not fit the model that this version makes of its config ({_shortened(error)}): "
+                    f"delete {directory} to start afresh, or go on with the version of the library that began it"
+                ) from error
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in load_file(kept[-1] / "optimiser.safetensors").items():
+        for name, value in _tensors(kept[-1] / "optimiser.safetensors").items():
             index, key = name.split(".", 1)
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
@@ -89,6 +98,19 @@ class Running:
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.model} if self.average is None else {"model": self.model, "average": self.average}
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise FusionerError(
+            f"{file} can't be read ({_shortened(error)}): delete {file.parent.parent} to start afresh"
+        ) from error
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

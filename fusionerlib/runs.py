@@ -114,7 +114,7 @@ def run_profile(
     if dry_run:
         return folder
     if code:
-        from fusionerlib.report import failures, write_site
+        from fusionerlib.reporting import failures, write_site
 
         write_site(folder)
         told = "; ".join(f"{stem}: {problem}" for stem, problem in failures(folder).items()) or "see the messages above"

@@ -9,11 +9,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.notebook import headless
-
-PATIENCE = 10.0
-"""Seconds between plain lines, at first: a long training writes one every ``SHARE`` of the time it took so far."""
-SHARE = 0.05
+from fusionerlib.progress import PATIENCE, SHARE, plain, rich
 
 
 class Watch:
@@ -35,11 +31,8 @@ class Watch:
     ) -> None:
         self.total, self.done, self.first, self.batch, self.quiet = total, done, done, batch, quiet
         self.stream = sys.stderr
-        plain = headless() and not self.stream.isatty()
-        self._bar = tqdm(
-            total=total, initial=done, desc="training", unit="step", disable=quiet or plain, file=self.stream
-        )
-        self._lines = plain and not quiet
+        self._lines = plain() and not quiet
+        self._bar = rich()(total=total, initial=done, desc="training", unit="step", disable=quiet or self._lines)
         self._writer = None if tensorboard is None else _writer(tensorboard, done)
         self._began = self._told = time.monotonic()
 
@@ -79,6 +72,7 @@ def _writer(folder: Path, done: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise FusionerError(
-            "tensorboard = True needs TensorBoard: `pip install fusioner[runs]`, or set tensorboard to False"
+            "tensorboard = True needs TensorBoard: run `pip install -e '.[runs]'` in the clone, "
+            "or set tensorboard to False"
         ) from error
     return SummaryWriter(str(folder), purge_step=done + 1, flush_secs=10)

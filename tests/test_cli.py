@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from skimage.data import chelsea
 from typer.testing import CliRunner
 
+from fusionerlib import Segmenter
 from fusionerlib.cli import app, pairs
 from fusionerlib.encoders.listing import table
 from fusionerlib.encoders.registry import PREFIXES, get_row, list_encoders
@@ -40,6 +43,9 @@ def test_help_imports_no_torch() -> None:
         (["fetch", "packged"], "unknown visual or text encoder 'packged': did you mean 'packaged'?"),
         (["fetch", "bert-base", "--role", "visual"], "unknown visual encoder 'bert-base'"),
         (["fetch", "packaged", "--role", "sound"], "unknown role 'sound': expected visual or text"),
+        (["segment", "photo.png", "cat", "--device", "gpu"], "device 'gpu' can't be used here"),
+        (["segment", "photo.png", "cat", "--device", "cuda:99"], "device 'cuda:99' can't be used here"),
+        (["train", "--device", "gpu", "-o", "nowhere"], "device 'gpu' can't be used here"),
         (["pages", "nowhere"], "no folder nowhere"),
         (["data", "openmoji", "--root", "nowhere", "--set", "obejcts=3"], "obejcts = 3"),
     ],
@@ -58,6 +64,25 @@ def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("fusioner: ") and "nothing-here" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_photo_is_segmented_whole_or_by_windows(tmp_path: Path) -> None:
+    photo = chelsea()[:, ::-1]
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    for options in ([], ["--sliding"]):
+        overlay = tmp_path / "overlays" / f"{len(options)}.png"
+        command = ["segment", str(tmp_path / "photo.png"), "cat", "wall", "-o", str(overlay), "--threshold", "0.3"]
+        result = runner.invoke(app, [*command, *options, "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+        segmenter = Segmenter.load("packaged", sliding=bool(options)).set_image(photo)
+        found = segmenter.segment(["cat", "wall"], threshold=0.3)
+        lines = [f"{mask.mean():7.1%}  {name}" for name, mask in zip(found.names, found.masks, strict=True)]
+        assert result.stdout.splitlines() == [*lines, f"overlay: {overlay}"]
+        with Image.open(overlay) as drawn:
+            assert drawn.width == photo.shape[1] and drawn.height >= photo.shape[0]
+            np.testing.assert_array_equal(np.asarray(drawn), np.asarray(found.overlay().convert("RGB")))
+    whole, windows = (np.asarray(Image.open(tmp_path / "overlays" / f"{count}.png")) for count in (0, 1))
+    assert (whole != windows).any()
 
 
 def test_encoders_are_listed_for_people() -> None:

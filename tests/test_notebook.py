@@ -1,12 +1,13 @@
 """Parameters of notebooks: what counts as one, and how a misspelt name or a wrong type is told."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fusionerlib.config import RunConfig
+from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.notebook import (
     FRONTENDS,
@@ -21,7 +22,9 @@ from fusionerlib.notebook import (
     headless,
 )
 from fusionerlib.parameter_cells import check_parameters, parameter_names
-from tests.conftest import MakeNotebook
+from fusionerlib.presets import DEMO, PRESETS
+from fusionerlib.runs import load_profile
+from tests.conftest import ROOT, MakeNotebook
 
 EVERY = (
     InspectionNotebook,
@@ -36,7 +39,44 @@ EVERY = (
 def test_a_namespace_becomes_a_config() -> None:
     p = TrainingNotebook.from_namespace({"run_dir": "outputs/x", "steps": 20, "lr": "1e-3", "depth": 3})
     assert p.directory == Path("outputs/x")
-    assert p.run == RunConfig.flat(steps=20, lr=1e-3, depth=3)
+    assert p.run == RunConfig.flat(**DEMO | {"steps": 20, "lr": 1e-3, "depth": 3})
+
+
+def training_cell(**changes: Any) -> TrainingNotebook:
+    """What notebook 02 makes of its own parameters cell and of papermill's after it."""
+    cells = json.loads((ROOT / "notebooks" / "02_training.ipynb").read_text(encoding="utf-8"))["cells"]
+    values: dict[str, Any] = {}
+    exec("".join(next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", []))), values)
+    return TrainingNotebook.from_namespace({name: values[name] for name in values if name[0] != "_"} | changes)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_alone_trains_what_it_says(preset: str) -> None:
+    run = training_cell(preset=preset).run
+    assert run.fusion == FusionConfig.model_validate({"preset": preset})
+    chosen = {"recipe": preset, "steps": 880, "validate_every": 440}
+    assert run.training == TrainingConfig.model_validate(chosen)
+    assert training_cell(preset=preset, recipe="small").run.training.batch == 16
+    given = training_cell(preset=preset, depth=3, negatives=1, dropout=0.0).run
+    assert (given.fusion.depth, given.training.negatives, given.fusion.dropout) == (3, 1, 0.0)
+
+
+def test_modern_brings_its_tokens_for_the_packaged_pair_alone() -> None:
+    pair = training_cell(preset="modern").run.pair
+    assert (pair.visual_tokens, pair.text_tokens) == ("classes", "classes")
+    with pytest.raises(FusionerError, match="likeness = 'learned'"):
+        training_cell(preset="modern", text="bert-base")
+    assert training_cell(preset="modern", text="bert-base", likeness="learned").run.pair.visual_tokens == ""
+    assert training_cell(preset="modern", likeness="learned").run.pair.text_tokens == ""
+
+
+def test_without_a_preset_it_is_the_demo() -> None:
+    run = training_cell().run
+    fusion, training = run.fusion, run.training
+    assert (fusion.kind, fusion.width, fusion.depth, fusion.heads, fusion.dropout) == ("fusioner", 192, 1, 6, 0.1)
+    assert (training.batch, training.positives, training.negatives, training.hard_negatives) == (16, 4, 6, 0.75)
+    assert (training.loss, training.lr, training.warmup, training.text_noise) == ("bce+dice", 1e-3, 40, 0.7)
+    assert run == training_cell(**load_profile("demo").notebooks["02_training"]).run == training_cell(recipe=None).run
 
 
 @pytest.mark.parametrize("model", EVERY)
@@ -107,6 +147,22 @@ def test_in_a_notebook_the_latest_parameter_cells_count(history: list[str], expe
 def test_a_lone_misspelling_in_a_notebook_is_found() -> None:
     with pytest.raises(FusionerError, match="thresold"):
         EvaluationNotebook.from_namespace({"thresold": 1, "In": ["", "thresold = 1", "p = ..."]})
+
+
+def test_a_kernel_beside_its_notebook_works_in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = ["", "run_dir = 'outputs/x'", "p = ..."]
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+
+    def place_of(namespace: dict[str, Any]) -> Path:
+        monkeypatch.chdir(folder)
+        EvaluationNotebook.from_namespace(namespace)
+        return Path.cwd()
+
+    assert place_of({"run_dir": "outputs/x", "In": cells}) == folder, "some other folder of that name"
+    (tmp_path / "Snakefile").touch()
+    assert place_of({"run_dir": "outputs/x", "In": cells}) == tmp_path
+    assert place_of({"run_dir": "outputs/x"}) == folder, "a script moves nowhere"
 
 
 def test_given_names_are_compared_with_the_tagged_cell(tmp_path: Path, make_notebook: MakeNotebook) -> None:

@@ -13,6 +13,7 @@ from fusionerlib.feeds import OnlineFeed
 from fusionerlib.fusion import build
 from fusionerlib.optimiser import make_optimiser, set_schedule
 from fusionerlib.queries import present_queries
+from fusionerlib.running import Running
 from fusionerlib.sampling import Sample
 from fusionerlib.stepping import name_masks
 from fusionerlib.training import train
@@ -95,6 +96,24 @@ def test_running_checkpoint_of_another_run_is_refused(scenes, words, tmp_path) -
     train(run=config(steps=2), scenes=scenes, words=words, directory=tmp_path, quiet=True)
     with pytest.raises(FusionerError, match=r"training\.lr was 0\.001, is 0\.002.*delete"):
         train(run=config(steps=2, lr=2e-3), scenes=scenes, words=words, directory=tmp_path, quiet=True)
+
+
+def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
+    def running(**changes):
+        model = build(config(**changes).fusion, visual_width=8, text_width=8)
+        return Running(model, torch.optim.AdamW(model.parameters()), step=3)
+
+    kept = running()
+    kept.keep(tmp_path, {})
+    begun = rf"{tmp_path}/step-0000003/"
+    for changes, named in (({"width": 32}, "size mismatch"), ({"kind": "spnet"}, "Missing key")):
+        told = rf"{begun}model\.safetensors does not fit .*{named}.*delete {tmp_path} to start afresh, or go on with"
+        with pytest.raises(FusionerError, match=told):
+            running(**changes).resume(tmp_path, {})
+    for name in ("optimiser", "model"):
+        (tmp_path / "step-0000003" / f"{name}.safetensors").write_bytes(b"cut")
+        with pytest.raises(FusionerError, match=rf"{begun}{name}\.safetensors can't be read .*delete {tmp_path} "):
+            running().resume(tmp_path, {})
 
 
 def test_frozen_stays_frozen_and_the_shapes_are_learnt(scenes, words, visual, tmp_path) -> None:

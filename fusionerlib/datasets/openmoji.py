@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
 from fusionerlib.config import Frozen, checked
 from fusionerlib.datasets import glyphs
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import each
 
 SPLITS, LICENCE_FILE = "splits.json", "LICENCE.txt"
 LICENCE = (
@@ -156,7 +156,7 @@ def _draw_set(root: Path, recipe: Recipe, *, quiet: bool) -> Splits:
     # Threads, since Pillow draws and encodes outside the interpreter's lock and notebooks can't start processes safely.
     with ThreadPoolExecutor(2) as pool:
         drawn = pool.map(lambda job: _draw_thing(root, recipe, *job), jobs.items())
-        for one in tqdm(drawn, total=len(jobs), desc="drawing OpenMoji", unit="thing", disable=quiet, mininterval=2):
+        for one in each(drawn, "drawing OpenMoji", total=len(jobs), unit="thing", quiet=quiet):
             digest.update(one)
     splits = Splits(
         recipe=recipe,

@@ -82,7 +82,7 @@ def _downloaded(row: EncoderRow, file: WeightFile) -> Path | None:
         if gone and file.optional:
             return None
         reason = " ".join(str(error).split()) or type(error).__name__
-        remedy = "get it on another machine and pass weights=PATH"
+        remedy = f"get it on another machine and set {row.role}_weights=PATH"
         if isinstance(error, GatedRepoError):
             remedy = f"accept its terms at https://huggingface.co/{file.repo}, run `hf auth login`, and fetch again"
         raise FusionerError(
@@ -113,7 +113,7 @@ def _from_url(row: EncoderRow, file: WeightFile) -> Path:
     path = _torch_hub() / file.file
     # WeightFile.bytes may be an estimate: nothing to hold a download against.
     digests = {"sha256": file.sha256} if file.sha256 else {}
-    other = "get it on another machine and pass weights=PATH"
+    other = f"get it on another machine and set {row.role}_weights=PATH"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.parent / LOCK, f"downloading into {path.parent}"):
@@ -133,7 +133,7 @@ def _missing(row: EncoderRow, files: list[WeightFile], where: str) -> FusionerEr
     others = f" and {more} more file{'s' * (more > 1)}" if more else ""
     return FusionerError(
         f"encoder {row.name!r} needs {_named(first)}{others} of {first.repo or first.url}, {where}: "
-        f"run `fusioner fetch {row.name}`, or pass weights=PATH (a file or folder in the published format)"
+        f"run `fusioner fetch {row.name}`, or set {row.role}_weights=PATH (a file or folder in the published format)"
     )
 
 

@@ -106,7 +106,7 @@ print({"open_clip", "timm", "transformers"} & set(sys.modules))
     told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     clip, siglip, imported = told.stdout.splitlines()
     assert "needs open_clip_model.safetensors (1.7 GB) of timm/vit_large_patch14_clip_224.openai" in clip
-    assert "`fusioner fetch clip-vit-l14`" in clip and "weights=PATH" in clip
+    assert "`fusioner fetch clip-vit-l14`" in clip and "visual_weights=PATH" in clip
     assert "open_clip_model.safetensors and 3 more files of timm/ViT-B-16-SigLIP2" in siglip
     assert imported == "set()"
 

@@ -40,7 +40,7 @@ for row in list_encoders():
         (load_visual if row.role == "visual" else load_text)(row.name)
     except FusionerError as error:
         told, first = str(error), row.files[0]
-        remedies = (f"`fusioner fetch {row.name}`", "weights=PATH")
+        remedies = (f"`fusioner fetch {row.name}`", f"{row.role}_weights=PATH")
         for part in (repr(row.name), first.file, size_text(first.bytes) if first.bytes else "", *remedies):
             assert part in told, (part, told)
     else:

@@ -37,7 +37,7 @@ def test_a_file_from_a_url(caches: Path, server: Server, capfd: pytest.CaptureFi
 
 def test_what_is_not_the_published_file_is_not_kept(caches: Path, server: Server) -> None:
     row = at_url(server, sha256="0" * 64)
-    with pytest.raises(FusionerError, match=r"some-encoder.*some\.pth.*has sha256 .*altered.*weights=PATH"):
+    with pytest.raises(FusionerError, match=r"some-encoder.*some\.pth.*has sha256 .*altered.*text_weights=PATH"):
         fetch(row)
     assert not files_in(caches)
 
@@ -48,7 +48,9 @@ def test_a_download_without_a_checksum_that_fails_leaves_nothing(caches: Path, s
     if "404" in told:
         server.files.clear()
     server.cut.add("/some.pth")
-    with pytest.raises(FusionerError, match=rf"'some-encoder': some\.pth .*{row.files[0].url}: .*{told}.*weights=PATH"):
+    with pytest.raises(
+        FusionerError, match=rf"'some-encoder': some\.pth .*{row.files[0].url}: .*{told}.*text_weights=PATH"
+    ):
         fetch(row)
     assert not files_in(caches)
 
@@ -56,7 +58,7 @@ def test_a_download_without_a_checksum_that_fails_leaves_nothing(caches: Path, s
 def test_a_broken_download_goes_on_where_it_stopped(caches: Path, server: Server) -> None:
     row = at_url(server, sha256=hashlib.sha256(BYTES).hexdigest()[:8])
     server.cut.add("/some.pth")
-    with pytest.raises(FusionerError, match=r"1\.0 MB are kept, it goes on from there\), or .* pass weights=PATH$"):
+    with pytest.raises(FusionerError, match=r"1\.0 MB are kept, it goes on from there\), or .* set text_weights=PATH$"):
         fetch(row)
     assert files_in(caches) == ["some.pth.part"] and not present(row)
     server.cut.clear()

@@ -28,8 +28,8 @@ from fusionerlib.execution import own_kernel
 from fusionerlib.fusion import build
 from tests.conftest import CHROMIUM, MakeNotebook
 
-pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install 'fusioner[workbook]'")
-pytest.importorskip("playwright", reason="playwright is not installed: pip install 'fusioner[dev]'")
+pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: the extra `workbook`")
+pytest.importorskip("playwright", reason="playwright is not installed: the extra `dev`")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
 
 CELL = """from fusionerlib import Segmenter
