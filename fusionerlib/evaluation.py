@@ -9,8 +9,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Integer
 from torch import Tensor
-from tqdm import tqdm
 
+from fusionerlib import progress
 from fusionerlib.features import StoredScenes
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.metrics import ClassCounts, decide, harmonic_mean
@@ -51,11 +51,11 @@ def predict(
     """
     words.add(name for query in queries for name in query.names)
     device = model.device
-    bar = tqdm(total=len(queries), desc="evaluation", unit="scene", disable=quiet, mininterval=2)
     most = max((len(query.names) for query in queries), default=1)
     batch = max(1, min(batch, MAPS // most))
-    for start in range(0, len(queries), batch):
-        part = queries[start : start + batch]
+    parts = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+    shown = progress.bar("evaluation", total=len(queries), unit="scene", quiet=quiet)
+    for part in parts:
         patches, labels = scenes.batch([query.scene for query in part])
         tokens, names_mask = words.padded([query.names for query in part])
         with torch.no_grad():
@@ -68,8 +68,8 @@ def predict(
             )
         for query, target, maps in zip(part, labels.numpy(), logits.sigmoid().cpu().numpy(), strict=True):
             yield query, maps[: len(query.names)], relabelled(target, scenes.names(query.scene), query.truth)
-        bar.update(len(part))
-    bar.close()
+        shown.update(len(part))
+    shown.close()
 
 
 def relabelled(labels: np.ndarray, names: Sequence[str], asked: Sequence[str]) -> np.ndarray:

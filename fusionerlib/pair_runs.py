@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.scene import Scenes
@@ -22,6 +21,7 @@ from fusionerlib.feeds import names_of
 from fusionerlib.files import write_text
 from fusionerlib.pair import visual_of, words_of
 from fusionerlib.pairs import TEMPLATE, Study, Variant
+from fusionerlib.progress import each
 from fusionerlib.queries import Query, single_queries
 from fusionerlib.records import write_run_record
 from fusionerlib.studies import finished, rows_of
@@ -63,7 +63,7 @@ def compare(study: Study, *, quiet: bool = False) -> list[dict[str, Any]]:
     if waiting:
         run = study.run_of(waiting[0])
         store = FeatureStore(run.data.features, encoder=visual_of(run.pair), number_format=run.data.store)
-    for variant in tqdm(waiting, desc="runs", unit="run", disable=quiet, mininterval=0):
+    for variant in each(waiting, "runs", total=len(waiting), unit="run", quiet=quiet):
         run = study.run_of(variant)
         if variant.fold not in folds:
             folds[variant.fold] = fold_data(study, run, store)

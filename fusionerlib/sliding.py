@@ -7,12 +7,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.evaluation import Prediction, relabelled
 from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.progress import each
 from fusionerlib.queries import Query
 from fusionerlib.windows import Corner, corners, cut, merge, stride_of
 from fusionerlib.words import WordTable
@@ -85,7 +85,7 @@ def predict_windows(
     words.add(name for query in queries for name in query.names)
     device = model.device
     scene, encoded, current = None, None, -1
-    for query in tqdm(queries, desc="sliding windows", unit="question", disable=quiet, mininterval=2):
+    for query in each(queries, "sliding windows", total=len(queries), unit="question", quiet=quiet):
         if query.scene != current:
             scene, current = scenes[query.scene], query.scene
             pixels = torch.from_numpy(scene.image.copy()).to(device)

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from tqdm import tqdm
 
 from fusionerlib.datasets.mosaic import recipe
 from fusionerlib.datasets.scene import IGNORE, Scene, Scenes
 from fusionerlib.errors import FusionerError
+from fusionerlib.progress import each
 
 LEAST = 64
 """A crop's shorter side, in pixels, at least."""
@@ -100,8 +100,7 @@ def select_crops(scenes: Scenes, *, called: Callable[[str], str] = str, quiet: b
     """
     read = getattr(scenes, "labels", None) or (lambda index: scenes[index].labels)
     crops = []
-    # A bar with its rate, but only where it takes more than two seconds.
-    for index in tqdm(range(len(scenes)), desc="one-object crops", unit="scene", disable=quiet, delay=2, mininterval=2):
+    for index in each(range(len(scenes)), "one-object crops", total=len(scenes), unit="scene", quiet=quiet):
         labels = read(index)
         for label, name in enumerate(scenes.names(index), start=1):
             if (box := crop_box(labels, label)) is not None:

@@ -3,20 +3,17 @@
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.feeds import training_feed
-from fusionerlib.files import write_text
 from fusionerlib.fitting import trained
-from fusionerlib.markdown import markdown_table
 from fusionerlib.measuring import Measure
+from fusionerlib.progress import each
 from fusionerlib.records import write_run_record
 from fusionerlib.studies import finished, rows_of
 from fusionerlib.transfer.bars import bars
@@ -40,8 +37,7 @@ def compare(study: TransferStudy, *, quiet: bool = False) -> list[dict[str, Any]
     # Fresh processes: a forked one would share the parent's threads and open shards.
     with ProcessPoolExecutor(study.jobs, mp_context=get_context("spawn")) as pool:
         tasks = {pool.submit(run_trial, study, trial, threads): trial for trial in waiting}
-        bar = tqdm(as_completed(tasks), total=len(tasks), desc="trainings", unit="run", disable=quiet, mininterval=0)
-        for task in bar:
+        for task in each(as_completed(tasks), "trainings", total=len(tasks), unit="run", quiet=quiet):
             if error := task.exception():
                 failed[tasks[task].stem] = str(error)
     if failed:
@@ -75,11 +71,3 @@ def run_trial(study: TransferStudy, trial: Trial, threads: int) -> None:
     }
     write_run_record(study.record(trial), run, measured=measured, trained_names=made.trained_names)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_tables(study: TransferStudy, tables: Mapping[str, Any]) -> None:
-    """pandas ``tables`` by title as one Markdown page, ``table.md`` in the study's folder; what is missing is "-"."""
-    parts = []
-    for title, table in tables.items():
-        parts.append(f"## {title}\n\n{markdown_table(table.reset_index().to_dict('records'))}")
-    write_text(study.folder / "table.md", "\n".join(parts))

@@ -118,6 +118,11 @@ class TransferStudy(PhotoStudy):
         return self.directory / "transfer"
 
     @property
+    def file(self) -> Path:
+        """Where the page goes."""
+        return Path(self.page) if self.page else self.folder / "table.md"
+
+    @property
     def needs_vectors(self) -> bool:
         """Where a control has them."""
         return "CLIP text vectors" in self.settings

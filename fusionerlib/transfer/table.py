@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fusionerlib.transfer.study import BASE, CLASSES, LACKING, VARIANTS
+from fusionerlib.transfer.study import BASE, CLASSES
 
 Row = Mapping[str, Any]
 
@@ -37,8 +37,8 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A row a setting, in the order of ``rows``: seeds, mean and spread (standard deviation over seeds) of one name,
-    the means of the other ``FIGURES``, gain of one name and all names over ``modern`` with the same seeds, trainable
-    parameters, and ``kept``: whether ``modern`` has what the setting is about (``LACKING``), None for the others."""
+    the means of the other ``FIGURES``, gain of one name and all names over ``modern`` with the same seeds, and
+    trainable parameters."""
     base = by_seed(rows, BASE)
     table = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
@@ -54,7 +54,6 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 row[f"{figure} spread"] = statistics.stdev(levels) if len(levels) > 1 else math.nan
                 row[f"{figure} gain"] = _mean(own[seed][figure] - base[seed][figure] for seed in shared)
         row["parameters"] = int(next(iter(own.values()))["parameters"])
-        row["kept"] = setting in LACKING if setting in VARIANTS else None
         table.append(row)
     return table
 
@@ -69,14 +68,14 @@ def by_class(rows: Sequence[Row], setting: str, kind: str) -> dict[str, float]:
     }
 
 
-def by_threshold(rows: Sequence[Row], setting: str) -> list[dict[str, float]]:
+def by_threshold(rows: Sequence[Row], setting: str) -> list[dict[str, Any]]:
     """The figures (percent) of ``setting`` at each threshold of its records, means over classes, folds and seeds."""
     own = [row for row in rows if row["setting"] == setting]
     levels = list(own[0]["at"]) if own else []
     table = []
     for level in levels:
         parts = [row["at"][level] for row in own]
-        row = {"threshold": float(level)}
+        row: dict[str, Any] = {"threshold": level}
         for kind in ("one", "absent", "all"):
             row[kind] = 100 * _mean(value for part in parts for value in part[kind].values())
         for kind in ("novel", "seen"):

@@ -50,7 +50,7 @@ def test_by_class_and_by_threshold() -> None:
         name: pytest.approx(v) for name, v in {"cat": 70, "cow": 50, "dog": 15}.items()
     }
     (level,) = by_threshold(ROWS, BASE)
-    assert level["threshold"] == 0.4 and level["one"] == 100 and math.isnan(level["absent"])
+    assert level["threshold"] == "0.4" and level["one"] == 100 and math.isnan(level["absent"])
     assert level["painted novel"] == 50 and level["painted seen"] == 25
 
 
@@ -59,9 +59,10 @@ def test_a_study_trains_modern_long_beside_controls_and_short_beside_variants(tm
     trials = study.trials()
     long = {(BASE, fold, seed, 600) for fold in (2, 3) for seed in (0, 1)}
     long |= {("class-agnostic", fold, 0, 600) for fold in (2, 3)}
-    short = {(name, fold, 0, 150) for name in (BASE, "mosaics") for fold in (2, 3)}
-    assert {(t.setting, t.fold, t.seed, t.steps) for t in trials} == long | short and len(trials) == 10
-    assert len({study.record(trial) for trial in trials}) == 10
+    short = {(BASE, fold, seed, 150) for fold in (2, 3) for seed in (0, 1)}
+    short |= {("mosaics", fold, 0, 150) for fold in (2, 3)}
+    assert {(t.setting, t.fold, t.seed, t.steps) for t in trials} == long | short and len(trials) == 12
+    assert len({study.record(trial) for trial in trials}) == 12
     assert study.main(ROWS) == ROWS[:4] and study.short(ROWS) == []
 
 
