@@ -55,18 +55,23 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
 
-DEMO: dict[str, Any] = {"depth": 1, "hard_negatives": 0.75, "loss": "bce+dice", "text_noise": 0.7}
+TEMPLATES = {"templates": "eight"}
+"""Prompt templates of notebook 02 where neither it nor the preset names any."""
+
+DEMO: dict[str, Any] = {**TEMPLATES, "depth": 1, "hard_negatives": 0.75, "loss": "bce+dice", "text_noise": 0.7}
 """What suits the drawn scenes better than ``small`` as it is: notebook 02 where it is told no preset."""
 
-TOKENS: dict[str, dict[str, str]] = {"modern": {"visual_tokens": "classes", "text_tokens": "classes"}}
-"""The tokens of the packaged pair that a preset reads, where they are not the pair's first."""
+TOKENS: dict[str, dict[str, str]] = {
+    "modern": {"visual_tokens": "classes", "text_tokens": "classes", "templates": "none", "synonyms": "everyday"},
+}
+"""How a preset reads the packaged pair, where that is not the pair's first way."""
 
 
 def spelled_out(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """``leaves`` of a run as notebook 02 takes them, for ``RunConfig.flat``: those that are None are left out.
 
-    A preset brings the recipe of its own name with it, and for the packaged pair the tokens that it reads; what is
-    given wins. With neither preset nor recipe it is ``DEMO``.
+    A preset brings the recipe of its own name with it, and the way in which it reads the packaged pair; what is given
+    wins. With neither preset nor recipe it is ``DEMO``.
     """
     given = {leaf: value for leaf, value in leaves.items() if value is not None}
     if not given.keys() & {"preset", "recipe"}:
@@ -76,4 +81,4 @@ def spelled_out(leaves: Mapping[str, Any]) -> dict[str, Any]:
         given.setdefault("recipe", preset)
     if preset in TOKENS and pair == {"packaged"} and not given.keys() & {"kind", "likeness"}:
         given |= {leaf: way for leaf, way in TOKENS[preset].items() if not given.get(leaf)}
-    return given
+    return {**TEMPLATES, **given}
