@@ -199,6 +199,11 @@ class RunConfig(Frozen):
             from fusionerlib.alignment import require_classes
 
             require_classes(self.pair)
+            if self.training.text_noise:
+                raise FusionerError(
+                    f"text_noise {self.training.text_noise} would make no distribution of a word's distribution over "
+                    "classes: set text_noise = 0, or likeness = 'learned'"
+                )
         return self
 
     @classmethod

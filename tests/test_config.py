@@ -46,6 +46,10 @@ def test_a_config_comes_back_from_its_json() -> None:
         ({"workers": -1}, r"training\.workers = -1"),
         ({"kind": "middle"}, r"fusion\.kind = 'middle'"),
         ({"preset": "modern"}, r"tokens 'joined' and 'mean': for the packaged pair set visual_tokens = 'classes' and"),
+        (
+            {"preset": "modern", "visual_tokens": "classes", "text_tokens": "classes", "text_noise": 0.1},
+            r"^text_noise 0\.1 would make .* set text_noise = 0",
+        ),
         ({"preset": "modern", "text": "bert-base"}, r"for another set likeness = 'learned'"),
     ],
 )

@@ -36,7 +36,6 @@ VARIANTS: dict[str, Changes] = {
     "ConSE vectors": {"visual_tokens": "worded", "text_tokens": "", "likeness": "cosine"},
     "no clothes for person": {"synonyms": ""},
     "templates: eight": {"templates": "eight"},
-    "text noise 0.1": {"text_noise": 0.1},
     "no negatives": {"negatives": 0},
     "6 negatives": {"negatives": 6},
     "hard negatives": {"hard_negatives": 0.5},
