@@ -48,7 +48,7 @@ def test_a_config_comes_back_from_its_json() -> None:
         ({"preset": "modern"}, r"tokens 'joined' and 'mean': for the packaged pair set visual_tokens = 'classes' and"),
         (
             {"preset": "modern", "visual_tokens": "classes", "text_tokens": "classes", "text_noise": 0.1},
-            r"^text_noise 0\.1 would make .* set text_noise = 0",
+            r"text_noise 0\.1 would make .* set text_noise = 0",
         ),
         ({"preset": "modern", "text": "bert-base"}, r"for another set likeness = 'learned'"),
     ],
