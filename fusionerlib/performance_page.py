@@ -109,7 +109,9 @@ def estimate_text(records: Mapping[str, Record], *, assumed: float, coco_epochs:
     told = f"At the assumed rate the online feed takes {needed:,.0f} augmented images a second"
     if "data" in records:
         made = records["data"]["ours"]
-        told += f"; the loader makes {made:,.0f} a second on a core here, so {math.ceil(needed / made)} cores keep up"
+        cores = math.ceil(needed / made)
+        enough = f"{cores} cores keep" if cores > 1 else "one core keeps"
+        told += f"; the loader makes {made:,.0f} a second on a core here, so {enough} up"
     return "\n\n".join(line.strip() for line in [*lines, f"{told}."]) + "\n"
 
 
