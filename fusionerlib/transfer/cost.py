@@ -41,7 +41,7 @@ def gigaflops(study: TransferStudy, settings: Iterable[str]) -> dict[str, float]
 
 def compared_costs(study: TransferStudy) -> list[dict[str, Any]]:
     """``modern`` beside the paper's module at 224 pixels, both on the packaged pair: parameters, names an image, GFLOPs
-    a training image, and the share of the paper's."""
+    a training image, and percent of the paper's."""
     modern = study.model_copy(update={"size": 224}).run_of(Trial(BASE, study.folds[0], 0, 1))
     paper = RunConfig.flat(preset="bmvc2022", recipe="bmvc2022", size=224)
     found = {
@@ -55,7 +55,7 @@ def compared_costs(study: TransferStudy) -> list[dict[str, Any]]:
             "parameters": cost["parameters"],
             "names": cost["names"],
             "GFLOPs": round(cost["flops"] / 1e9, 2),
-            "share": round(cost["flops"] / whole, 4),
+            "% of the paper's": round(100 * cost["flops"] / whole, 2),
         }
         for name, cost in found.items()
     ]
