@@ -151,7 +151,7 @@ def test_what_carries_over_is_studied_on_photographs(tmp_path: Path) -> None:
         **{"folds": [3], "seeds": [0, 1], "steps": 2, "variant_steps": 1, "size": 64},
     }
     execute_notebook(ROOT / "notebooks" / f"{CARRY_OVER}.ipynb", tmp_path / "out.ipynb", parameters=given)
-    assert len(list((tmp_path / "run" / "transfer" / "runs").glob("*.json"))) == 5
+    assert len(list((tmp_path / "run" / "transfer" / "runs").glob("*.json"))) == 6
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"08_gains.png", "08_overlays.png"}
     assert {"modern", "class-agnostic"} == set(json.loads((tmp_path / "run/metrics.json").read_text())["transfer"])
     assert "## One thing at a time" in (tmp_path / "run" / "transfer" / "table.md").read_text()
@@ -212,7 +212,7 @@ def test_the_metrics_have_their_names_and_counts(smoke: Path) -> None:
 def test_the_index_is_complete(smoke: Path) -> None:
     text = (smoke / "index.html").read_text()
     assert "All 5 notebooks ran to their end" in text
-    assert "mosaic4.objects" in text and "data:image/png" in text
+    assert "mosaic4: objects" in text and "data:image/" in text
 
 
 def test_no_page_asks_the_network_for_anything(smoke: Path, browser: Any) -> None:
