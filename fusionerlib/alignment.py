@@ -1,7 +1,5 @@
 """Which pairs of encoders have words and patches in one space, where a cosine between the two means something."""
 
-from typing import Literal
-
 from fusionerlib.config import PairConfig
 from fusionerlib.encoders.registry import get_row
 from fusionerlib.errors import FusionerError
@@ -24,7 +22,7 @@ def aligned_tokens(pair: PairConfig) -> dict[str, str] | None:
 def in_one_space(pair: PairConfig) -> bool:
     """Whether a cosine between the words and the patches of ``pair`` means something, by what the registry says."""
     visual, text = get_row("visual", pair.visual), get_row("text", pair.text)
-    seen, said = visual.way(pair.visual_tokens), text.way(pair.text_tokens)
+    seen, said = _ways(pair)
     if pair.visual == "packaged":
         return text.space == "all-minilm-l6-v2" and (seen, said) in WORDED
     if visual.space.endswith(OWN_PATCHES) and seen != "value":
@@ -52,14 +50,15 @@ def require_one_space(pair: PairConfig, *, by: str) -> None:
 
 def require_classes(pair: PairConfig) -> None:
     """Raises FusionerError naming the remedy where words and patches of ``pair`` are no distributions over classes."""
-    ways = [get_row(role, name).way(way) for role, name, way in _sides(pair)]
-    if ways != ["classes", "classes"]:
+    seen, said = _ways(pair)
+    if (seen, said) != ("classes", "classes"):
         raise FusionerError(
             f"likeness 'classes' compares distributions over classes, but {pair.visual!r} and {pair.text!r} give "
-            f"tokens {ways[0]!r} and {ways[1]!r}: for the packaged pair set visual_tokens = 'classes' and "
+            f"tokens {seen!r} and {said!r}: for the packaged pair set visual_tokens = 'classes' and "
             "text_tokens = 'classes', for another set likeness = 'learned'"
         )
 
 
-def _sides(pair: PairConfig) -> tuple[tuple[Literal["visual", "text"], str, str], ...]:
-    return ("visual", pair.visual, pair.visual_tokens), ("text", pair.text, pair.text_tokens)
+def _ways(pair: PairConfig) -> tuple[str, str]:
+    """How ``pair``'s patches and words are taken, an empty choice filled in."""
+    return get_row("visual", pair.visual).way(pair.visual_tokens), get_row("text", pair.text).way(pair.text_tokens)
