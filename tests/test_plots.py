@@ -126,7 +126,7 @@ def test_curves_hold_loss_and_validation():
     assert right.lines[0].get_xydata().tolist() == [[10, 0.2], [30, 0.4]]
     assert right.texts[0].get_text() == "0.400"
     assert_nothing_clipped(figure)
-    assert "not validated" in plots.curves(history[:5]).axes[1].texts[0].get_text()
+    assert [axes.get_title() for axes in plots.curves(history[:5]).axes] == ["training loss"]  # nothing validated
     with pytest.raises(FusionerError, match="history is empty"):
         plots.curves([])
 
@@ -201,7 +201,7 @@ def test_save_writes_a_whole_picture_and_leaves_no_figure_open(tmp_path):
     before = plt.get_fignums()
     path = plots.save(plots.curves([{"step": 1, "loss": 1.0}]), tmp_path / "new" / "curve.png", dpi=50)
     with Image.open(path) as picture:
-        assert picture.width > 300
+        assert picture.width > 200
         border = np.asarray(picture.convert("L"))
     assert (border[0] == 255).all() and (border[:, -1] == 255).all()
     assert plt.get_fignums() == before
@@ -212,7 +212,7 @@ def test_a_notebook_shows_the_figure_once_as_png():
 
     data, _ = DisplayFormatter().format(plots.curves([{"step": 1, "loss": 1.0}]))
     with Image.open(io.BytesIO(data["image/png"])) as picture:
-        assert picture.width > 600
+        assert picture.width > 500
 
 
 def test_style_is_put_back():

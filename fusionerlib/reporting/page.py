@@ -65,7 +65,7 @@ def index_page(folder: Path, ran: Iterable[Ran]) -> str:
     kept = {title: content for title, content in sections.items() if content}
     places = {title: title.lower().replace(" ", "-") for title in kept}
     menu = "".join(f"<a href='#{place}'>{title}</a>" for title, place in places.items())
-    parts = [f"<h1>{escaped(folder.name)}</h1>", _verdict(ran), f"<nav aria-label='On this page'>{menu}</nav>"]
+    parts = [f"<h1>{escaped(folder.name)}</h1>", _verdict(folder, ran), f"<nav aria-label='On this page'>{menu}</nav>"]
     parts += [f"<section id='{places[title]}'><h2>{title}</h2>{content}</section>" for title, content in kept.items()]
     style = (resources.files("fusionerlib") / "report.css").read_text(encoding="utf-8")
     head = (
@@ -77,11 +77,13 @@ def index_page(folder: Path, ran: Iterable[Ran]) -> str:
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def _verdict(ran: Sequence[Ran]) -> str:
+def _verdict(folder: Path, ran: Sequence[Ran]) -> str:
     failed = [one for one in ran if one.failed]
     waiting = [one for one in ran if one.problem == "not run"]
     if not ran:
-        return "<p>No notebook was run here.</p>"
+        stems = ", ".join(file.stem for file in sorted((folder / "records").glob("[0-9]*.json")))
+        left = f" Those that left their records: {escaped(stems)}." if stems else ""
+        return f"<p>No executed notebook lies here.{left}</p>"
     if not failed and not waiting:
         seconds = sum(one.seconds or 0.0 for one in ran)
         return f"<p class='good'>All {len(ran)} notebooks ran to their end, {seconds:,.0f} s of work in sum.</p>"
