@@ -1,5 +1,5 @@
 # The graph of a run: which notebook needs what. `fusioner run PROFILE` calls it with the right options; by hand:
-#   snakemake --configfile fusionerlib/profiles/demo.json --cores 2 --rerun-incomplete --rerun-triggers mtime params
+#   snakemake --configfile fusionerlib/workbook/profiles/demo.json --cores 2 --rerun-incomplete --rerun-triggers mtime params
 #
 # An executed notebook is a rule's log, not its output: a failed one stays on disk with its traceback.
 # What training writes while it runs lies in training/, which no rule declares, so a killed run finds it again.
@@ -11,14 +11,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 if "notebooks" not in config:
-    raise WorkflowError("no profile given: use `fusioner run demo`, or --configfile fusionerlib/profiles/demo.json")
+    raise WorkflowError("no profile given: use `fusioner run demo`, or --configfile fusionerlib/workbook/profiles/demo.json")
 
 ROOT = Path(workflow.basedir)
 OUT = (ROOT / config.get("output", f"outputs/{config['name']}")).resolve()
 RUN_DIR = str(OUT.relative_to(ROOT) if OUT.is_relative_to(ROOT) else OUT)
 DATA = config.get("data", {})
 NOTEBOOKS = ROOT / "notebooks"
-FUSIONER = f"{sys.executable!r} -m fusionerlib.cli"
+FUSIONER = f"{sys.executable!r} -m fusionerlib.cli.app"
 EXECUTE = f"OMP_NUM_THREADS={{threads}} {FUSIONER} notebook {{input.notebook:q}} {{log:q}} --parameters {{params.given:q}}"
 CHECKPOINT = ["checkpoint/model.safetensors", "checkpoint/config.json"]
 AFTER_TRAINING = ["01_feature_inspection", "03_evaluation", "04_ablations", "05_mosaic4_robustness"]

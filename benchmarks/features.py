@@ -27,11 +27,11 @@ from fusionerlib.datasets.benchmarks import Benchmark
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.encoders.registry import load_visual
-from fusionerlib.features import BATCH, FeatureStore, StoredScenes
-from fusionerlib.measuring import Measure
-from fusionerlib.number_formats import FORMATS
-from fusionerlib.shards import Shards
-from fusionerlib.workspace import Workspace
+from fusionerlib.evaluation.measuring import Measure
+from fusionerlib.frozen.features import BATCH, FeatureStore, StoredScenes
+from fusionerlib.frozen.number_formats import FORMATS
+from fusionerlib.frozen.shards import Shards
+from fusionerlib.frozen.workspace import Workspace
 
 
 def main() -> None:

@@ -31,11 +31,11 @@ from fusionerlib import Segmenter, shipped
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
+from fusionerlib.frozen.pair import visual_of, words_of
+from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import build
 from fusionerlib.fusion import model as fusion_model
-from fusionerlib.pair import visual_of, words_of
-from fusionerlib.windows import corners, cut, stride_of
-from fusionerlib.words import WordTable
+from fusionerlib.inference.windows import corners, cut, stride_of
 
 WINDOW = 224
 APART = 1e-2

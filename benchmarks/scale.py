@@ -30,8 +30,8 @@ from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.fusion import build
 from fusionerlib.fusion.losses import segmentation_loss
-from fusionerlib.optimiser import make_optimiser
-from fusionerlib.stepping import AUTOCAST
+from fusionerlib.training.optimiser import make_optimiser
+from fusionerlib.training.stepping import AUTOCAST
 
 BASE = {"images": 1, "names": 1, "pixels": 224, "depth": 12}
 Runs = dict[str, Callable[[], object]]

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.scene import Scene
-from fusionerlib.features import FeatureStore
-from fusionerlib.feeds import Batch, StoredFeed
+from fusionerlib.frozen.features import FeatureStore
+from fusionerlib.frozen.pair import visual_of, words_of
 from fusionerlib.fusion import build
-from fusionerlib.pair import visual_of, words_of
-from fusionerlib.processes import Processes
-from fusionerlib.sampling import NameSampler, SampleOrder
-from fusionerlib.stepping import Stepper
+from fusionerlib.training.feeds import Batch, StoredFeed
+from fusionerlib.training.processes import Processes
+from fusionerlib.training.sampling import NameSampler, SampleOrder
+from fusionerlib.training.stepping import Stepper
 
 NAMES = ["cat", "dog", "horse", "sheep", "cow", "bird", "boat", "bottle", "bus", "car", "chair", "person"]
 NAMES += ["sofa", "train", "table", "plant", "bicycle", "kite", "cup", "clock"]

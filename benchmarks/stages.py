@@ -12,7 +12,7 @@ from sides import SIZE, Ours, Plain
 from torch import Tensor
 
 from fusionerlib.fusion.decoder import cosine_logits, resize
-from fusionerlib.stepping import AUTOCAST
+from fusionerlib.training.stepping import AUTOCAST
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from stages import measured, stages
 from fusionerlib import shipped
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.prompts import templates
-from fusionerlib.stepping import AUTOCAST
+from fusionerlib.training.stepping import AUTOCAST
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusionerlib.inference import Segmenter
+    from fusionerlib.inference.segmenter import Segmenter
 
 __version__ = "0.1.0"
 __all__ = ["Segmenter"]
@@ -12,7 +12,7 @@ __all__ = ["Segmenter"]
 def __getattr__(name: str) -> Any:
     # Importing torch takes seconds: only for those who ask for what needs it.
     if name == "Segmenter":
-        from fusionerlib.inference import Segmenter
+        from fusionerlib.inference.segmenter import Segmenter
 
         return Segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

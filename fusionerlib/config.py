@@ -192,11 +192,11 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _words_and_patches_meet(self) -> "RunConfig":
         if self.fusion.kind == "similarity":
-            from fusionerlib.alignment import require_one_space
+            from fusionerlib.frozen.alignment import require_one_space
 
             require_one_space(self.pair, by="kind 'similarity'")
         if self.fusion.kind == "maps" and self.fusion.likeness == "classes":
-            from fusionerlib.alignment import require_classes
+            from fusionerlib.frozen.alignment import require_classes
 
             require_classes(self.pair)
             if self.training.text_noise:

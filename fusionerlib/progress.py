@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from tqdm import tqdm
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.notebook import headless
+from fusionerlib.workbook.notebook import headless
 
 PATIENCE = 10.0
 """Seconds between plain lines, at first: long work writes one every ``SHARE`` of the time it took so far."""

@@ -10,9 +10,9 @@ import torch
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.pascal import NOTHING
-from fusionerlib.feeds import training_feed
-from fusionerlib.fitting import trained
-from fusionerlib.workspace import Workspace
+from fusionerlib.frozen.workspace import Workspace
+from fusionerlib.training.feeds import training_feed
+from fusionerlib.training.fitting import trained
 
 NAME = "packaged"
 """What ``Segmenter.load`` calls it."""

@@ -18,13 +18,13 @@ from torch import Tensor
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.encoders.registry import load_text
-from fusionerlib.features import FeatureStore
-from fusionerlib.feeds import Feed, OnlineFeed, StoredFeed
+from fusionerlib.frozen.features import FeatureStore
+from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import SegmentationModel
-from fusionerlib.processes import Processes
-from fusionerlib.running import History
-from fusionerlib.training import train
-from fusionerlib.words import WordTable
+from fusionerlib.training.feeds import Feed, OnlineFeed, StoredFeed
+from fusionerlib.training.loop import train
+from fusionerlib.training.processes import Processes
+from fusionerlib.training.running import History
 from tests.shapes import Shapes
 
 SMALL: dict[str, Any] = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 8, "batch": 4, "warmup": 2, "steps": 4}

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from fusionerlib import Segmenter, checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders import registry
-from fusionerlib.features import FeatureStore
-from fusionerlib.pair import visual_of, words_of
-from fusionerlib.training import train
+from fusionerlib.frozen.features import FeatureStore
+from fusionerlib.frozen.pair import visual_of, words_of
+from fusionerlib.training.loop import train
 from tests.encoders import open_clip_models, vision_models
 from tests.encoders.text_models import publish_bert
 from tests.shapes import COLOURS, Shapes

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from fusionerlib.ablation import varied
 from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.studies.ablation import varied
 
 
 def test_defaults_are_the_papers_table() -> None:

@@ -15,18 +15,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fusionerlib import notebook as parameters
-from fusionerlib.cli import app
-from fusionerlib.execution import execute_notebook
+from fusionerlib.cli.app import app
 from fusionerlib.inspector import saved_cases
-from fusionerlib.notebook import NotebookParameters
-from fusionerlib.pairs import Study
-from fusionerlib.parameter_cells import check_parameters, parameter_names
-from fusionerlib.performance import TITLES
-from fusionerlib.runs import load_profile, profile_names
+from fusionerlib.performance.tables import TITLES
+from fusionerlib.studies.pairs import Study
 from fusionerlib.transfer.study import TransferStudy
+from fusionerlib.workbook.execution import execute_notebook
+from fusionerlib.workbook.notebook import NotebookParameters
+from fusionerlib.workbook.parameter_cells import check_parameters, parameter_names
+from fusionerlib.workbook.runs import load_profile, profile_names
 from tests.conftest import ROOT, requests_of
 from tests.drawn_photos import draw_coco, draw_voc
-from tests.test_performance import written as measured
+from tests.performance.test_tables import written as measured
 
 MODELS: dict[str, type[NotebookParameters]] = {
     "01_feature_inspection": parameters.InspectionNotebook,

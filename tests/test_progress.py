@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fusionerlib.notebook import FRONTENDS, HEADLESS
 from fusionerlib.progress import bar, each
+from fusionerlib.workbook.notebook import FRONTENDS, HEADLESS
 from tests.conftest import ROOT
 
 SHOWN = """

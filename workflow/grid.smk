@@ -7,7 +7,7 @@ import json
 import sys
 
 OUT, BASE = config["folder"], config["base"]
-FUSIONER = f"{sys.executable!r} -m fusionerlib.cli"
+FUSIONER = f"{sys.executable!r} -m fusionerlib.cli.app"
 
 
 rule all:

@@ -12,7 +12,7 @@ from fusionerlib.datasets.mosaic_sets import TILES, Tiles, plain_mosaics
 from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.supercategories import supercategory
 from fusionerlib.errors import FusionerError
-from fusionerlib.sampling import NameSampler
+from fusionerlib.training.sampling import NameSampler
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import relabelled
+from fusionerlib.evaluation.scoring import relabelled
 from fusionerlib.images import ImageLike
 
 
@@ -69,8 +69,8 @@ def saved_cases(directory: Path | str, *, count: int = 4, test: str = "", thresh
     the features that the evaluation left on disk, so the tower seldom runs. Raises FusionerError for a run without a
     checkpoint or data, and for an unknown test.
     """
-    from fusionerlib.measuring import Measure
-    from fusionerlib.workspace import Workspace
+    from fusionerlib.evaluation.measuring import Measure
+    from fusionerlib.frozen.workspace import Workspace
 
     work, trained = Workspace.of_checkpoint(Path(directory) / "checkpoint")
     measure = Measure(work, trained, threshold=threshold)

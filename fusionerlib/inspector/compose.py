@@ -8,10 +8,10 @@ import textwrap
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from fusionerlib.inference.overlay import printable, shorten
 from fusionerlib.inspector.panels import HEIGHT, WIDTH, Picture, swatch
 from fusionerlib.inspector.shown import panel, pixel_probabilities, title
 from fusionerlib.inspector.state import PANELS, InspectorState
-from fusionerlib.overlay import printable, shorten
 
 GAP = 16
 HEAD, FOOT = 30, 26

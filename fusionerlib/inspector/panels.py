@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont
 
 from fusionerlib.datasets.scene import IGNORE
-from fusionerlib.overlay import outline
-from fusionerlib.palette import LIMIT, OKABE_ITO, colourise, palette
+from fusionerlib.inference.overlay import outline
+from fusionerlib.inference.palette import LIMIT, OKABE_ITO, colourise, palette
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Labels = Integer[np.ndarray, "height width"]

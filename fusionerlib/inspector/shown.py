@@ -8,13 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation import relabelled
+from fusionerlib.evaluation.scoring import relabelled
 from fusionerlib.fusion.decoder import resize
-from fusionerlib.inspection import patch_similarity
+from fusionerlib.inference.inspection import patch_similarity
+from fusionerlib.inference.overlay import printable
 from fusionerlib.inspector import panels
 from fusionerlib.inspector.panels import Picture
 from fusionerlib.inspector.state import InspectorState
-from fusionerlib.overlay import printable
 
 TITLES = {
     "overlay": "Masks on the image",

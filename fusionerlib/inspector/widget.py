@@ -13,13 +13,13 @@ from typing import Any
 from PIL import Image
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.inference import Segmenter
+from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.compose import encoded, parameter_line, png, table_title
 from fusionerlib.inspector.controls import Controls
 from fusionerlib.inspector.picture import picture_widget
 from fusionerlib.inspector.shown import panel, pixel_probabilities, title
 from fusionerlib.inspector.state import EVERYTHING, PANELS, Changed, InspectorState
-from fusionerlib.notebook import headless
+from fusionerlib.workbook.notebook import headless
 
 STEPS = 50
 """Presses of an arrow key from one rim of the image to the other."""

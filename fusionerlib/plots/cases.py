@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from fusionerlib.datasets.scene import Scenes
-from fusionerlib.evaluation import Prediction, predict
-from fusionerlib.features import StoredScenes
+from fusionerlib.evaluation.metrics import decide
+from fusionerlib.evaluation.queries import Query
+from fusionerlib.evaluation.scoring import Prediction, predict
+from fusionerlib.frozen.features import StoredScenes
+from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import SegmentationModel
-from fusionerlib.metrics import decide
 from fusionerlib.plots.evaluation import SceneRow
-from fusionerlib.queries import Query
-from fusionerlib.words import WordTable
 
 
 def drawn(predictions: Iterable[Prediction], scenes: Scenes, *, threshold: float = 0.5) -> list[SceneRow]:

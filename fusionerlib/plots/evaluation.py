@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.errors import FusionerError
-from fusionerlib.overlay import legend_entries, overlay, printable
-from fusionerlib.palette import palette
+from fusionerlib.evaluation.labels import label
+from fusionerlib.inference.overlay import legend_entries, overlay, printable
+from fusionerlib.inference.palette import palette
 from fusionerlib.plots.style import BLUE, GREY, figure, picture, short, style, wrapped
 
 
@@ -163,9 +164,10 @@ def ablation_bars(
                     continue
                 x, mean = group + (place - (len(metrics) - 1) / 2) * width, float(np.mean(found))
                 spread = [[mean - min(found)], [max(found) - mean]] if len(found) > 1 else None
-                label = str(name) if not any(bar.get_label() == str(name) for bar in axes.containers) else "_"
+                written = label(str(name))
+                once = "_" if any(bar.get_label() == written for bar in axes.containers) else written
                 bars = axes.bar(
-                    x, mean, width * 0.94, yerr=spread, color=f"C{place}", label=label, error_kw={"capsize": 2}
+                    x, mean, width * 0.94, yerr=spread, color=f"C{place}", label=once, error_kw={"capsize": 2}
                 )
                 axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5)
                 highest = max([highest, *(level for level in found if not math.isnan(level))])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fusionerlib.datasets.full import full_pascal
 from fusionerlib.datasets.pascal import FOLDS, NAMES, published
-from fusionerlib.inference import Segmenter
+from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.plots.style import figure, picture, save, style
 
 Asked = tuple[np.ndarray, tuple[str, ...]]

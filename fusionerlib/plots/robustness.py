@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.evaluation.robustness import UNITS
 from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style, wrapped
-from fusionerlib.robustness import UNITS
 
 MEASURES = {"assignment": ("assignment", BLUE), "miou": ("mIoU", ORANGE)}
 BARS = {**MEASURES, "miou_permuted": ("mIoU permuted", GREEN)}

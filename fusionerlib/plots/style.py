@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fusionerlib.overlay import printable
-from fusionerlib.palette import OKABE_ITO
+from fusionerlib.inference.overlay import printable
+from fusionerlib.inference.palette import OKABE_ITO
 
 BLUE, ORANGE, GREEN, GREY = OKABE_ITO[4], OKABE_ITO[0], OKABE_ITO[2], "#777777"
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.evaluation.labels import label
 from fusionerlib.plots.style import BLUE, figure, style
 
 Series = tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]
@@ -46,10 +47,10 @@ def curves(history: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] = ("m
 
 def _validation(axes: Axes, measured: Mapping[str, Series], *, limits: tuple[float, float]) -> None:
     for metric, (steps, values) in measured.items():
-        axes.plot(steps, values, marker="o", markersize=3.5, label=metric)
+        axes.plot(steps, values, marker="o", markersize=3.5, label=label(metric))
         axes.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), (0, 6), textcoords="offset points", ha="right")
     axes.set_ylim(0, min(1.0, max(0.1, axes.get_ylim()[1] * 1.15)))
-    axes.set(title="validation" if len(measured) > 1 else f"validation {next(iter(measured))}", xlabel="step")
+    axes.set(title="validation" if len(measured) > 1 else f"validation {label(next(iter(measured)))}", xlabel="step")
     axes.set_xlim(limits)
     if len(measured) > 1:
         axes.legend()

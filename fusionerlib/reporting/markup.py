@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fusionerlib.published import HOLE
-from fusionerlib.reporting.measured import label
+from fusionerlib.evaluation.labels import label
+from fusionerlib.reporting.published import HOLE
 
 FIGURE = re.compile(rf"[-+]?[\d.,]*( ± [\d.]+)?|{HOLE}|nan|True|False")
 """A cell of a column of numbers."""

@@ -1,14 +1,11 @@
 """Nested results as tables, for the page of a run and for a terminal."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusionerlib.published import HOLE
-
-WORDS = {"miou": "mIoU", "fb iou": "FB-IoU"}
+from fusionerlib.reporting.published import HOLE
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,6 @@ def shown(value: Any) -> str:
             return HOLE
         return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}" if value.is_integer() else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def label(key: str) -> str:
-    """A key of the metrics as people write it: ``mosaic4.miou_permuted`` is "mosaic4: mIoU permuted"."""
-    text = key.replace(".", ": ").replace("_", " ")
-    for word, written in WORDS.items():
-        text = re.sub(rf"\b{word}\b", written, text)
-    return text
 
 
 def _rows(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[str, dict[str, Any]]]:

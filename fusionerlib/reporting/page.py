@@ -5,11 +5,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fusionerlib.pages import POLICY, write_page
+from fusionerlib.evaluation.labels import label
 from fusionerlib.reporting import figures
 from fusionerlib.reporting.executed import Ran, notebooks_of
 from fusionerlib.reporting.markup import escaped, facts, folded, lines_table, link, table
-from fusionerlib.reporting.measured import Table, label, tables
+from fusionerlib.reporting.measured import Table, tables
+from fusionerlib.reporting.pages import POLICY, write_page
 from fusionerlib.reporting.paper import OURS, Beside, beside_published
 from fusionerlib.reporting.reading import read_metrics, record_files
 from fusionerlib.reporting.what_ran import facts_of, given, settings_of
@@ -67,7 +68,7 @@ def index_page(folder: Path, ran: Iterable[Ran]) -> str:
     menu = "".join(f"<a href='#{place}'>{title}</a>" for title, place in places.items())
     parts = [f"<h1>{escaped(folder.name)}</h1>", _verdict(folder, ran), f"<nav aria-label='On this page'>{menu}</nav>"]
     parts += [f"<section id='{places[title]}'><h2>{title}</h2>{content}</section>" for title, content in kept.items()]
-    style = (resources.files("fusionerlib") / "report.css").read_text(encoding="utf-8")
+    style = (resources.files("fusionerlib.reporting") / "report.css").read_text(encoding="utf-8")
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.published import FOLDS, HOLE
+from fusionerlib.reporting.published import FOLDS, HOLE
 from fusionerlib.reporting.reading import notebook_records, part, run_settings
 
 Line = dict[str, str]
@@ -55,8 +55,8 @@ def beside_published(folder: Path, metrics: Mapping[str, Any]) -> list[Beside]:
 
 
 def _protocols(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Beside]:
-    from fusionerlib.published import beside
-    from fusionerlib.summaries import PUBLISHED
+    from fusionerlib.evaluation.summaries import PUBLISHED
+    from fusionerlib.reporting.published import beside
 
     data, fusion = part(run, "data"), part(run, "fusion")
     own, fold = data.get("dataset", ""), data.get("fold", -1)
@@ -94,7 +94,7 @@ def _ablations(record: Mapping[str, Any], run: Mapping[str, Any]) -> list[Beside
     if not rows:
         return []
     from fusionerlib.config import RunConfig, checked
-    from fusionerlib.paper_tables import ablation_tables, pair_lines
+    from fusionerlib.reporting.paper_tables import ablation_tables, pair_lines
 
     config = checked(RunConfig, dict(run))
     note = "Every setting trained anew and measured on the same mosaics; ± is the standard deviation over seeds."
@@ -114,7 +114,7 @@ def _methods(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Besi
     mosaics = part(results, "mosaic4")
     if not mosaics:
         return []
-    from fusionerlib.paper_tables import lines_by_test, method_lines
+    from fusionerlib.reporting.paper_tables import lines_by_test, method_lines
 
     own = {**mosaics, **part(results, "mosaic4_kinds")}
     parameters = part(metrics, "training").get("parameters", 0)
@@ -140,7 +140,7 @@ def _pairs(record: Mapping[str, Any]) -> list[Beside]:
     rows = record.get("rows")
     if not rows:
         return []
-    from fusionerlib.pair_table import published_gaps, summary
+    from fusionerlib.studies.pair_table import published_gaps, summary
 
     fusions = ("early", "late", "early - late")
     means = {(line["text"], line["fusion"]): line["mean"] for line in summary(rows, figure="single")}

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 
 from fusionerlib.datasets.benchmarks import Benchmark
-from fusionerlib.evaluation import Prediction, score, zero_shot
-from fusionerlib.features import StoredScenes
+from fusionerlib.evaluation.measuring import Measure
+from fusionerlib.evaluation.metrics import IGNORE, ClassCounts
+from fusionerlib.evaluation.scoring import Prediction, score, zero_shot
+from fusionerlib.evaluation.thresholds import STEPS, ThresholdTable
+from fusionerlib.frozen.features import StoredScenes
 from fusionerlib.fusion.maps import WordMaps
-from fusionerlib.measuring import Measure
-from fusionerlib.metrics import IGNORE, ClassCounts
-from fusionerlib.thresholds import STEPS, ThresholdTable
 
 
 class Painted:

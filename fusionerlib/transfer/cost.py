@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusionerlib.config import RunConfig
+from fusionerlib.frozen.pair import visual_of, words_of
 from fusionerlib.fusion import build
-from fusionerlib.pair import visual_of, words_of
 from fusionerlib.transfer.study import BASE, TransferStudy, Trial
 
 

@@ -5,7 +5,7 @@ from importlib import resources
 from typing import Any
 
 from fusionerlib.files import write_text
-from fusionerlib.markdown import markdown_table
+from fusionerlib.reporting.markdown import markdown_table
 from fusionerlib.transfer.study import TransferStudy
 
 TEXTS = {

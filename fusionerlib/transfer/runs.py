@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.feeds import training_feed
-from fusionerlib.fitting import trained
-from fusionerlib.measuring import Measure
+from fusionerlib.evaluation.measuring import Measure
+from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.progress import each
 from fusionerlib.records import write_run_record
-from fusionerlib.studies import finished, rows_of
+from fusionerlib.studies.records import finished, rows_of
+from fusionerlib.training.feeds import training_feed
+from fusionerlib.training.fitting import trained
 from fusionerlib.transfer.bars import bars
 from fusionerlib.transfer.study import CLASSES, TransferStudy, Trial
-from fusionerlib.workspace import Workspace
 
 LEVELS = tuple(round(level / 100, 2) for level in range(30, 95, 5))
 """Thresholds that a record has the figures of."""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from fusionerlib.config import RunConfig
 from fusionerlib.shipped import recipe
-from fusionerlib.studies import PhotoStudy
+from fusionerlib.studies.records import PhotoStudy
 
 CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "couch")
 """Classes with at least ten published validation pairs among the photographs that this was made with."""

@@ -120,7 +120,7 @@ def test_a_repository_of_the_hub(caches: Path, server: Server, tiny: dict[str, b
 def test_the_command_fetches_from_the_hub(caches: Path, server: Server, tiny: dict[str, bytes]) -> None:
     server.repository("owner/tiny", tiny)
     environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(caches / "hub")}
-    command = [sys.executable, "-m", "fusionerlib.cli", "fetch", "hf:owner/tiny"]
+    command = [sys.executable, "-m", "fusionerlib.cli.app", "fetch", "hf:owner/tiny"]
     terminal, its_end = pty.openpty()  # the hub's client draws its bars on a terminal only
     termios.tcsetwinsize(its_end, (24, 100))
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=its_end, text=True, check=False)

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fusionerlib.alignment import aligned_tokens, in_one_space
 from fusionerlib.config import FusionConfig, PairConfig, RunConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.frozen.alignment import aligned_tokens, in_one_space
 from fusionerlib.fusion import build
-from fusionerlib.optimiser import make_optimiser
+from fusionerlib.training.optimiser import make_optimiser
 
 GRID, SIZE = (2, 3), (16, 24)
 BASELINES = ("lseg", "spnet", "similarity")

@@ -11,10 +11,10 @@ from fusionerlib import Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
+from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import build
 from fusionerlib.inspector import InspectorState, shown
 from fusionerlib.inspector.state import PANELS
-from fusionerlib.words import WordTable
 
 NAMES = ("cat", "grass", "sky")
 MakeSegmenter = Callable[..., Segmenter]

@@ -24,8 +24,8 @@ from skimage.data import chelsea
 
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
-from fusionerlib.execution import own_kernel
 from fusionerlib.fusion import build
+from fusionerlib.workbook.execution import own_kernel
 from tests.conftest import CHROMIUM, MakeNotebook
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: the extra `workbook`")

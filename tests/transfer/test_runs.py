@@ -10,7 +10,7 @@ from fusionerlib.transfer.page import write_page
 from fusionerlib.transfer.runs import LEVELS, compare
 from fusionerlib.transfer.study import BASE, TransferStudy
 from fusionerlib.transfer.table import by_seed
-from tests.test_pairs import data
+from tests.studies.test_pairs import data
 
 __all__ = ["data"]
 

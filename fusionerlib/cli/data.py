@@ -1,0 +1,158 @@
+"""The commands ``fusioner data ...``: drawn scenes, and the published data sets brought into their layout."""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusionerlib.errors import FusionerError
+
+data = typer.Typer(no_args_is_help=True)
+
+From = Annotated[
+    list[Path] | None,
+    typer.Option("--from", metavar="ARCHIVE", help="Archives that are here already, under their publishers' names."),
+]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[ARCHIVE]...", help="More archives, behind --from.")]
+Link = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder that has it unpacked: verified, linked to.")]
+Thorough = Annotated[bool, typer.Option("--thorough", help="Open every image and sum every file, not a sample.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept other counts than the published ones.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+SINGLE = {
+    "pascal": (
+        "PASCAL VOC 2012 with SBD's masks, as PASCAL-5i reads it (3.4 GB to download).",
+        Path("data"),
+        "The folder that gets VOCdevkit/VOC2012.",
+    ),
+    "fss": (
+        "FSS-1000; its archive has to be downloaded by hand and given with --from fewshot_data.zip.",
+        Path("data/fss1000"),
+        "The folder that gets the 1,000 class folders.",
+    ),
+    "ade": (
+        "ADE20K with the 150 classes of the scene parsing benchmark (1 GB to download).",
+        Path("data"),
+        "The folder that gets ADEChallengeData2016.",
+    ),
+    "context": (
+        "PASCAL-Context with 59 classes (1.4 GB to download).",
+        Path("data"),
+        "The folder that gets VOCdevkit/VOC2010.",
+    ),
+}
+"""Data sets that come in one piece: what they are, and the root that their readers take."""
+
+
+class Year(StrEnum):
+    """The two editions of COCO; 2017 has the images of 2014, split otherwise."""
+
+    y2014 = "2014"
+    y2017 = "2017"
+
+
+class Split(StrEnum):
+    """COCO's splits with public annotations."""
+
+    train = "train"
+    val = "val"
+
+
+@data.command("openmoji")
+def data_openmoji(
+    root: Annotated[Path, typer.Option(help="The folder to draw into.")] = Path("data/openmoji"),
+    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="objects=100")] = None,
+    record: Annotated[Path | None, typer.Option(help="Also write what was made to this JSON file.")] = None,
+) -> None:
+    """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
+    from fusionerlib.datasets import openmoji
+    from fusionerlib.files import write_text
+    from fusionerlib.workbook.runs import parsed
+
+    given = {name: parsed(value) for name, value in pairs(settings or []).items()}
+    splits = openmoji.build(root, **{"seed": seed, **given})
+    counts = {split: len(getattr(splits, split)) for split in ("train", "combinations", "objects")}
+    if record is not None:
+        made = {"root": str(root), "recipe": splits.recipe.model_dump(), "digest": splits.digest, "classes": counts}
+        write_text(record, json.dumps(made, indent=1))
+    typer.echo(f"{root}: " + ", ".join(f"{count} classes in {split}" for split, count in counts.items()))
+
+
+@data.command("coco")
+def data_coco(
+    root: Annotated[Path, typer.Option(help="The folder that gets train2014, val2014, annotations, ...")] = Path(
+        "data/coco"
+    ),
+    year: Annotated[Year, typer.Option(help="COCO-20i is made of 2014, COCO-Object of 2017.")] = Year.y2014,
+    split: Annotated[list[Split] | None, typer.Option(help="Only this one; both if not given.")] = None,
+    archives: From = None,
+    more: More = None,
+    link: Link = None,
+    thorough: Thorough = False,
+    partial: Partial = False,
+    quiet: Quiet = False,
+) -> None:
+    """COCO's images and instances (20 GB to download a year, 1 GB for --year 2017 --split val)."""
+    names = [f"coco-{one.value}{year.value}" for one in split or list(Split)]
+    _prepare(names, root, archives, more, link, thorough, partial, quiet)
+
+
+def _add(name: str, about: str, place: Path, gets: str) -> None:
+    @data.command(name, help=about)
+    def command(
+        root: Annotated[Path, typer.Option(help=gets)] = place,
+        archives: From = None,
+        more: More = None,
+        link: Link = None,
+        thorough: Thorough = False,
+        partial: Partial = False,
+        quiet: Quiet = False,
+    ) -> None:
+        _prepare([name], root, archives, more, link, thorough, partial, quiet)
+
+
+for _name, _row in SINGLE.items():
+    _add(_name, *_row)
+
+
+def _prepare(
+    names: Sequence[str],
+    root: Path,
+    archives: Sequence[Path] | None,
+    more: Sequence[Path] | None,
+    link: Path | None,
+    thorough: bool,
+    partial: bool,
+    quiet: bool,
+) -> None:
+    """Prepare ``names`` and say what is there now."""
+    from fusionerlib.datasets.manifest import manifest_file
+    from fusionerlib.datasets.prepare import DOWNLOADS, prepare
+
+    if more and not archives:
+        raise FusionerError(f"what is {more[0]}? Archives follow --from, a folder follows --link")
+    if link is not None and not link.is_dir():
+        raise FusionerError(f"--link {link} is no folder: give the one that has the data set unpacked")
+    given = [*(archives or ()), *(more or ())]
+    done = prepare(names, root, archives=given, link=link, thorough=thorough, partial=partial, quiet=quiet)
+    for manifest in done:
+        counts = ", ".join(
+            f"{count:,}{'' if count == manifest.published[part] else f' of {manifest.published[part]:,}'} {part}"
+            for part, count in manifest.counts.items()
+        )
+        file = manifest_file(root, manifest.dataset)
+        typer.echo(f"{root}: {manifest.title}: {counts}; {manifest.opened:,} images opened; all files in {file}")
+    if (root / DOWNLOADS).is_dir():
+        typer.echo(f"{root / DOWNLOADS} can be deleted: nothing reads it any more")
+
+
+def pairs(settings: list[str]) -> dict[str, str]:
+    """``["a=1", "b=x=y"]`` as ``{"a": "1", "b": "x=y"}``; FusionerError for one without a name or a "="."""
+    for setting in settings:
+        if setting.find("=") < 1:
+            raise FusionerError(f"{setting!r} sets nothing: write NAME=VALUE, such as steps=200")
+    return dict(setting.split("=", 1) for setting in settings)

@@ -1,0 +1,1 @@
+"""What the benchmarks measured, as tables and as a page."""

@@ -1,0 +1,215 @@
+"""Where training's batches come from: features that are stored, or augmented images through the frozen tower."""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fusionerlib.datasets.augment import PRESETS, Preset
+from fusionerlib.datasets.mosaic import recipe
+from fusionerlib.datasets.scene import Scenes
+from fusionerlib.datasets.sets import DataSets
+from fusionerlib.datasets.transforms import Subset, Views
+from fusionerlib.encoders.base import VisualEncoder
+from fusionerlib.frozen.features import StoredScenes
+from fusionerlib.frozen.workspace import Workspace
+from fusionerlib.training.loading import AugmentedScenes, Key, Loader
+from fusionerlib.training.sampling import Sample, SampleOrder
+
+Pairs = list[tuple[int, str]]
+
+
+def names_of(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
+    """The names among (scene, name) pairs, sorted."""
+    return tuple(sorted({name for _, name in pairs}))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on, or one process's share of it.
+
+    tokens: patch tokens on their grid. labels: as in ``Scene``. names: those behind each scene's labels. samples: the
+    scenes, and what is asked of each.
+    """
+
+    tokens: Float[Tensor, "batch rows columns dim"]
+    labels: UInt8[Tensor, "batch height width"]
+    names: list[tuple[str, ...]]
+    samples: list[Sample]
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of its scenes."""
+        return Batch(self.tokens[rows], self.labels[rows], self.names[rows], self.samples[rows])
+
+
+class OwnRows(SampleOrder):
+    """``order`` as one of several processes goes through it: of every step only the samples at ``rows``."""
+
+    def __init__(self, order: SampleOrder, rows: slice) -> None:
+        vars(self).update(vars(order))
+        self.rows = rows
+
+    def samples(self, step: int) -> list[Sample]:
+        """This process's samples of step ``step``."""
+        return super().samples(step)[self.rows]
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Scenes that a fusion trains on, and their batches."""
+
+    kind: Literal["stored", "online"]
+    fingerprint: str
+    width: int
+    """Channels of the tokens."""
+
+    def __len__(self) -> int: ...
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index``, without opening it."""
+        ...
+
+    def pairs(self) -> Pairs:
+        """The (scene, name) pairs that training draws from."""
+        ...
+
+    def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
+        """The batches of ``steps``, each decided by ``order`` and its step alone."""
+        ...
+
+
+class StoredFeed:
+    """Batches of stored features. pairs: all of ``scenes`` if None."""
+
+    kind: Literal["stored", "online"] = "stored"
+
+    def __init__(self, scenes: StoredScenes, pairs: Pairs | None = None) -> None:
+        self.scenes, self._pairs = scenes, pairs
+        self.fingerprint, self.width = scenes.fingerprint, scenes.store.encoder.width
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __str__(self) -> str:
+        shape = tuple(self.scenes[0].tokens.shape)
+        size = f"tokens {shape} each, {self.scenes.image_bytes / 1e3:.0f} kB an image with its labels"
+        return f"{len(self)} training scenes, {size}, in {self.scenes.store.folder}"
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index``, without reading it."""
+        return self.scenes.names(index)
+
+    def pairs(self) -> Pairs:
+        """The (scene, name) pairs that training draws from."""
+        return self.scenes.pairs() if self._pairs is None else self._pairs
+
+    def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
+        """The batches of ``steps``."""
+        for step in steps:
+            samples = order.samples(step)
+            scenes = [sample.scene for sample in samples]
+            tokens, labels = self.scenes.batch(scenes)
+            yield Batch(tokens, labels, [self.scenes.names(scene) for scene in scenes], samples)
+
+
+class OnlineFeed:
+    """Batches of views of ``scenes``, augmented in ``workers`` processes, through the frozen ``encoder``.
+
+    A sample's view is decided by (seed of the order, epoch, place of its pair), so a scene with two names is seen in
+    two views an epoch. pairs: all of ``scenes`` if None.
+    """
+
+    kind: Literal["stored", "online"] = "online"
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        *,
+        encoder: VisualEncoder,
+        augmentation: Preset,
+        size: int,
+        workers: int = 0,
+        pairs: Pairs | None = None,
+    ) -> None:
+        self.scenes, self.encoder, self.augmentation, self.size = scenes, encoder, augmentation, size
+        self.workers, self._pairs, self.width = workers, pairs, encoder.width
+        self.fingerprint = recipe(scenes.fingerprint, "online", PRESETS[augmentation], size, encoder.fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __str__(self) -> str:
+        how = f"augmented ({self.augmentation}) anew each time they are drawn, in {self.workers} worker processes"
+        return f"{len(self)} training scenes, {how}"
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index``, without opening it."""
+        return self.scenes.names(index)
+
+    def pairs(self) -> Pairs:
+        """The (scene, name) pairs that training draws from."""
+        if self._pairs is None:
+            return [(index, name) for index in range(len(self)) for name in self.names(index)]
+        return self._pairs
+
+    def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
+        """The batches of ``steps``; the workers live as long as the generator."""
+        shown = Subset(self.scenes, [scene for scene, _ in order.pairs])
+        views = AugmentedScenes(shown, augmentation=PRESETS[self.augmentation], size=self.size, seed=order.seed)
+        waiting: deque[list[Sample]] = deque()
+        loader = Loader(views, _keys(order, steps, waiting), workers=self.workers)
+        for images, labels in loader:
+            samples = waiting.popleft()
+            # Not inference_mode: its tensors may not enter a layer that trains.
+            with torch.no_grad():
+                main = self.encoder(images).main
+            tokens = rearrange(main.tokens, "b (h w) d -> b h w d", h=main.grid[0]).float()
+            yield Batch(tokens, labels, [self.names(sample.scene) for sample in samples], samples)
+
+
+def training_feed(work: Workspace, *, quiet: bool = False) -> Feed:
+    """The feed that ``work.run`` asks for, over its training scenes; features to store are computed where missing.
+
+    Processes that ask for the same one at the same time share that work.
+    """
+    config, sets = work.run.training, work.sets
+    if config.feed == "stored":
+        return StoredFeed(work.store.add(sets.train, description="training features", quiet=quiet), sets.pairs)
+    scenes, pairs = without_views(sets)
+    return OnlineFeed(
+        scenes,
+        encoder=work.visual,
+        augmentation=config.augmentation,
+        size=work.run.data.size,
+        workers=config.workers,
+        pairs=pairs,
+    )
+
+
+def without_views(sets: DataSets) -> tuple[Scenes, Pairs | None]:
+    """The training scenes and pairs of ``sets`` before they were resized and multiplied for storing."""
+    if not isinstance(sets.train, Views):
+        return sets.train, sets.pairs
+    views = sets.train.views
+    pairs = None if sets.pairs is None else list(dict.fromkeys((scene // views, name) for scene, name in sets.pairs))
+    return sets.train.scenes, pairs
+
+
+def _keys(order: SampleOrder, steps: range, waiting: deque[list[Sample]]) -> Iterator[list[Key]]:
+    """The keys of each step's views; its samples wait in ``waiting`` until its batch comes."""
+    places = {pair: place for place, pair in enumerate(order.pairs)}
+    for step in steps:
+        samples = order.samples(step)
+        waiting.append(samples)
+        draws = range(step * order.batch, (step + 1) * order.batch)
+        if isinstance(order, OwnRows):
+            draws = draws[order.rows]
+        yield [
+            (draw // len(order.pairs), places[sample.scene, sample.names[0]])
+            for draw, sample in zip(draws, samples, strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Notebooks as a workbook: their parameters, their execution, and profiles of whole runs."""

@@ -1,0 +1,73 @@
+"""Relabelling and scores, checked on a model whose answers are known by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from fusionerlib.config import FusionConfig
+from fusionerlib.encoders.registry import load_text, load_visual
+from fusionerlib.evaluation.queries import Query, present_queries
+from fusionerlib.evaluation.scoring import evaluate, predict, relabelled
+from fusionerlib.frozen.features import FeatureStore
+from fusionerlib.frozen.words import WordTable
+from fusionerlib.fusion.model import SegmentationModel
+from tests.shapes import Shapes
+
+NAMES = ["red box", "green box", "blue box", "yellow box"]
+
+
+@pytest.fixture(scope="module")
+def words():
+    return WordTable(encoder=load_text("packaged"), templates=["{}"])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return FeatureStore(tmp_path_factory.mktemp("store"), encoder=load_visual("packaged")).add(Shapes(9), quiet=True)
+
+
+class Favourite(SegmentationModel):
+    """Paints the whole image with one name: its logit is 4 everywhere, any other's -4."""
+
+    def __init__(self, words: WordTable, name: str) -> None:
+        super().__init__(FusionConfig(preset="small", width=12, heads=2), visual_width=432, text_width=384)
+        self.token = words.tokens([name])[0]
+
+    def forward(self, patch_tokens, text_tokens, *, grid, size, names_mask=None):
+        mine = torch.isclose(text_tokens, self.token, atol=1e-5).all(-1)
+        return torch.where(mine, 4.0, -4.0)[:, :, None, None].expand(-1, -1, *size)
+
+
+def test_a_model_that_paints_one_name_everywhere(scenes, words) -> None:
+    result = evaluate(Favourite(words, "red box"), scenes, words, present_queries(scenes), quiet=True)
+    inside, asked = 0, 0
+    for index in range(len(scenes)):
+        if "red box" in scenes.names(index):
+            labels = scenes[index].labels.numpy()
+            inside += int((labels == scenes.names(index).index("red box") + 1).sum())
+            asked += int((labels != 255).sum())
+    by_name = {row["name"]: row["iou"] for row in result.counts.table()}
+    assert by_name["red box"] == pytest.approx(inside / asked)
+    assert by_name["green box"] == 0
+    assert result.figures()["scenes"] == 9
+    best, worst = result.extremes(1)
+    assert "red box" in best.names and dict(result.scores)[worst] == 0
+
+
+def test_absent_names_are_no_classes_but_cost_their_pixels(scenes, words) -> None:
+    queries = [Query(1, ("yellow box", *scenes.names(1)))]
+    result = evaluate(Favourite(words, "yellow box"), scenes, words, queries, quiet=True)
+    assert [row["name"] for row in result.counts.table()] == list(scenes.names(1))
+    assert result.counts.miou == 0
+
+
+def test_lists_of_different_length_share_a_batch(scenes, words) -> None:
+    queries = [Query(0, ("red box",)), Query(1, tuple(NAMES))]
+    for query, probabilities, target in predict(Favourite(words, "red box"), scenes, words, queries, quiet=True):
+        assert probabilities.shape == (len(query.names), 64, 64)
+        assert set(np.unique(target)) <= {0, 255, *range(1, len(query.names) + 1)}
+
+
+def test_labels_by_other_names() -> None:
+    labels = np.array([[0, 1, 2, 255]], dtype=np.uint8)
+    assert relabelled(labels, ("cat", "dog"), ("cow", "dog")).tolist() == [[0, 0, 2, 255]]

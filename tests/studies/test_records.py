@@ -1,0 +1,61 @@
+"""Which records a study takes for its own, from records written by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import write_text
+from fusionerlib.records import write_run_record
+from fusionerlib.studies.records import finished, rows_of
+from fusionerlib.transfer.study import BASE, TransferStudy, Trial
+
+
+def study(folder: Path, **changes: Any) -> TransferStudy:
+    return TransferStudy(run_dir=str(folder), **{"folds": (1, 2), "seeds": (0,), **changes})
+
+
+def recorded(folder: Path, **changes: Any) -> tuple[TransferStudy, Trial]:
+    """A study with a record of its first training."""
+    made = study(folder, **changes)
+    trial = made.trials()[0]
+    write_run_record(made.record(trial), made.run_of(trial), measured={"parameters": 7})
+    return made, trial
+
+
+def test_only_what_has_a_record_is_finished_and_a_row(tmp_path: Path) -> None:
+    made, trial = recorded(tmp_path)
+    assert [other for other in made.trials() if finished(made, other)] == [trial]
+    assert rows_of(made) == [{"setting": BASE, "fold": 1, "seed": 0, "steps": 600, "parameters": 7}]
+
+
+def test_where_files_lie_does_not_make_another_study(tmp_path: Path) -> None:
+    _, trial = recorded(tmp_path, voc_root=tmp_path / "voc", vectors=tmp_path / "v.parquet")
+    assert finished(study(tmp_path, voc_root=Path("elsewhere"), coco_root=Path("there")), trial)
+
+
+def test_a_record_of_other_settings_is_refused(tmp_path: Path) -> None:
+    made, trial = recorded(tmp_path)
+    with pytest.raises(FusionerError, match=r"runs/modern-steps600-fold1-seed0.json .*data.size was 320, is 64"):
+        finished(study(tmp_path, size=64), trial)
+    file = made.record(trial)
+    # As if the recipe had another set of templates by now.
+    write_text(file, file.read_text().replace('"templates": "none"', '"templates": "eight"'))
+    with pytest.raises(FusionerError, match=r"pair.templates was 'eight', is 'none'"):
+        finished(made, trial)
+
+
+def test_a_record_without_a_leaf_that_came_later_has_its_default(tmp_path: Path) -> None:
+    made, trial = recorded(tmp_path)
+    file = made.record(trial)
+    old = file.read_text().replace('    "pastes": 0,\n', "").replace('   "pastes": 0,\n', "")
+    assert "pastes" not in old
+    write_text(file, old)
+    assert finished(made, trial)
+
+
+def test_vectors_are_asked_for_only_where_a_control_reads_them(tmp_path: Path) -> None:
+    with pytest.raises(FusionerError, match=r"COCO \(.*; the text vectors"):
+        study(tmp_path, voc_root=tmp_path, vectors=tmp_path / "v.parquet").require_data()
+    study(tmp_path, voc_root=tmp_path, coco_root=tmp_path, settings=()).require_data()
