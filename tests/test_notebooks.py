@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fusionerlib import notebook as parameters
 from fusionerlib.cli.app import app
 from fusionerlib.inspector import saved_cases
 from fusionerlib.performance.tables import TITLES
 from fusionerlib.studies.pairs import Study
 from fusionerlib.transfer.study import TransferStudy
+from fusionerlib.workbook import notebook as parameters
 from fusionerlib.workbook.execution import execute_notebook
 from fusionerlib.workbook.notebook import NotebookParameters
 from fusionerlib.workbook.parameter_cells import check_parameters, parameter_names
