@@ -26,7 +26,7 @@ from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.grid.jobs import Grid, markdown, record_of, rows_of
 from fusionerlib.records import write_run_record
 from fusionerlib.training.feeds import training_feed
-from fusionerlib.training.loop import train
+from fusionerlib.training.fitting import trained
 from fusionerlib.workbook.runs import find_checkout
 
 TEST = "novel"
@@ -43,21 +43,19 @@ def run_job(job: str, leaves: dict[str, Any], folder: Path, *, device: str = "")
         work = Workspace(run, device=place)
         # Missing weights are told before an image is opened.
         words, _ = work.words, work.visual
-        feed = training_feed(work)
         directory = folder / "training" / job
-        model, history = train(run=run, scenes=feed, words=words, directory=directory, device=place)
+        made, history = trained(work, training_feed(work), directory=directory)
         pairs = work.sets.test_pairs[TEST]
         test = work.features(work.sets.tests[TEST], "test features")
-        counts = evaluate(model, test, words, single_queries(pairs)).counts.only({name for _, name in pairs})
-    trained = sorted({name for _, name in feed.pairs()})
-    checkpoints.save(folder / "checkpoints" / job, model=model, run=run, trained_names=trained)
+        counts = evaluate(made.model, test, words, single_queries(pairs)).counts.only({name for _, name in pairs})
+    checkpoints.save(folder / "checkpoints" / job, model=made.model, run=run, trained_names=made.trained_names)
     measured = {
         "miou": counts.miou,
         "fb_iou": counts.fb_iou,
         "classes": {row["name"]: row["iou"] for row in counts.table()},
         "pairs": len(pairs),
         "loss": sum(row["loss"] for row in history[-50:]) / len(history[-50:]),
-        "parameters": model.trainable()["total"],
+        "parameters": made.model.trainable()["total"],
     }
     write_run_record(record_of(folder, job), run, measured=measured)
     shutil.rmtree(directory, ignore_errors=True)

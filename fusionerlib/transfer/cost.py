@@ -1,6 +1,6 @@
 """What a training image costs: floating-point operations of the trained part, counted and not timed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,14 +29,18 @@ def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride:
 
 
 def gigaflops(study: TransferStudy, settings: Iterable[str]) -> dict[str, float]:
-    """GFLOPs of a training image by setting, at the setting's own size and names. Its encoders are loaded for it."""
+    """GFLOPs of a training image by setting, at the setting's own size and names."""
     runs = {name: study.run_of(Trial(name, study.folds[0], study.seeds[0], 1)) for name in settings}
+    return {name: cost["flops"] / 1e9 for name, cost in costs(runs).items()}
+
+
+def costs(runs: Mapping[str, RunConfig]) -> dict[str, dict[str, int]]:
+    """``training_cost`` of each of ``runs``, with the widths of its own encoders, which are loaded for it."""
     widths = {run.pair: (visual_of(run.pair).width, words_of(run.pair).encoder.width) for run in runs.values()}
-    found = {}
-    for name, run in runs.items():
-        visual, text = widths[run.pair]
-        found[name] = training_cost(run, visual_width=visual, text_width=text)["flops"] / 1e9
-    return found
+    return {
+        name: training_cost(run, visual_width=widths[run.pair][0], text_width=widths[run.pair][1])
+        for name, run in runs.items()
+    }
 
 
 def compared_costs(study: TransferStudy) -> list[dict[str, Any]]:
@@ -44,10 +48,7 @@ def compared_costs(study: TransferStudy) -> list[dict[str, Any]]:
     a training image, and percent of the paper's."""
     modern = study.model_copy(update={"size": 224}).run_of(Trial(BASE, study.folds[0], 0, 1))
     paper = RunConfig.flat(preset="bmvc2022", recipe="bmvc2022", size=224)
-    found = {
-        BASE: training_cost(modern, visual_width=1432, text_width=1000),
-        "bmvc2022": training_cost(paper, visual_width=432, text_width=384),
-    }
+    found = costs({BASE: modern, "bmvc2022": paper})
     whole = found["bmvc2022"]["flops"]
     return [
         {

@@ -1,7 +1,6 @@
 """The parameters cell of a notebook: which names it binds, in the file and in a running kernel."""
 
 import ast
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 
 
 def bound_parameters(namespace: Mapping[str, Any], *, known: Iterable[str]) -> dict[str, Any]:
@@ -55,9 +54,7 @@ def check_parameters(notebook: Path, given: Iterable[str]) -> None:
 def require_known(name: str, known: list[str], where: str) -> None:
     """Raises FusionerError naming ``name`` and the nearest of ``known`` where it is none of them."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise FusionerError(f"unknown parameter {name!r} {where}: {hint}")
+        raise FusionerError(f"unknown parameter {name!r} {where}: {nearest(name, known)}")
 
 
 def _names_from_history(history: Any, *, known: set[str]) -> list[str] | None:
