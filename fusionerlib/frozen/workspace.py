@@ -24,8 +24,9 @@ class Workspace:
 
     @classmethod
     def of_checkpoint(cls, directory: Path | str, *, device: str = "cpu") -> tuple["Workspace", Checkpoint]:
-        """The workspace that the checkpoint in ``directory`` was trained in, and the checkpoint."""
+        """The workspace that the checkpoint in ``directory`` was trained in, and the checkpoint, on ``device``."""
         checkpoint = checkpoints.load(directory)
+        checkpoint.model.to(device)
         return cls(checkpoint.run, device=device), checkpoint
 
     @cached_property

@@ -64,12 +64,12 @@ class Bench:
         model = build(run.fusion, visual_width=feed.width, text_width=words.encoder.width)
         if not list(model.parameters()):
             print(f"{run.fusion.kind}: nothing to train, it is measured as it is")
-            return Trained(model.eval(), words, None)
+            return Trained(model.eval().to(self.work.device), words, None)
         if not feed.pairs():
             raise FusionerError("no (scene, name) pair is left to train on: take a larger share of images or names")
         told = [run.model_dump_json(), feed.fingerprint, words.encoder.fingerprint, type(words).__name__]
         folder = self.directory / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
-        model, history = train(run=run, scenes=feed, words=words, directory=folder)
+        model, history = train(run=run, scenes=feed, words=words, directory=folder, device=self.work.device)
         return Trained(model, words, history[-1]["loss"])
 
     def _of(self, run: RunConfig) -> Workspace:

@@ -63,6 +63,22 @@ class NotebookParameters(Frozen):
         return checked(cls, values)
 
 
+class OnDevice(NotebookParameters):
+    """Parameters with the ``device`` that the networks run on: cpu, cuda, cuda:1, mps, or "" for a GPU if there is one.
+
+    Raises FusionerError where this machine has no such device.
+    """
+
+    device: str = "cpu"
+
+    @field_validator("device")
+    @classmethod
+    def _there(cls, given: str) -> str:
+        from fusionerlib.devices import chosen_device
+
+        return given if given == "cpu" else str(chosen_device(given))
+
+
 class RunParameters(NotebookParameters):
     """Parameters with a run's config among them: every leaf of ``RunConfig`` is a name of its own (``steps``, ...).
 
@@ -98,11 +114,11 @@ class InspectionNotebook(NotebookParameters):
     beside: str = "packaged,clip-vit-b16,dino-vitb16,mocov3-vitb16,dinov2-vitb14"
 
 
-class TrainingNotebook(RunParameters):
+class TrainingNotebook(OnDevice, RunParameters):
     """02: a fusion module trained; its config is ``run``."""
 
 
-class EvaluationNotebook(NotebookParameters):
+class EvaluationNotebook(OnDevice):
     """03: the checkpoint of ``run_dir`` measured on its own tests, or on those of ``test_dataset`` in ``test_root``.
 
     episodes: the rule by which a published list of pairs is asked, see ``protocols.episodes``. calibration_scenes:
@@ -119,7 +135,7 @@ class EvaluationNotebook(NotebookParameters):
     names_asked: int = Field(default=8, ge=1)
 
 
-class AblationNotebook(NotebookParameters):
+class AblationNotebook(OnDevice):
     """04: small trainings that differ in one thing, measured on ``ablation_mosaics`` mosaics, ``seeds`` each.
 
     ablations: names of ``ablation.VARIANTS``. pairs: those of the ablation "pair", as "VISUAL / TEXT".
@@ -140,7 +156,7 @@ class AblationNotebook(NotebookParameters):
         return self
 
 
-class MosaicNotebook(NotebookParameters):
+class MosaicNotebook(OnDevice):
     """05: Mosaic-4 of the checkpoint of ``run_dir``: ``mosaics`` plain ones, harder kinds, and robustness curves.
 
     source, source_root: data sets that the tiles are cut from and their folders, separated by commas; "" for the
