@@ -9,13 +9,13 @@ from reference import Reference, Towers, image_loss
 from torch import Tensor
 
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.frozen.features import FeatureStore
 from fusionerlib.frozen.pair import visual_of, words_of
 from fusionerlib.fusion import build
 from fusionerlib.training.feeds import Batch, StoredFeed
 from fusionerlib.training.processes import Processes
-from fusionerlib.training.sampling import NameSampler, SampleOrder
 from fusionerlib.training.stepping import Stepper
 
 NAMES = ["cat", "dog", "horse", "sheep", "cow", "bird", "boat", "bottle", "bus", "car", "chair", "person"]

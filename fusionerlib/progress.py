@@ -1,5 +1,6 @@
 """What long work shows and asks for: a bar, or plain lines where nobody looks; and room on the disk."""
 
+import os
 import shutil
 import sys
 import time
@@ -10,12 +11,17 @@ from typing import Any, Self, TypeVar
 from tqdm import tqdm
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.workbook.notebook import headless
 
 PATIENCE = 10.0
 """Seconds between plain lines, at first: long work writes one every ``SHARE`` of the time it took so far."""
 SHARE = 0.05
 Item = TypeVar("Item")
+
+HEADLESS = "FUSIONER_HEADLESS"
+"""Environment variable that the runner sets for the kernels it starts."""
+
+FRONTENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
+"""What the servers with a person in front of them put into a kernel's environment."""
 
 
 def bar(what: str, *, total: int | None, done: int = 0, unit: str = "B", quiet: bool = False) -> Any:
@@ -35,6 +41,14 @@ def each(items: Iterable[Item], what: str, *, total: int, unit: str, quiet: bool
         for item in items:
             yield item
             shown.update()
+
+
+def headless() -> bool:
+    """Whether nobody sits in front of this kernel: plain progress lines then, and no widgets.
+
+    True under the project's runner, under plain papermill, and in scripts; False in JupyterLab, VS Code and Colab.
+    """
+    return HEADLESS in os.environ or not any(name in os.environ for name in FRONTENDS)
 
 
 def plain() -> bool:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from fusionerlib.progress import bar, each
-from fusionerlib.workbook.notebook import FRONTENDS, HEADLESS
+from fusionerlib.progress import FRONTENDS, HEADLESS, bar, each, headless
 from tests.conftest import ROOT
 
 SHOWN = """
@@ -94,3 +93,13 @@ def test_a_kernel_shows_a_widget_to_a_person_and_a_line_to_nobody(looked_at: boo
         assert len(widgets) == 1 and "drawing" not in written
     else:
         assert not widgets and written.startswith("drawing: 100%, 2 of 2 things\n") and "\r" not in written
+
+
+def test_headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (HEADLESS, *FRONTENDS):
+        monkeypatch.delenv(name, raising=False)
+    assert headless()
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/02_training.ipynb")
+    assert not headless()
+    monkeypatch.setenv(HEADLESS, "1")
+    assert headless()

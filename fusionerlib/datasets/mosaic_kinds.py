@@ -9,10 +9,10 @@ from fusionerlib.datasets.categories import all_names
 from fusionerlib.datasets.corrupt import Bordered
 from fusionerlib.datasets.mosaic import Mosaics, mosaic_indices
 from fusionerlib.datasets.mosaic_sets import TILES, Tiles, plain_mosaics
+from fusionerlib.datasets.sampling import NameSampler
 from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.supercategories import supercategory
 from fusionerlib.errors import FusionerError
-from fusionerlib.training.sampling import NameSampler
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from fusionerlib.datasets.transforms import Subset
 from fusionerlib.evaluation.protocols import Inference, Rule, episodes
 from fusionerlib.evaluation.queries import Query, absent_queries, distractor_queries, single_queries
 from fusionerlib.evaluation.scoring import Evaluation, Prediction, predict, score
+from fusionerlib.evaluation.sliding import predict_windows
 from fusionerlib.evaluation.thresholds import ThresholdTable
 from fusionerlib.frozen.workspace import Workspace
-from fusionerlib.inference.sliding import predict_windows
 
 
 @dataclass(frozen=True)

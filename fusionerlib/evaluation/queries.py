@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fusionerlib.datasets.sampling import NameSampler
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.frozen.features import StoredScenes
-from fusionerlib.training.sampling import NameSampler
 
 
 @dataclass(frozen=True)

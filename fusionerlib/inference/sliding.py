@@ -1,6 +1,6 @@
 """Inference by sliding windows: the frozen tower and the fusion over the windows of one image, some at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,14 +8,9 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fusionerlib.datasets.scene import Scenes
 from fusionerlib.encoders.base import VisualEncoder
-from fusionerlib.evaluation.queries import Query
-from fusionerlib.evaluation.scoring import Prediction, relabelled
-from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion.model import SegmentationModel
-from fusionerlib.inference.windows import Corner, corners, cut, merge, stride_of
-from fusionerlib.progress import each
+from fusionerlib.inference.windows import Corner, corners, cut, merge
 
 BATCH = 9
 """Windows that go through tower and fusion at once: all of a 500x375 photo at 224 pixels."""
@@ -66,30 +61,3 @@ def _of_windows(model: SegmentationModel, image: Windows, words: Tensor) -> Iter
     size = (image.window, image.window)
     for tokens in image.tokens.split(BATCH):
         yield from model(tokens, words.expand(len(tokens), -1, -1), grid=image.grid, size=size).float().cpu()
-
-
-def predict_windows(
-    model: SegmentationModel,
-    scenes: Scenes,
-    words: WordTable,
-    queries: Sequence[Query],
-    *,
-    visual: VisualEncoder,
-    window: int,
-    quiet: bool = False,
-) -> Iterator[Prediction]:
-    """``evaluation.predict`` at the images' own sizes, window by window at the paper's stride.
-
-    Questions about one scene that follow each other share the tower's work.
-    """
-    words.add(name for query in queries for name in query.names)
-    device = model.device
-    scene, encoded, current = None, None, -1
-    for query in each(queries, "sliding windows", total=len(queries), unit="question", quiet=quiet):
-        if query.scene != current:
-            scene, current = scenes[query.scene], query.scene
-            pixels = torch.from_numpy(scene.image.copy()).to(device)
-            encoded = encode_windows(visual, pixels, window=window, stride=stride_of(window))
-        assert scene is not None and encoded is not None
-        logits = window_logits(model, encoded, words.tokens(query.names).to(device))
-        yield query, logits.sigmoid().numpy(), relabelled(scene.labels, scene.names, query.truth)

@@ -19,7 +19,7 @@ from fusionerlib.inspector.controls import Controls
 from fusionerlib.inspector.picture import picture_widget
 from fusionerlib.inspector.shown import panel, pixel_probabilities, title
 from fusionerlib.inspector.state import EVERYTHING, PANELS, Changed, InspectorState
-from fusionerlib.workbook.notebook import headless
+from fusionerlib.progress import headless
 
 STEPS = 50
 """Presses of an arrow key from one rim of the image to the other."""

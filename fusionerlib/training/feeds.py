@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fusionerlib.datasets.augment import PRESETS, Preset
 from fusionerlib.datasets.mosaic import recipe
+from fusionerlib.datasets.sampling import Sample, SampleOrder
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import DataSets
 from fusionerlib.datasets.transforms import Subset, Views
@@ -19,7 +20,6 @@ from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.frozen.features import StoredScenes
 from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.training.loading import AugmentedScenes, Key, Loader
-from fusionerlib.training.sampling import Sample, SampleOrder
 
 Pairs = list[tuple[int, str]]
 

@@ -5,10 +5,10 @@ from collections.abc import Generator, Sequence
 import numpy as np
 
 from fusionerlib.datasets.mosaic import recipe
+from fusionerlib.datasets.sampling import SampleOrder
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.frozen.features import StoredScenes
 from fusionerlib.training.feeds import Batch, Pairs, StoredFeed
-from fusionerlib.training.sampling import SampleOrder
 
 OBJECT = "object"
 """What every object is called where only objects are to be found."""

@@ -10,6 +10,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
 from fusionerlib.frozen.features import StoredScenes
 from fusionerlib.frozen.words import WordTable
@@ -17,7 +18,6 @@ from fusionerlib.fusion import SegmentationModel, build
 from fusionerlib.training.feeds import Feed, OwnRows, StoredFeed
 from fusionerlib.training.processes import Processes
 from fusionerlib.training.running import History, Running
-from fusionerlib.training.sampling import NameSampler, SampleOrder
 from fusionerlib.training.stepping import Stepper
 from fusionerlib.training.watching import Watch
 

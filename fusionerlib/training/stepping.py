@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.sampling import Sample
 from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import SegmentationModel
 from fusionerlib.fusion.losses import segmentation_loss
 from fusionerlib.training.feeds import Batch
 from fusionerlib.training.optimiser import make_optimiser, set_schedule
 from fusionerlib.training.processes import Processes
-from fusionerlib.training.sampling import Sample
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE = 1024.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
-from fusionerlib.workbook.notebook import HEADLESS
+from fusionerlib.progress import HEADLESS
 from fusionerlib.workbook.parameter_cells import check_parameters
 
 

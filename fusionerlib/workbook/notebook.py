@@ -20,12 +20,6 @@ from fusionerlib.evaluation.protocols import Inference, Rule
 from fusionerlib.presets import spelled_out
 from fusionerlib.workbook.parameter_cells import bound_parameters, require_known
 
-HEADLESS = "FUSIONER_HEADLESS"
-"""Environment variable that the runner sets for the kernels it starts."""
-
-FRONTENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
-"""What the servers with a person in front of them put into a kernel's environment."""
-
 
 class NotebookParameters(Frozen):
     """What a notebook can be told. ``run_dir`` is the run's folder: read from by later notebooks, written to by all."""
@@ -224,11 +218,3 @@ def _leave_notebooks() -> None:
     here = Path.cwd()
     if here.name == "notebooks" and (here.parent / "Snakefile").is_file():
         os.chdir(here.parent)
-
-
-def headless() -> bool:
-    """Whether nobody sits in front of this kernel: plain progress lines then, and no widgets.
-
-    True under the project's runner, under plain papermill, and in scripts; False in JupyterLab, VS Code and Colab.
-    """
-    return HEADLESS in os.environ or not any(name in os.environ for name in FRONTENDS)

@@ -13,9 +13,9 @@ from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Query
 from fusionerlib.evaluation.scoring import score
+from fusionerlib.evaluation.sliding import predict_windows
 from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import build
-from fusionerlib.inference.sliding import predict_windows
 
 NAMES = ("cat", "grass", "sky")
 SIZE, STRIDE = 64, 40

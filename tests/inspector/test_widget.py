@@ -11,7 +11,7 @@ from fusionerlib.inspector import inspect, shown
 from fusionerlib.inspector.compose import composed
 from fusionerlib.inspector.state import PANELS
 from fusionerlib.inspector.widget import parsed
-from fusionerlib.workbook.notebook import FRONTENDS, HEADLESS
+from fusionerlib.progress import FRONTENDS, HEADLESS
 from tests.inspector.conftest import NAMES
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

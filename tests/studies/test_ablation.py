@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
 from fusionerlib.frozen.features import Entry, StoredScene, StoredScenes, TokensAndLabels
 from fusionerlib.frozen.workspace import Workspace
@@ -17,7 +18,6 @@ from fusionerlib.reporting.paper_tables import PUBLISHED, ablation_tables, pair_
 from fusionerlib.reporting.published import HOLE
 from fusionerlib.studies.ablation import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants, varied
 from fusionerlib.training.fewer import OBJECT, Fewer, OneObject, families_of
-from fusionerlib.training.sampling import NameSampler, SampleOrder
 from fusionerlib.workbook.notebook import AblationNotebook
 from tests.conftest import ROOT
 from tests.small_runs import drawn, small_run

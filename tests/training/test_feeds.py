@@ -6,13 +6,13 @@ import torch
 
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.augment import PRESETS, view
+from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.datasets.sets import DataSets
 from fusionerlib.datasets.transforms import Subset, Views
 from fusionerlib.encoders.registry import load_visual
 from fusionerlib.frozen.features import FeatureStore
 from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.training.feeds import Feed, OnlineFeed, StoredFeed, training_feed, without_views
-from fusionerlib.training.sampling import NameSampler, SampleOrder
 from tests.shapes import Shapes
 
 

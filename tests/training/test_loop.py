@@ -5,6 +5,7 @@ import torch
 
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.sampling import Sample
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import present_queries
@@ -16,7 +17,6 @@ from fusionerlib.training.feeds import OnlineFeed
 from fusionerlib.training.loop import train
 from fusionerlib.training.optimiser import make_optimiser, set_schedule
 from fusionerlib.training.running import Running
-from fusionerlib.training.sampling import Sample
 from fusionerlib.training.stepping import name_masks
 from tests.shapes import Shapes
 

@@ -11,8 +11,6 @@ from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.presets import DEMO, PRESETS
 from fusionerlib.workbook.notebook import (
-    FRONTENDS,
-    HEADLESS,
     AblationNotebook,
     EvaluationNotebook,
     InspectionNotebook,
@@ -20,7 +18,6 @@ from fusionerlib.workbook.notebook import (
     MosaicNotebook,
     NotebookParameters,
     TrainingNotebook,
-    headless,
 )
 from fusionerlib.workbook.parameter_cells import check_parameters, parameter_names
 from fusionerlib.workbook.runs import load_profile
@@ -184,13 +181,3 @@ def test_a_notebook_without_a_parameters_cell_or_at_all(tmp_path: Path) -> None:
     empty.write_text("not json")
     with pytest.raises(FusionerError, match=r"empty\.ipynb can't be read"):
         parameter_names(empty)
-
-
-def test_headless(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (HEADLESS, *FRONTENDS):
-        monkeypatch.delenv(name, raising=False)
-    assert headless()
-    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/02_training.ipynb")
-    assert not headless()
-    monkeypatch.setenv(HEADLESS, "1")
-    assert headless()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusionerlib.training.sampling import NameSampler, SampleOrder
+from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 
 NAMES = [f"{colour} {noun}" for colour in ("red", "blue", "green") for noun in ("car", "ball", "dog")] + ["car", "tree"]
 
