@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,10 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
     echo = _Echo(notebook.stem)
     echo.write("started\n")
     started = time.monotonic()
-    with exclusive(output.parent / f".{output.stem}.lock", f"the execution of {output}"):
+    with (
+        exclusive(output.parent / f".{output.stem}.lock", f"the execution of {output}"),
+        tempfile.TemporaryDirectory(prefix="fusioner-", ignore_cleanup_errors=True) as sockets,
+    ):
         try:
             papermill.execute_notebook(
                 str(notebook.resolve()),
@@ -43,6 +47,7 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
                 stdout_file=echo,
                 stderr_file=echo,
+                **_own_sockets(sockets),
             )
         except PapermillExecutionError as error:
             problem = f"stopped in cell [{error.exec_count}] with {error.ename}: {error.evalue}"
@@ -50,6 +55,16 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
         except RuntimeError as error:  # nbclient's DeadKernelError, and a kernel that never came up
             raise FusionerError(f"{notebook.stem} lost its kernel ({error}): was the memory enough?") from error
     echo.write(f"done in {time.monotonic() - started:.0f} s\n")
+
+
+def _own_sockets(folder: str) -> dict[str, Any]:
+    """What makes a kernel talk through files of its own: of kernels that start at once, two may draw one TCP port."""
+    if os.name != "posix":
+        return {}
+    from traitlets.config import Config
+
+    # A short path: the name of a socket has room for some hundred characters.
+    return {"config": Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})}
 
 
 def own_kernel() -> None:

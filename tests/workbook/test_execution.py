@@ -1,6 +1,7 @@
 """One notebook executed: bad parameters stop it, a failure stays on disk, the kernel is this environment's own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,15 @@ def test_a_lock_refuses_a_second_holder_and_leaves_nothing_stale(tmp_path: Path)
         pass
     with exclusive(tmp_path / "lock", "the work"):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such sockets are POSIX's")
+def test_a_kernel_talks_through_files_that_are_gone_afterwards(tmp_path: Path, make_notebook: MakeNotebook) -> None:
+    """Two kernels that start at once may draw one TCP port, and one of them never answers."""
+    told = "import json, ipykernel\ntold = json.load(open(ipykernel.get_connection_file()))"
+    notebook = make_notebook(tmp_path / "n.ipynb", "steps: int = 3", told, 'print(told["transport"], told["ip"])')
+    execute_notebook(notebook, tmp_path / "out.ipynb", parameters={})
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    transport, address = "".join(cells[-1]["outputs"][0]["text"]).split()
+    assert transport == "ipc"
+    assert not Path(address).parent.exists()
