@@ -1,7 +1,5 @@
 """``fusioner data ...``: light to start, options in the order that people write them, what is there said in a line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from typer.testing import CliRunner
 
 from fusionerlib.cli.data import data, pairs
 from fusionerlib.errors import FusionerError
+from tests.cli.helped import help_without
 
 runner = CliRunner()
 
@@ -36,16 +35,10 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_help_imports_nothing_heavy_and_names_every_data_set() -> None:
-    code = (
-        "import sys; from fusionerlib.cli.data import data\n"
-        "try: data(['--help'])\n"
-        "except SystemExit as stop: assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'pydantic', 'httpx2', 'PIL', 'tqdm'} & set(sys.modules); assert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    heavy = {"torch", "numpy", "pydantic", "httpx2", "PIL", "tqdm"}
+    told = help_without(heavy, module="fusionerlib.cli.data", app="data")
     for command in ("openmoji", "pascal", "coco", "fss", "ade", "context"):
-        assert command in done.stdout
+        assert command in told
 
 
 def test_linked_data_are_verified_and_told(voc: Path, tmp_path: Path) -> None:
