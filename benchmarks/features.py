@@ -160,8 +160,7 @@ def quality(options: argparse.Namespace) -> dict[str, float]:
     for kind in FORMATS:
         work, trained = Workspace.of_checkpoint(options.checkpoint, device=options.device)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            data = work.run.data.model_copy(update={"store": kind, "features": Path(folder)})
-            measure = Measure(replace(work, run=work.run.model_copy(update={"data": data})), trained)
+            measure = Measure(replace(work, run=work.run.changed(store=kind, features=Path(folder))), trained)
             everything = measure.benchmarks(dataset=options.dataset, root=str(options.root))["all"]
             count = min(options.scenes, len(everything.scenes))
             spread = [place * len(everything.scenes) // count for place in range(count)]

@@ -136,7 +136,7 @@ def check(plain: Plain, ours: Ours) -> dict[str, dict[str, float]]:
 
     Raises RuntimeError where the sides do not compute the same.
     """
-    exact = ours.run.model_copy(update={"training": ours.run.training.model_copy(update={"mixed_precision": "no"})})
+    exact = ours.run.changed(mixed_precision="no")
     start = {name: value.clone() for name, value in ours.model.state_dict().items()}
     expected = float(plain.loss())
     right, found = gradients(plain.model), {}

@@ -99,9 +99,8 @@ def steps(plain: Plain, ours: Ours, options: argparse.Namespace) -> dict[str, An
 def modern(paper: Ours, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The packaged pair and ``modern`` beside the paper's fusion, both on stored features."""
     nowhere = Path("data")
-    run = shipped.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=SIZE)
-    training = run.training.model_copy(update={"mixed_precision": options.precision})
-    small = Ours(run.model_copy(update={"training": training}), folder, options.device)
+    run = shipped.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=SIZE, mixed_precision=options.precision)
+    small = Ours(run, folder, options.device)
     rows: dict[str, Any] = {}
     both = {"bmvc2022": paper, "modern": small}
     batches = {name: ours.stored() for name, ours in both.items()}

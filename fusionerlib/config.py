@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fusionerlib.errors import FusionerError, nearest
-from fusionerlib.presets import PRESETS, RECIPES
+from fusionerlib.presets import PRESETS, RECIPES, resolved, undecided
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -19,7 +19,7 @@ class Frozen(BaseModel):
 
 def _filled(given: Any, *, key: str, presets: dict[str, dict[str, Any]]) -> Any:
     if isinstance(given, dict):
-        return {**presets.get(given.get(key, ""), {}), **given}
+        return {**presets.get(str(given.get(key, "")), {}), **given}
     return given
 
 
@@ -128,6 +128,10 @@ class DataConfig(Frozen):
     data_seed: int = Field(default=0, ge=0)
 
 
+PLACES = ("root", "coco", "features")
+"""Leaves of ``DataConfig`` that say where files lie, which does not decide what a run is."""
+
+
 class TrainingConfig(Frozen):
     """The optimisation. One sample is one (scene, name) pair, with more names of the scene and absent ones beside it.
 
@@ -182,7 +186,7 @@ class TrainingConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """Everything that decides a training run."""
+    """Everything that decides a training run. ``flat`` makes one, ``changed`` another from it."""
 
     pair: PairConfig = PairConfig()
     fusion: FusionConfig = FusionConfig(preset="small")
@@ -207,19 +211,40 @@ class RunConfig(Frozen):
         return self
 
     @classmethod
-    def flat(cls, **values: Any) -> "RunConfig":
-        """A config from leaf names alone (``steps=20, depth=4``): each goes to the section that has it.
+    def flat(cls, **leaves: Any) -> "RunConfig":
+        """The run of these leaf names (``steps=20, depth=4``): each goes to the section that has it.
 
-        Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
+        A preset brings the recipe of its own name, and how it reads the packaged pair (tokens, templates, synonyms);
+        what is given wins. A leaf that is None counts as not given. With neither preset nor recipe it is
+        ``presets.DEMO``. Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
         """
-        homes = {leaf: name for name, field in cls.model_fields.items() for leaf in _section(field).model_fields}
-        nested: dict[str, dict[str, Any]] = {name: {} for name in cls.model_fields}
-        nested["fusion"]["preset"] = "small"
-        for leaf, value in values.items():
+        homes = cls.leaf_sections()
+        for leaf, value in leaves.items():
             if leaf not in homes:
                 raise FusionerError(f"unknown parameter {leaf!r} = {value!r}: {nearest(leaf, sorted(homes))}")
+        nested: dict[str, dict[str, Any]] = {name: {} for name in cls.model_fields}
+        for leaf, value in resolved({leaf: value for leaf, value in leaves.items() if value is not None}).items():
             nested[homes[leaf]][leaf] = value
         return checked(cls, nested)
+
+    @classmethod
+    def leaf_sections(cls) -> dict[str, str]:
+        """The section of every leaf name."""
+        return {leaf: name for name, field in cls.model_fields.items() for leaf in _section(field).model_fields}
+
+    @property
+    def leaves(self) -> dict[str, Any]:
+        """Every leaf by its name alone, as ``flat`` takes them."""
+        return {leaf: value for _, section in self for leaf, value in section}
+
+    def changed(self, **leaves: Any) -> "RunConfig":
+        """This run with some leaves changed; one that is None stays.
+
+        A preset replaces the whole section ``fusion``, the recipe, and how the packaged pair is read; a recipe replaces
+        all leaves that any recipe decides. What is given beside them wins. Raises FusionerError as ``flat`` does.
+        """
+        new = {leaf: value for leaf, value in leaves.items() if value is not None}
+        return self.flat(**{**undecided(self.leaves, fusion=FusionConfig.model_fields, new=new), **new})
 
 
 def _section(field: Any) -> type[BaseModel]:

@@ -1,6 +1,6 @@
 """Named fusion modules and optimisations: what each changes from the defaults of the config."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -44,7 +44,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "positives": 3,
         "negatives": 3,
         "hard_negatives": 0.0,
-        "balanced": True,
         "loss": "bce+dice",
         "lr": 2e-3,
         "mixed_precision": "bf16",
@@ -56,29 +55,51 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
 
 TEMPLATES = {"templates": "eight"}
-"""Prompt templates of notebook 02 where neither it nor the preset names any."""
+"""Prompt templates where neither the leaves nor the preset name any."""
 
 DEMO: dict[str, Any] = {**TEMPLATES, "depth": 1, "hard_negatives": 0.75, "loss": "bce+dice", "text_noise": 0.7}
-"""What suits the drawn scenes better than ``small`` as it is: notebook 02 where it is told no preset."""
+"""What suits the drawn scenes better than ``small`` as it is: every run with neither preset nor recipe."""
 
 TOKENS: dict[str, dict[str, str]] = {
     "modern": {"visual_tokens": "classes", "text_tokens": "classes", "templates": "none", "synonyms": "everyday"},
 }
 """How a preset reads the packaged pair, where that is not the pair's first way."""
 
+READING = frozenset(leaf for tokens in TOKENS.values() for leaf in tokens)
+"""Leaves of ``PairConfig`` that a preset decides for the packaged pair."""
 
-def spelled_out(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """``leaves`` of a run as notebook 02 takes them, for ``RunConfig.flat``: those that are None are left out.
+OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise"}
+"""Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, decides."""
 
-    A preset brings the recipe of its own name with it, and the way in which it reads the packaged pair; what is given
-    wins. With neither preset nor recipe it is ``DEMO``.
+
+def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """``leaves`` with what their preset and recipe bring beside the sections of their own; what is given wins.
+
+    A preset brings the recipe of its own name, and how it reads the packaged pair. With neither preset nor recipe it is
+    ``DEMO`` on the preset ``small``.
     """
-    given = {leaf: value for leaf, value in leaves.items() if value is not None}
-    if not given.keys() & {"preset", "recipe"}:
-        return {**DEMO, **given}
-    preset, pair = given.get("preset"), {given.get(side, "packaged") for side in ("visual", "text")}
+    if not leaves.keys() & {"preset", "recipe"}:
+        return {"preset": "small", **DEMO, **leaves}
+    given = {"preset": "small", **leaves}
+    preset = str(given["preset"])
     if preset in RECIPES:
-        given.setdefault("recipe", preset)
-    if preset in TOKENS and pair == {"packaged"} and not given.keys() & {"kind", "likeness"}:
-        given |= {leaf: way for leaf, way in TOKENS[preset].items() if not given.get(leaf)}
-    return {**TEMPLATES, **given}
+        given = {"recipe": preset, **given}
+    # Another model than the preset's, or another pair, reads tokens in a way of its own.
+    own = {"visual": "packaged", "text": "packaged"}
+    own |= {leaf: PRESETS.get(preset, {}).get(leaf, "") for leaf in ("kind", "likeness")}
+    as_it_is = all(given.get(leaf, value) == value for leaf, value in own.items())
+    return {**TEMPLATES, **(TOKENS.get(preset, {}) if as_it_is else {}), **given}
+
+
+def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Collection[str]) -> dict[str, Any]:
+    """``leaves`` of a whole run without those that a ``preset`` or ``recipe`` among the ``new`` ones decides.
+
+    fusion: the leaves of ``FusionConfig``, all of which are a preset's.
+    """
+    decided: set[str] = set()
+    if "preset" in new:
+        decided |= {*fusion, "recipe"}
+        decided |= READING if leaves["visual"] == leaves["text"] == "packaged" else set()
+    if decided or "recipe" in new:
+        decided |= OPTIMISATION
+    return {leaf: value for leaf, value in leaves.items() if leaf not in decided}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fusionerlib import checkpoints
-from fusionerlib.config import RunConfig
+from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.pascal import NOTHING
 from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.training.feeds import training_feed
@@ -37,19 +37,12 @@ def recipe(
     """The run that makes it: ``modern`` for the packaged pair in one space, VOC and COCO together, no class held out.
 
     With a ``fold`` of PASCAL-5i held out the same recipe can be measured on classes that it never saw. changes: leaves
-    of the config that are to differ.
+    that are to differ, as in ``RunConfig.changed``.
 
     Images of PASCAL-5i's validation lists do not train, so that its pictures can be shown.
     """
     leaves: dict[str, Any] = {
         "preset": "modern",
-        "recipe": "modern",
-        # Most of COCO's categories have a handful of images here: drawn as often as people and cats, they are learnt
-        # by heart, and all others suffer.
-        "balanced": False,
-        "visual_tokens": "classes",
-        "text_tokens": "classes",
-        "synonyms": "everyday",
         "dataset": "photos",
         "root": voc,
         "coco": coco,
@@ -60,7 +53,7 @@ def recipe(
         "validate_every": steps,
         "seed": seed,
     }
-    return RunConfig.flat(**{**leaves, **changes})
+    return RunConfig.flat(**leaves).changed(**changes)
 
 
 def rebuild(run: RunConfig, target: Path, *, quiet: bool = False) -> Path:
@@ -71,11 +64,11 @@ def rebuild(run: RunConfig, target: Path, *, quiet: bool = False) -> Path:
     work, running = Workspace(run), target / "training"
     made, _ = trained(work, training_feed(work), directory=running, quiet=quiet)
     # Where the data lay is nobody's business but its owner's.
-    plain = run.data.model_copy(update={place: Path("data") / place for place in ("root", "coco", "features")})
+    plain = run.changed(**{place: Path("data") / place for place in PLACES})
     checkpoints.save(
         target,
         model=made.model,
-        run=run.model_copy(update={"data": plain}),
+        run=plain,
         trained_names=made.trained_names,
         number_format=torch.half,
     )

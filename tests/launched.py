@@ -27,7 +27,8 @@ from fusionerlib.training.processes import Processes
 from fusionerlib.training.running import History
 from tests.shapes import Shapes
 
-SMALL: dict[str, Any] = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 8, "batch": 4, "warmup": 2, "steps": 4}
+SMALL: dict[str, Any] = {"preset": "small", "templates": "none"}
+SMALL |= {"width": 16, "heads": 2, "depth": 1, "decoder_width": 8, "batch": 4, "warmup": 2, "steps": 4}
 SMALL |= {"loss_stride": 4, "positives": 2, "negatives": 2, "validate_every": 1, "checkpoint_every": 2, "size": 64}
 
 

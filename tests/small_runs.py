@@ -23,4 +23,5 @@ def small_run(folder: Path, root: Path, **leaves: object) -> RunConfig:
     """A run of one step on the things in ``root``, with its features in ``folder``."""
     few = {"train_scenes": 6, "eval_scenes": 2, "size": 64, "objects": DRAWN["objects"], "steps": 1, "batch": 2}
     small = {"width": 24, "heads": 2, "depth": 1, "decoder_width": 8, "warmup": 0}
-    return RunConfig.flat(**{"root": root, "features": folder / "features", **few, **small, **leaves})
+    plain = {"preset": "small", "templates": "none"}
+    return RunConfig.flat(**{**plain, "root": root, "features": folder / "features", **few, **small, **leaves})

@@ -1,13 +1,17 @@
 """The command ``fusioner train``: a run's config to its checkpoint, alone or in every process of a launch."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusionerlib.cli.data import pairs
 from fusionerlib.errors import FusionerError
+
+if TYPE_CHECKING:
+    from fusionerlib.config import RunConfig
 
 
 def train(
@@ -22,23 +26,33 @@ def train(
 
     In several processes: accelerate launch --num_processes 2 -m fusionerlib.cli.app train CONFIG
     """
-    from fusionerlib.config import RunConfig, checked
     from fusionerlib.training.fitting import fit
     from fusionerlib.training.processes import Processes
-    from fusionerlib.workbook.runs import parsed
 
-    given = {name: parsed(value) for name, value in pairs(settings or []).items()}
-    if config is None:
-        run = RunConfig.flat(**given)
-    else:
-        try:
-            kept = json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FusionerError(f"{config} can't be read ({error}): give the config.json of a run, or none") from error
-        # A checkpoint's file holds its run beside other things.
-        whole = checked(RunConfig, kept.get("run", kept) if isinstance(kept, dict) else kept)
-        leaves = {leaf: value for _, section in whole for leaf, value in section}
-        run = RunConfig.flat(**{**leaves, **given})
-    checkpoint = fit(run, output, device=device)
+    checkpoint = fit(configured(config, settings or []), output, device=device)
     if Processes.joined(device).main:
         typer.echo(f"checkpoint: {checkpoint}")
+
+
+def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
+    """The run of a JSON file and ``--set`` options: by ``RunConfig.changed``, or by ``RunConfig.flat`` without a file.
+
+    The file holds a run's sections, or is a checkpoint's ``config.json``, which holds them beside other things; leaves
+    that it lacks are as in ``RunConfig.flat``. Raises FusionerError where it holds no run, and for a bad setting.
+    """
+    from fusionerlib.config import RunConfig
+    from fusionerlib.workbook.runs import parsed
+
+    given = {name: parsed(value) for name, value in pairs(list(settings)).items()}
+    if config is None:
+        return RunConfig.flat(**given)
+    try:
+        kept = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FusionerError(f"{config} can't be read ({error}): give the config.json of a run, or none") from error
+    known, sections = list(RunConfig.model_fields), kept.get("run", kept) if isinstance(kept, dict) else None
+    whole = isinstance(sections, dict) and sections and sections.keys() <= set(known)
+    if not whole or not all(isinstance(section, dict) for section in sections.values()):
+        raise FusionerError(f"{config} holds no run: expected objects under {', '.join(known)}, as in a config.json")
+    leaves = {leaf: value for section in sections.values() for leaf, value in section.items()}
+    return RunConfig.flat(**leaves).changed(**given)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusionerlib.config import RunConfig, checked
+from fusionerlib.config import RunConfig
 from fusionerlib.datasets.mosaic_sets import mosaic_sets
 from fusionerlib.encoders.registry import get_row
 from fusionerlib.errors import FusionerError, nearest
@@ -68,23 +68,6 @@ def chosen_variants(ablations: Sequence[str] = DEFAULT, *, pairs: Sequence[str] 
     return {name: made if name == "pair" else VARIANTS[name] for name in dict.fromkeys(ablations)}
 
 
-def varied(run: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """``run`` with some leaves changed, each in the section that has it.
-
-    Raises FusionerError for a leaf that none has, and for a value that does not fit.
-    """
-    known = {leaf for _, section in run for leaf in type(section).model_fields}
-    if unknown := changes.keys() - known:
-        raise FusionerError(f"unknown leaf {min(unknown)!r} of a run's config: known are {', '.join(sorted(known))}")
-    sections = {
-        name: section.model_copy(
-            update={key: value for key, value in changes.items() if key in type(section).model_fields}
-        )
-        for name, section in run
-    }
-    return checked(RunConfig, {name: section.model_dump() for name, section in sections.items()})
-
-
 def ablate(
     work: Workspace, *, steps: int, batch: int, mosaics: int, seeds: int, directory: Path, variants: Variants
 ) -> list[dict[str, Any]]:
@@ -104,7 +87,7 @@ def ablate(
             shares = {key: value for key, value in changes.items() if key in SHARES}
             leaves = {key: value for key, value in changes.items() if key not in SHARES}
             for seed in range(seeds):
-                run = varied(work.run, {**leaves, **budget, **fixed, "seed": seed})
+                run = work.run.changed(**{**leaves, **budget, **fixed, "seed": seed})
                 key = (run, tuple(sorted(shares.items())))
                 if key not in done:
                     sets = mosaic_sets(run.data, count=mosaics, seed=0, trained=trained)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusionerlib.config import FusionConfig, PairConfig, RunConfig
+from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.datasets.mosaic import Mosaics
 from fusionerlib.datasets.mosaic_kinds import Kind
 from fusionerlib.datasets.scene import vocabulary
@@ -18,7 +18,6 @@ from fusionerlib.frozen.features import StoredScenes
 from fusionerlib.frozen.words import WordTable
 from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.fusion import SegmentationModel
-from fusionerlib.studies.ablation import varied
 from fusionerlib.studies.bench import Bench
 from fusionerlib.training.fewer import OneObject
 
@@ -97,11 +96,13 @@ def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:
     if changes["kind"] == "similarity":
         changes |= aligned_tokens(run.pair) or {}
     if (run.fusion.kind == "maps") != (changes["kind"] == "maps"):
-        run = run.model_copy(update={"fusion": FusionConfig(preset="modern" if changes["kind"] == "maps" else "small")})
+        preset = "modern" if changes["kind"] == "maps" else "small"
+        # The pair and the optimisation stay the run's own.
+        changes = {**dict(run.pair), **dict(run.training), "preset": preset, **changes}
         if changes["kind"] == "maps":
             changes |= _modern_tokens(run.pair)
     budget = {"steps": steps, "warmup": min(run.training.warmup, steps // 10)} if steps else {}
-    return varied(run, {**changes, **budget, "feed": "stored"})
+    return run.changed(**{**changes, **budget, "feed": "stored"})
 
 
 def compare(

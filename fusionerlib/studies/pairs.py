@@ -82,6 +82,7 @@ class Study(PhotoStudy):
     def run_of(self, trial: Variant) -> RunConfig:
         """The config of one run."""
         return RunConfig.flat(
+            preset="small",
             text="packaged" if trial.text == "MiniLM" else f"vectors:{self.vectors}",
             templates=str(self.template),
             kind=FUSIONS[trial.fusion],

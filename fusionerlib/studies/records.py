@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fusionerlib.config import RunConfig, checked
+from fusionerlib.config import PLACES, RunConfig, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.workbook.notebook import NotebookParameters
 
@@ -99,7 +99,7 @@ def finished(study: PhotoStudy, trial: Training) -> bool:
 def _decisive(run: RunConfig) -> dict[str, Any]:
     """The leaves of a run's config that decide its figures: where files lie does not, nor how many workers read."""
     leaves = {f"{section}.{leaf}": value for section, part in run for leaf, value in part}
-    for place in ("data.root", "data.coco", "data.features", "training.workers"):
+    for place in (*(f"data.{leaf}" for leaf in PLACES), "training.workers"):
         del leaves[place]
     templates, text = run.pair.templates, run.pair.text
     return leaves | {"pair.templates": Path(templates).name, "pair.text": text.split(":")[0]}

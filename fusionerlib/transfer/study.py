@@ -15,7 +15,7 @@ CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "couch")
 """Classes with at least ten published validation pairs among the photographs that this was made with."""
 
 Changes = Mapping[str, Any]
-PLAIN = {"visual_tokens": "", "text_tokens": "", "synonyms": "", "likeness": "learned"}
+PLAIN = {"visual_tokens": "", "text_tokens": "", "templates": "none", "synonyms": "", "likeness": "learned"}
 """The pair as it came: two spaces, tied by a learned map."""
 
 CONTROLS: dict[str, Changes] = {

@@ -17,7 +17,6 @@ from pydantic import Field, field_validator, model_validator
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.evaluation.protocols import Inference, Rule
-from fusionerlib.presets import spelled_out
 from fusionerlib.workbook.parameter_cells import bound_parameters, require_known
 
 
@@ -76,22 +75,22 @@ class OnDevice(NotebookParameters):
 class RunParameters(NotebookParameters):
     """Parameters with a run's config among them: every leaf of ``RunConfig`` is a name of its own (``steps``, ...).
 
-    A leaf that is None is as its preset says, see ``presets.spelled_out``.
+    A leaf that is None is as its preset says, see ``RunConfig.flat``.
     """
 
-    run: RunConfig = RunConfig.flat(**spelled_out({}))
+    run: RunConfig = RunConfig.flat()
 
     @classmethod
     def known(cls) -> list[str]:
         """The names of the parameters, the run's leaves among them."""
-        return sorted({*cls.model_fields, *run_leaves()} - {"run"})
+        return sorted({*cls.model_fields, *RunConfig.leaf_sections()} - {"run"})
 
     @classmethod
     def flat(cls, **values: Any) -> Self:
         """The parameters from plain values by name, the run's leaves among them; FusionerError where one is unfit."""
-        leaves = {name: value for name, value in values.items() if name in run_leaves()}
+        leaves = {name: value for name, value in values.items() if name in RunConfig.leaf_sections()}
         own = {name: value for name, value in values.items() if name not in leaves}
-        return checked(cls, {"run": RunConfig.flat(**spelled_out(leaves)), **own})
+        return checked(cls, {"run": RunConfig.flat(**leaves), **own})
 
 
 class InspectionNotebook(NotebookParameters):
@@ -206,11 +205,6 @@ class PerformanceNotebook(NotebookParameters):
     def file(self) -> Path:
         """Where the page goes."""
         return Path(self.page) if self.page else self.directory / "performance.md"
-
-
-def run_leaves() -> set[str]:
-    """The leaf names of ``RunConfig``, as ``RunConfig.flat`` takes them."""
-    return {leaf for _, section in RunConfig() for leaf in type(section).model_fields}
 
 
 def _leave_notebooks() -> None:

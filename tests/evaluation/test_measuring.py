@@ -34,7 +34,7 @@ def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
         Image.fromarray(photo).save(root / "JPEGImages" / f"{key}.jpg")
         save_mask(root / "SegmentationClassAug" / f"{key}.png", raw)
     values = {"dataset": "pascal", "root": root, "fold": 1, "size": 64, "features": root / "features"}
-    run = RunConfig.flat(**values, width=24, heads=2, depth=1, logit_bias=0.0)
+    run = RunConfig.flat(preset="small", **values, width=24, heads=2, depth=1, logit_bias=0.0)
     torch.manual_seed(1)
     model = build(run.fusion, visual_width=432, text_width=384).eval()
     return Measure(Workspace(run), Checkpoint(model=model, run=run, trained_names=("bottle", "dog", "person")))

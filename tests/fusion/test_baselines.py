@@ -157,7 +157,7 @@ def test_words_that_do_not_fit_into_patches_are_refused() -> None:
 )
 def test_similarity_of_two_spaces_is_refused_with_the_remedy(pair: dict, told: str) -> None:
     with pytest.raises(FusionerError, match=told):
-        RunConfig.flat(kind="similarity", **pair)
+        RunConfig.flat(preset="small", kind="similarity", **pair)
     assert RunConfig.flat(**pair).fusion.kind == "fusioner"
 
 

@@ -16,7 +16,7 @@ from fusionerlib.frozen.workspace import Workspace
 from fusionerlib.fusion import build
 from fusionerlib.reporting.paper_tables import PUBLISHED, ablation_tables, pair_lines
 from fusionerlib.reporting.published import HOLE
-from fusionerlib.studies.ablation import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants, varied
+from fusionerlib.studies.ablation import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants
 from fusionerlib.training.fewer import OBJECT, Fewer, OneObject, families_of
 from fusionerlib.workbook.notebook import AblationNotebook
 from tests.conftest import ROOT
@@ -34,7 +34,7 @@ def test_every_setting_is_a_config_of_its_own_that_builds() -> None:
         runs = []
         for changes in settings.values():
             shares = {key: value for key, value in changes.items() if key in SHARES}
-            run = varied(base, {key: value for key, value in changes.items() if key not in SHARES})
+            run = base.changed(**{key: value for key, value in changes.items() if key not in SHARES})
             build(run.fusion, visual_width=12, text_width=9)
             runs.append((run, tuple(shares.items())))
         assert len(settings) >= 2 and len(set(runs)) == len(settings), name
@@ -61,15 +61,14 @@ def test_unknown_names_are_told_before_anything_trains(given: dict, told: str) -
 
 
 def test_a_pair_starts_from_its_own_tokens() -> None:
-    run = varied(
-        RunConfig.flat(visual_tokens="classes", text_tokens="classes"), chosen_variants(["pair"])["pair"][PAIRS[1]]
-    )
+    run = RunConfig.flat(visual_tokens="classes", text_tokens="classes")
+    run = run.changed(**chosen_variants(["pair"])["pair"][PAIRS[1]])
     assert run == RunConfig.flat(text="arbitrary")
 
 
 def test_a_leaf_that_no_section_has_is_refused() -> None:
-    with pytest.raises(FusionerError, match="unknown leaf 'dept'"):
-        varied(RunConfig(), {"dept": 3})
+    with pytest.raises(FusionerError, match="unknown parameter 'dept' = 3: did you mean 'depth'"):
+        RunConfig().changed(dept=3)
 
 
 def test_families_are_joined_by_words_they_share_in_full() -> None:

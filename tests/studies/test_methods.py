@@ -43,7 +43,7 @@ def changed(run: RunConfig, other: RunConfig) -> dict[str, object]:
 
 
 def test_a_method_changes_only_what_it_is() -> None:
-    run = RunConfig.flat(depth=3, text_noise=0.7, steps=90, loss="bce+dice", feed="stored")
+    run = RunConfig.flat(preset="small", depth=3, text_noise=0.7, steps=90, loss="bce+dice", feed="stored")
     words = {"visual_tokens": "worded", "text_tokens": "mean"}
     assert changed(run, method_run(run, "fusioner")) == changed(run, method_run(run, "shuffled names")) == {}
     assert changed(run, method_run(run, "late")) == {"kind": "late"}
@@ -58,7 +58,7 @@ def test_a_method_changes_only_what_it_is() -> None:
 def test_a_run_of_modern_lends_its_data_but_not_its_width() -> None:
     run = RunConfig.flat(preset="modern", visual_tokens="classes", text_tokens="classes", width=24)
     assert method_run(run, "modern").fusion.width == 24
-    assert method_run(run, "lseg").fusion == RunConfig.flat(kind="lseg").fusion
+    assert method_run(run, "lseg").fusion == RunConfig.flat(preset="small", kind="lseg").fusion
 
 
 @pytest.mark.parametrize(

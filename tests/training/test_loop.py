@@ -38,7 +38,9 @@ def scenes(visual, tmp_path_factory):
 
 def config(**changes) -> RunConfig:
     values = {"width": 48, "heads": 4, "depth": 1, "batch": 4, "warmup": 2, "steps": 6, "checkpoint_every": 2}
-    return RunConfig.flat(**{**values, "loss_stride": 2, "negatives": 2, "text_noise": 0.3, **changes})
+    return RunConfig.flat(
+        **{"preset": "small", **values, "loss_stride": 2, "negatives": 2, "text_noise": 0.3, **changes}
+    )
 
 
 class Stopped(Exception):

@@ -63,9 +63,7 @@ def test_a_notebook_s_two_processes_end_where_the_command_line_s_one_does(data: 
     assert checkpoint.trained_names == ("blue sofa", "cat", "dog") and checkpoint.run.training.steps == 3
 
     # Features of their own, so that the two processes extract them too.
-    run = checkpoint.run.model_copy(
-        update={"data": checkpoint.run.data.model_copy(update={"features": tmp_path / "again"})}
-    )
+    run = checkpoint.run.changed(features=tmp_path / "again")
     (tmp_path / "cells.py").write_text(NOTEBOOK)
     command = [sys.executable, str(tmp_path / "cells.py"), run.model_dump_json(), str(tmp_path / "two"), free_port()]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
