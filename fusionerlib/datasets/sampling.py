@@ -73,7 +73,10 @@ class NameSampler:
 
 
 class SampleOrder:
-    """The samples of any training step, from (seed, step) alone: resuming needs no generator's state."""
+    """The samples of any training step, from (seed, step) alone: resuming needs no generator's state.
+
+    rows: which of a step's ``batch`` samples are this process's own, where several share every batch.
+    """
 
     def __init__(
         self,
@@ -84,9 +87,10 @@ class SampleOrder:
         batch: int,
         seed: int,
         balanced: bool = False,
+        rows: slice = slice(None),
     ) -> None:
         self.pairs, self.scene_names, self.sampler = list(pairs), scene_names, sampler
-        self.batch, self.seed = batch, seed
+        self.batch, self.seed, self.rows = batch, seed, rows
         self._places: dict[str, list[int]] = defaultdict(list)
         for place, (_, name) in enumerate(self.pairs):
             self._places[name if balanced else ""].append(place)
@@ -100,6 +104,14 @@ class SampleOrder:
         rng = np.random.default_rng((self.seed, 1, step))
         chosen = [self.pairs[self._position(step * self.batch + offset)] for offset in range(self.batch)]
         return [Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng)) for scene, name in chosen]
+
+    def own_samples(self, step: int) -> list[Sample]:
+        """Those of ``samples`` that are at ``rows``."""
+        return self.samples(step)[self.rows]
+
+    def own_draws(self, step: int) -> range:
+        """The places of ``own_samples`` among all draws of the training, from 0."""
+        return range(step * self.batch, (step + 1) * self.batch)[self.rows]
 
     def _position(self, count: int) -> int:
         if len(self._places) > 1:

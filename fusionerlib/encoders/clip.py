@@ -4,14 +4,13 @@ The two halves of a model share a space, so words and patches of equal ``space``
 weights wrong without a word is their activation (QuickGELU): it comes with the row or the tag, never from the name.
 """
 
+import ast
 import difflib
 import importlib.util
 import json
-import sys
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 from jaxtyping import Float
@@ -192,8 +191,11 @@ def _folder() -> Path:
 
 @cache
 def _tables() -> Any:
-    """open_clip's module of published weights, under a package of its own: importing open_clip itself takes 5 s."""
-    package = ModuleType("_open_clip_tables")
-    package.__path__ = [str(_folder())]
-    sys.modules[package.__name__] = package
-    return import_module(f"{package.__name__}.pretrained")
+    """What open_clip's ``pretrained.py`` defines, run without the package round it, whose import takes 5 s."""
+    found: dict[str, Any] = {}
+    for file in (_folder() / f"{module}.py" for module in ("constants", "version", "pretrained")):
+        code = ast.parse(file.read_text(encoding="utf-8"))
+        # What it imports from its neighbours is here already.
+        code.body = [line for line in code.body if not (isinstance(line, ast.ImportFrom) and line.level)]
+        exec(compile(code, str(file), "exec"), found)
+    return SimpleNamespace(**found)

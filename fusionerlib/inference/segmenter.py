@@ -94,23 +94,28 @@ class Segmenter:
         )
 
     @torch.no_grad()
-    def set_image(self, image: ImageLike) -> Self:
+    def set_image(self, image: ImageLike, *, answer_size: tuple[int, int] | None = None) -> Self:
         """Runs the frozen tower once on ``image``: Pillow, a path, or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
 
-        EXIF orientation is applied, transparency is put on white. Returns itself. Raises FusionerError naming the
-        file or array where it can't be read; the image set before is forgotten then.
+        EXIF orientation is applied, transparency is put on white. Returns itself. answer_size: height and width of the
+        masks that ``segment`` gives, and of the image under them; None for the image's own.
+        Raises FusionerError naming the file or array where it can't be read; the image set before is forgotten then.
         """
         self._image = self._tokens = self._windows = None
         pixels = read_image(image)
+        answered = pixels
+        if answer_size is not None:
+            height, width = answer_size
+            answered = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
         if self.size is not None and self.stride is not None:
             photo = torch.from_numpy(pixels).to(self._device)
             self._windows = encode_windows(self.visual, photo, window=self.size, stride=self.stride)
-            self._image = pixels
+            self._image = answered
             return self
         rows, columns = self._input = self._input_size(*pixels.shape[:2])
         resized = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR)
         batch = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(self._device)
-        self._tokens, self._image = self.visual(batch), pixels
+        self._tokens, self._image = self.visual(batch), answered
         return self
 
     def _input_size(self, height: int, width: int) -> tuple[int, int]:

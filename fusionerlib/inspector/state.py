@@ -199,12 +199,11 @@ class InspectorState:
         names = tuple(self.names if names is None else names)
         if on := [name for name in names if name not in off]:
             self.segmenter.text_tokens(on)  # a name that can't be encoded stops here, while nothing has changed
-        self.segmenter.set_image(photo)
-        self.index, self.photo, self.pixel = index, photo, None
-        height, width = fitted(*photo.shape[:2])
-        self.small = np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
         # Answers come at the panels' size: at the 12 megapixels of a camera a word would take seconds.
-        self.segmenter._image = self.small
+        height, width = fitted(*photo.shape[:2])
+        self.segmenter.set_image(photo, answer_size=(height, width))
+        self.index, self.photo, self.pixel = index, photo, None
+        self.small = np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
         self._ask(names, off)
         return EVERYTHING
 

@@ -47,18 +47,6 @@ class Batch:
         return Batch(self.tokens[rows], self.labels[rows], self.names[rows], self.samples[rows])
 
 
-class OwnRows(SampleOrder):
-    """``order`` as one of several processes goes through it: of every step only the samples at ``rows``."""
-
-    def __init__(self, order: SampleOrder, rows: slice) -> None:
-        vars(self).update(vars(order))
-        self.rows = rows
-
-    def samples(self, step: int) -> list[Sample]:
-        """This process's samples of step ``step``."""
-        return super().samples(step)[self.rows]
-
-
 @runtime_checkable
 class Feed(Protocol):
     """Scenes that a fusion trains on, and their batches."""
@@ -79,7 +67,7 @@ class Feed(Protocol):
         ...
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
-        """The batches of ``steps``, each decided by ``order`` and its step alone."""
+        """The batches of ``steps``, each decided by ``order`` and its step alone: its own rows of every step."""
         ...
 
 
@@ -111,7 +99,7 @@ class StoredFeed:
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
         """The batches of ``steps``."""
         for step in steps:
-            samples = order.samples(step)
+            samples = order.own_samples(step)
             scenes = [sample.scene for sample in samples]
             tokens, labels = self.scenes.batch(scenes)
             yield Batch(tokens, labels, [self.scenes.names(scene) for scene in scenes], samples)
@@ -204,12 +192,9 @@ def _keys(order: SampleOrder, steps: range, waiting: deque[list[Sample]]) -> Ite
     """The keys of each step's views; its samples wait in ``waiting`` until its batch comes."""
     places = {pair: place for place, pair in enumerate(order.pairs)}
     for step in steps:
-        samples = order.samples(step)
+        samples = order.own_samples(step)
         waiting.append(samples)
-        draws = range(step * order.batch, (step + 1) * order.batch)
-        if isinstance(order, OwnRows):
-            draws = draws[order.rows]
         yield [
             (draw // len(order.pairs), places[sample.scene, sample.names[0]])
-            for draw, sample in zip(draws, samples, strict=True)
+            for draw, sample in zip(order.own_draws(step), samples, strict=True)
         ]

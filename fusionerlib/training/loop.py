@@ -15,7 +15,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.frozen.features import StoredScenes
 from fusionerlib.frozen.words import WordTable
 from fusionerlib.fusion import SegmentationModel, build
-from fusionerlib.training.feeds import Feed, OwnRows, StoredFeed
+from fusionerlib.training.feeds import Feed, StoredFeed
 from fusionerlib.training.processes import Processes
 from fusionerlib.training.running import History, Running
 from fusionerlib.training.stepping import Stepper
@@ -84,8 +84,8 @@ def train(
         batch=config.batch,
         seed=config.seed,
         balanced=config.balanced,
+        rows=stepper.share,
     )
-    own = order if team.count == 1 else OwnRows(order, stepper.share)
     watch = Watch(
         total=config.steps,
         done=now.step,
@@ -94,7 +94,7 @@ def train(
         tensorboard=directory / "tensorboard" if config.tensorboard and team.main else None,
     )
     model.train()
-    with watch, closing(feed.batches(own, range(now.step, config.steps))) as batches:
+    with watch, closing(feed.batches(order, range(now.step, config.steps))) as batches:
         for batch in batches:
             whole = batch.samples if team.count == 1 else order.samples(now.step)
             loss, lr = stepper(batch, now.step, whole=whole)
