@@ -76,11 +76,13 @@ def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """``leaves`` with what their preset and recipe bring beside the sections of their own; what is given wins.
 
     A preset brings the recipe of its own name, and how it reads the packaged pair. With neither preset nor recipe it is
-    ``DEMO`` on the preset ``small``.
+    ``DEMO`` on the preset ``small``. A table of vectors takes no templates, since it was made with one.
     """
-    if not leaves.keys() & {"preset", "recipe"}:
-        return {"preset": "small", **DEMO, **leaves}
     given = {"preset": "small", **leaves}
+    if str(given.get("text", "")).startswith("vectors:"):
+        given = {"templates": "none", **given}
+    if not leaves.keys() & {"preset", "recipe"}:
+        return {**DEMO, **given}
     preset = str(given["preset"])
     if preset in RECIPES:
         given = {"recipe": preset, **given}

@@ -194,3 +194,9 @@ def test_a_file_without_a_run_is_refused(content: str, tmp_path: Path) -> None:
     file.write_text(content)
     with pytest.raises(FusionerError, match="holds no run: expected objects under pair, fusion, data, training"):
         configured(file, [])
+
+
+def test_a_table_of_vectors_is_asked_without_templates() -> None:
+    assert RunConfig.flat(text="vectors:names.parquet").pair.templates == "none"
+    assert RunConfig.flat(text="vectors:names.parquet", preset="small").pair.templates == "none"
+    assert RunConfig.flat(text="vectors:names.parquet", templates="a.txt").pair.templates == "a.txt"
