@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,12 +47,12 @@ def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
     if config is None:
         return RunConfig.flat(**given)
     try:
-        kept = json.loads(config.read_text(encoding="utf-8"))
+        kept: Any = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FusionerError(f"{config} can't be read ({error}): give the config.json of a run, or none") from error
-    known, sections = list(RunConfig.model_fields), kept.get("run", kept) if isinstance(kept, dict) else None
-    whole = isinstance(sections, dict) and sections and sections.keys() <= set(known)
-    if not whole or not all(isinstance(section, dict) for section in sections.values()):
+    sections, known = kept.get("run", kept) if isinstance(kept, dict) else None, list(RunConfig.model_fields)
+    named = isinstance(sections, dict) and sections.keys() <= set(known)
+    if not named or not sections or not all(isinstance(section, dict) for section in sections.values()):
         raise FusionerError(f"{config} holds no run: expected objects under {', '.join(known)}, as in a config.json")
     leaves = {leaf: value for section in sections.values() for leaf, value in section.items()}
     return RunConfig.flat(**leaves).changed(**given)
