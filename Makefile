@@ -49,7 +49,7 @@ test: lint unit ## lint, types, unit tests, and every notebook at smoke size
 	$(BIN)/python -m pytest tests/test_notebooks.py
 
 pictures: install ## draw the pictures of README and docs again, with VOC=data/pascal
-	$(BIN)/python -m fusionerlib.plots.packaged docs/pictures $(VOC)
+	$(BIN)/python -m studies.cost_aggregation.pictures docs/pictures $(VOC)
 
 notebooks-clean: install ## strip the outputs out of the notebooks
 	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)
@@ -76,7 +76,7 @@ benchmarks: install ## all benchmarks, one after the other, into outputs/benchma
 			--json $(RECORDS)/scale-gpu.json; \
 		for name in inference features encoders; do \
 			$(BIN)/python benchmarks/$$name.py --device cuda --json $(RECORDS)/$$name-gpu.json; done; fi
-	@echo "The page: $(BIN)/papermill notebooks/09_performance.ipynb outputs/performance.ipynb -p page docs/performance.md"
+	@echo "The page: $(BIN)/papermill notebooks/09_performance.ipynb outputs/performance.ipynb -p page studies/performance/README.md"
 
 lab: install ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_feature_inspection.ipynb

@@ -1,5 +1,5 @@
 # The graph of a run: which notebook needs what. `fusioner run PROFILE` calls it with the right options; by hand:
-#   snakemake --configfile fusionerlib/workbook/profiles/demo.json --cores 2 --rerun-incomplete --rerun-triggers mtime params
+#   snakemake --configfile workbook/profiles/demo.json --cores 2 --rerun-incomplete --rerun-triggers mtime params
 #
 # An executed notebook is a rule's log, not its output: a failed one stays on disk with its traceback.
 # What training writes while it runs lies in training/, which no rule declares, so a killed run finds it again.
@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 if "notebooks" not in config:
-    raise WorkflowError("no profile given: use `fusioner run demo`, or --configfile fusionerlib/workbook/profiles/demo.json")
+    raise WorkflowError("no profile given: use `fusioner run demo`, or --configfile workbook/profiles/demo.json")
 
 ROOT = Path(workflow.basedir)
 OUT = (ROOT / config.get("output", f"outputs/{config['name']}")).resolve()

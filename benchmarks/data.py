@@ -24,7 +24,7 @@ from PIL import Image
 from fusionerlib.datasets.augment import PRESETS
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.datasets.transforms import Subset
-from fusionerlib.training.loading import AugmentedScenes, EpochKeys, Loader
+from fusionerlib.training.batch_sources import AugmentedScenes, EpochKeys, Loader
 
 
 def main() -> None:

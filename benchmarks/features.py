@@ -23,15 +23,14 @@ import numpy as np
 import torch
 from measuring import Run, ceilings, disk, fastest, forget, machine, paired, ratio, write_plain, write_record
 
-from fusionerlib.datasets.benchmarks import Benchmark
 from fusionerlib.datasets.scene import Scene
+from fusionerlib.datasets.sets import Benchmark
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.encoders.registry import load_visual
-from fusionerlib.evaluation.measuring import Measure
-from fusionerlib.frozen.features import BATCH, FeatureStore, StoredScenes
-from fusionerlib.frozen.number_formats import FORMATS
-from fusionerlib.frozen.shards import Shards
-from fusionerlib.frozen.workspace import Workspace
+from fusionerlib.evaluation.evaluator import Evaluator
+from fusionerlib.features.context import RunContext
+from fusionerlib.features.number_formats import FORMATS
+from fusionerlib.features.store import BATCH, FeatureStore, Shards, StoredScenes
 
 
 def main() -> None:
@@ -158,9 +157,9 @@ def quality(options: argparse.Namespace) -> dict[str, float]:
         return {}
     found = {}
     for kind in FORMATS:
-        work, trained = Workspace.of_checkpoint(options.checkpoint, device=options.device)
+        work, trained = RunContext.of_checkpoint(options.checkpoint, device=options.device)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            measure = Measure(replace(work, run=work.run.changed(store=kind, features=Path(folder))), trained)
+            measure = Evaluator(replace(work, run=work.run.changed(store=kind, features=Path(folder))), trained)
             everything = measure.benchmarks(dataset=options.dataset, root=str(options.root))["all"]
             count = min(options.scenes, len(everything.scenes))
             spread = [place * len(everything.scenes) // count for place in range(count)]

@@ -27,15 +27,14 @@ from reference import OPEN_CLIP, Reference, Towers, random_clip
 from sides import NAMES
 from skimage.data import coffee
 
-from fusionerlib import Segmenter, shipped
+from fusionerlib import Segmenter, packaged
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.frozen.pair import visual_of, words_of
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import build
-from fusionerlib.fusion import model as fusion_model
+from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
 from fusionerlib.inference.windows import corners, cut, stride_of
+from fusionerlib.models import base as fusion_model
+from fusionerlib.models import build
 
 WINDOW = 224
 APART = 1e-2
@@ -76,7 +75,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
         tiles = rearrange(cuts, "b h w c -> b c h w")
 
         def ours(names: list[str] = names) -> torch.Tensor:
-            table = WordTable(encoder=text, templates=templates("scene"))
+            table = TextEmbeddingCache(encoder=text, templates=templates("scene"))
             segmenter = Segmenter(model=model, visual=visual, words=table, size=WINDOW, stride=stride_of(WINDOW))
             return segmenter.set_image(image).segment(names).logits
 
@@ -116,7 +115,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
 def packaged(size: int, device: str) -> Segmenter:
     """The shipped recipe's pair and fusion; its weights change nothing in what it costs."""
     nowhere = Path("data")
-    run = shipped.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=size)
+    run = packaged.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=size)
     visual, table = visual_of(run.pair, device=device), words_of(run.pair, device=device)
     model = build(run.fusion, visual_width=visual.width, text_width=table.encoder.width).to(device)
     return Segmenter(model=model, visual=visual, words=table, size=size)
@@ -130,8 +129,10 @@ def words(options: argparse.Namespace) -> dict[str, Any]:
         table = segmenter.words
         segmenter.segment(NAMES)
 
-        def cold(segmenter: Segmenter = segmenter, table: WordTable = table) -> None:
-            segmenter.words = WordTable(encoder=table.encoder, templates=["a photo of a {}."], synonyms=table.synonyms)
+        def cold(segmenter: Segmenter = segmenter, table: TextEmbeddingCache = table) -> None:
+            segmenter.words = TextEmbeddingCache(
+                encoder=table.encoder, templates=["a photo of a {}."], synonyms=table.synonyms
+            )
             segmenter.segment(NAMES[:5])
             segmenter.words = table
 
@@ -174,10 +175,10 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
-def fresh(segmenter: Segmenter) -> WordTable:
+def fresh(segmenter: Segmenter) -> TextEmbeddingCache:
     """A table like the segmenter's that knows no name yet."""
     table = segmenter.words
-    return WordTable(encoder=table.encoder, templates=table.templates, synonyms=table.synonyms)
+    return TextEmbeddingCache(encoder=table.encoder, templates=table.templates, synonyms=table.synonyms)
 
 
 def equal(segmenter: Segmenter, names: list[str]) -> bool:

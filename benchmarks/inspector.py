@@ -20,8 +20,8 @@ from PIL import Image
 
 from fusionerlib import Segmenter
 from fusionerlib.inspector import inspect
-from fusionerlib.inspector.compose import encoded, png
-from fusionerlib.inspector.shown import panel
+from fusionerlib.inspector.draw import panel
+from fusionerlib.inspector.export import encoded, png
 from fusionerlib.inspector.state import PANELS
 
 BOUNDS = {"threshold": 50, "opacity": 50, "temperature": 50, "word": 100, "switch": 100}

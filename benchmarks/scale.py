@@ -28,16 +28,15 @@ from sides import NAMES
 from fusionerlib.config import FusionConfig, TrainingConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.fusion import build
-from fusionerlib.fusion.losses import segmentation_loss
-from fusionerlib.training.optimiser import make_optimiser
-from fusionerlib.training.stepping import AUTOCAST
+from fusionerlib.models import build
+from fusionerlib.models.losses import segmentation_loss
+from fusionerlib.training.steps import AUTOCAST, make_optimiser
 
 BASE = {"images": 1, "names": 1, "pixels": 224, "depth": 12}
 Runs = dict[str, Callable[[], object]]
 
 
-class Bench:
+class VariantRunner:
     """The paper's parts at any point of the four axes."""
 
     def __init__(self, options: argparse.Namespace, weights: str) -> None:
@@ -91,13 +90,13 @@ def main() -> None:
     record: dict[str, Any] = {"machine": machine(options.device), "base": BASE, "axes": {}}
     with tempfile.TemporaryDirectory() as folder:
         _, weights = random_clip(options.encoder, Path(folder))
-        bench = Bench(options, weights)
+        bench = VariantRunner(options, weights)
         for axis in BASE:
             record["axes"][axis] = measured(bench, axis, getattr(options, axis), turns=options.turns)
     write_record(options.json, record)
 
 
-def measured(bench: Bench, axis: str, points: Sequence[int], *, turns: int) -> dict[str, Any]:
+def measured(bench: VariantRunner, axis: str, points: Sequence[int], *, turns: int) -> dict[str, Any]:
     """Seconds and operations at each point of one axis, and their growth; printed too."""
     rows: dict[str, dict[str, float]] = {}
     for point in points:

@@ -11,12 +11,12 @@ from torch import Tensor
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.datasets.scene import Scene
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.pair import visual_of, words_of
-from fusionerlib.fusion import build
-from fusionerlib.training.feeds import Batch, StoredFeed
-from fusionerlib.training.processes import Processes
-from fusionerlib.training.stepping import Stepper
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import visual_of, words_of
+from fusionerlib.models import build
+from fusionerlib.training.batch_sources import Batch, StoredBatchSource
+from fusionerlib.training.distributed import Distributed
+from fusionerlib.training.steps import Stepper
 
 NAMES = ["cat", "dog", "horse", "sheep", "cow", "bird", "boat", "bottle", "bus", "car", "chair", "person"]
 NAMES += ["sofa", "train", "table", "plant", "bicycle", "kite", "cup", "clock"]
@@ -58,7 +58,9 @@ class Ours:
         config, count = run.training, run.training.batch
         self.run, self.scenes = run, RandomScenes(count)
         self.visual, self.words = visual_of(run.pair, device=device), words_of(run.pair, device=device)
-        self.feed = StoredFeed(FeatureStore(folder / run.pair.visual, encoder=self.visual).add(self.scenes, quiet=True))
+        self.feed = StoredBatchSource(
+            FeatureStore(folder / run.pair.visual, encoder=self.visual).add(self.scenes, quiet=True)
+        )
         self.words.add(NAMES)
         self.model = build(run.fusion, visual_width=self.visual.width, text_width=self.words.encoder.width).to(device)
         self.model.train()
@@ -69,7 +71,7 @@ class Ours:
 
     def stepper(self, run: RunConfig) -> Stepper:
         """What takes the model a step further, as ``run`` says."""
-        team = Processes(0, 1, self.model.device)
+        team = Distributed(0, 1, self.model.device)
         return Stepper(self.model, run=run, words=self.words, team=team)
 
     def train(self, batch: Batch, stepper: Stepper | None = None) -> float:

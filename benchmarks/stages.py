@@ -11,8 +11,8 @@ from measuring import fastest, flops, moved, paired, reached
 from sides import SIZE, Ours, Plain
 from torch import Tensor
 
-from fusionerlib.fusion.decoder import cosine_logits, resize
-from fusionerlib.training.stepping import AUTOCAST
+from fusionerlib.models.decoder import cosine_logits, resize
+from fusionerlib.training.steps import AUTOCAST
 
 
 @dataclass(frozen=True)

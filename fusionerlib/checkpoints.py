@@ -13,7 +13,7 @@ from torch import Tensor
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
-from fusionerlib.fusion import SegmentationModel, build
+from fusionerlib.models import SegmentationModel, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1

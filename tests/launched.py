@@ -18,13 +18,13 @@ from torch import Tensor
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.encoders.registry import load_text
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import SegmentationModel
-from fusionerlib.training.feeds import Feed, OnlineFeed, StoredFeed
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import SegmentationModel
+from fusionerlib.training.batch_sources import BatchSource, OnlineBatchSource, StoredBatchSource
+from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.loop import train
-from fusionerlib.training.processes import Processes
-from fusionerlib.training.running import History
+from fusionerlib.training.resume import History
 from tests.shapes import Shapes
 
 SMALL: dict[str, Any] = {"preset": "small", "templates": "none"}
@@ -49,16 +49,16 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig.flat(**{**SMALL, **changes})
 
 
-def feed_of(run: RunConfig, store: Path) -> Feed:
+def feed_of(run: RunConfig, store: Path) -> BatchSource:
     """The shapes as ``run`` wants them fed."""
     if run.training.feed == "stored":
-        return StoredFeed(FeatureStore(store, encoder=Squares()).add(Shapes(12), quiet=True))
-    return OnlineFeed(Shapes(12), encoder=Squares(), augmentation="pascal", size=64)
+        return StoredBatchSource(FeatureStore(store, encoder=Squares()).add(Shapes(12), quiet=True))
+    return OnlineBatchSource(Shapes(12), encoder=Squares(), augmentation="pascal", size=64)
 
 
 def trained(run: RunConfig, folder: Path) -> tuple[SegmentationModel, History]:
     """``run`` trained in ``folder``, which says in ``reached`` at which step the training is."""
-    words = WordTable(encoder=load_text("arbitrary"), templates=["{}"])
+    words = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"])
     reached = folder / "reached"
 
     def validate(model: SegmentationModel) -> dict[str, float]:
@@ -73,7 +73,7 @@ def trained(run: RunConfig, folder: Path) -> tuple[SegmentationModel, History]:
 def main(folder: Path, configs: Sequence[str]) -> None:
     for place, leaves in enumerate(configs):
         model, history = trained(config(**json.loads(leaves)), folder / str(place))
-        team = Processes.joined("cpu")
+        team = Distributed.joined("cpu")
         if team.main:
             told = {"processes": team.count, "losses": [row["loss"] for row in history]}
             (folder / f"{place}.json").write_text(json.dumps(told))

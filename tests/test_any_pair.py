@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from fusionerlib import Segmenter, checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders import registry
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.pair import visual_of, words_of
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import visual_of, words_of
 from fusionerlib.training.loop import train
 from tests.encoders import open_clip_models, vision_models
 from tests.encoders.text_models import publish_bert

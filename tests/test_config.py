@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fusionerlib import shipped
+from fusionerlib import packaged
 from fusionerlib.cli.train import configured
-from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
+from fusionerlib.config import DEMO, PRESETS, RECIPES, TOKENS, FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
-from fusionerlib.grid.jobs import Grid
-from fusionerlib.presets import DEMO, PRESETS, RECIPES, TOKENS
-from fusionerlib.studies.pairs import Study, Variant
-from fusionerlib.transfer.study import BASE, TransferStudy, Trial
-from fusionerlib.workbook.notebook import TrainingNotebook
+from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
+from studies.encoder_pairs.study import Study, Variant
+from studies.paper_grid.grid import Grid
+from workbook.notebook import TrainingNotebook
 
 
 def test_defaults_are_the_papers_table() -> None:
@@ -121,13 +120,13 @@ def test_notebook_and_command_line_make_the_same_run(leaves: dict[str, Any], tmp
 def test_the_packaged_checkpoint_s_run_is_the_preset_s_and_the_study_s(tmp_path: Path) -> None:
     leaves = {"preset": "modern", **PHOTOS, "fold": 1, "size": 320, "steps": 600, "validate_every": 600}
     places = {"voc": Path("voc"), "coco": Path("coco"), "features": Path("kept")}
-    study = TransferStudy(voc_root=Path("voc"), coco_root=Path("coco")).run_of(Trial(BASE, 1, 0, 600))
+    study = CostAggregationStudy(voc_root=Path("voc"), coco_root=Path("coco")).run_of(Trial(BASE, 1, 0, 600))
     runs = ways(leaves, tmp_path) | {
-        "shipped": shipped.recipe(**places, fold=1),
+        "shipped": packaged.recipe(**places, fold=1),
         "study": study.changed(features="kept", checkpoint_every=100),
     }
     all_equal(runs)
-    packaged = json.loads((shipped.folder() / "config.json").read_text(encoding="utf-8"))["run"]
+    packaged = json.loads((packaged.folder() / "config.json").read_text(encoding="utf-8"))["run"]
     measured = RunConfig.model_validate(packaged)
     assert measured.changed(**PHOTOS) == runs["settings"].changed(fold=-1), "what was measured is what is trained"
     assert not measured.training.balanced

@@ -10,11 +10,11 @@ from fusionerlib.devices import chosen_device
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import present_queries
 from fusionerlib.evaluation.scoring import evaluate
-from fusionerlib.frozen.workspace import Workspace
-from fusionerlib.training.feeds import training_feed
-from fusionerlib.training.fitting import trained
-from fusionerlib.workbook.notebook import EvaluationNotebook, TrainingNotebook
+from fusionerlib.features.context import RunContext
+from fusionerlib.runs import trained
+from fusionerlib.training.batch_sources import training_batch_source
 from tests.small_runs import drawn, small_run
+from workbook.notebook import EvaluationNotebook, TrainingNotebook
 
 
 def test_a_device_is_chosen_by_name() -> None:
@@ -36,11 +36,11 @@ def test_a_gpu_trains_and_measures_what_a_cpu_does(tmp_path: Path) -> None:
     root, losses, figures = drawn(tmp_path / "things"), {}, {}
     for device in ("cpu", "cuda"):
         run = small_run(tmp_path / device, root, steps=3, dropout=0.0, text_noise=0.0)
-        work = Workspace(run, device)
-        made, history = trained(work, training_feed(work), directory=tmp_path / device / "training", quiet=True)
+        work = RunContext(run, device)
+        made, history = trained(work, training_batch_source(work), directory=tmp_path / device / "training", quiet=True)
         losses[device] = [row["loss"] for row in history]
         checkpoints.save(tmp_path / device / "made", model=made.model, run=run, trained_names=())
-        work, loaded = Workspace.of_checkpoint(tmp_path / device / "made", device=device)
+        work, loaded = RunContext.of_checkpoint(tmp_path / device / "made", device=device)
         assert loaded.model.device.type == device
         stored = work.features(work.sets.tests["seen"])
         figures[device] = evaluate(loaded.model, stored, work.words, present_queries(stored), quiet=True).counts.fb_iou

@@ -16,17 +16,17 @@ from typer.testing import CliRunner
 
 from fusionerlib.cli.app import app
 from fusionerlib.inspector import saved_cases
-from fusionerlib.performance.tables import TITLES
-from fusionerlib.studies.pairs import Study
-from fusionerlib.transfer.study import TransferStudy
-from fusionerlib.workbook import notebook as parameters
-from fusionerlib.workbook.execution import execute_notebook
-from fusionerlib.workbook.notebook import NotebookParameters
-from fusionerlib.workbook.parameter_cells import check_parameters, parameter_names
-from fusionerlib.workbook.runs import load_profile, profile_names
+from studies.cost_aggregation.study import CostAggregationStudy
+from studies.encoder_pairs.study import Study
+from studies.performance.tables import TITLES
 from tests.conftest import ROOT, requests_of
 from tests.drawn_photos import draw_coco, draw_voc
-from tests.performance.test_tables import written as measured
+from tests.studies.test_performance import written as measured
+from workbook import notebook as parameters
+from workbook.execution import execute_notebook
+from workbook.graph import load_profile, profile_names
+from workbook.notebook import NotebookParameters
+from workbook.parameter_cells import check_parameters, parameter_names
 
 MODELS: dict[str, type[NotebookParameters]] = {
     "01_feature_inspection": parameters.InspectionNotebook,
@@ -42,7 +42,7 @@ CARRY_OVER = "08_words_that_carry_over"
 STUDIES: dict[str, type[NotebookParameters]] = {
     "06_mask_inspector": parameters.MaskInspectorNotebook,
     "07_encoder_pairs": Study,
-    CARRY_OVER: TransferStudy,
+    CARRY_OVER: CostAggregationStudy,
     "09_performance": parameters.PerformanceNotebook,
 }
 """Notebooks beside the graph of a run: for a person to use, or with data of its own."""

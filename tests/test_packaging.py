@@ -77,7 +77,7 @@ def test_conda_s_list_has_the_same_names_and_bounds() -> None:
 
 def test_the_console_script_and_the_data_are_there() -> None:
     assert PROJECT["scripts"] == {"fusioner": "fusionerlib.cli.app:app"}
-    files = {file.name for file in (resources.files("fusionerlib.workbook") / "profiles").iterdir()}
+    files = {file.name for file in (resources.files("workbook") / "profiles").iterdir()}
     assert {"smoke.json", "demo.json", "full.json"} <= files
 
 

@@ -8,9 +8,9 @@ import typer
 from typer.core import TyperGroup
 
 from fusionerlib.cli.data import data, pairs
-from fusionerlib.cli.grid import grid, grid_job
 from fusionerlib.cli.train import train
 from fusionerlib.errors import FusionerError
+from studies.paper_grid.commands import grid, grid_job
 
 
 class _Commands(TyperGroup):
@@ -76,10 +76,10 @@ def checkpoint(
     features: Annotated[Path, typer.Option(help="Where frozen features are kept.")] = Path("data/features"),
 ) -> None:
     """Train the packaged checkpoint again from photographs of PASCAL VOC and COCO."""
-    from fusionerlib import shipped
+    from fusionerlib import packaged
 
-    run = shipped.recipe(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
-    typer.echo(f"checkpoint: {shipped.rebuild(run, output)}")
+    run = packaged.recipe(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
+    typer.echo(f"checkpoint: {packaged.rebuild(run, output)}")
 
 
 @app.command()
@@ -87,9 +87,9 @@ def encoders(
     as_json: Annotated[bool, typer.Option("--json", help="For machines: every row with its files.")] = False,
 ) -> None:
     """List the frozen encoders, and which of them are on this machine."""
-    from fusionerlib.encoders import listing
+    from fusionerlib.encoders import registry
 
-    typer.echo(json.dumps(listing.records(), indent=1) if as_json else listing.overview())
+    typer.echo(json.dumps(registry.records(), indent=1) if as_json else registry.overview())
 
 
 @app.command()
@@ -99,7 +99,7 @@ def fetch(
 ) -> None:
     """Download the weights of an encoder; those that are here already stay."""
     from fusionerlib.encoders import weights
-    from fusionerlib.encoders.listing import rows_named
+    from fusionerlib.encoders.registry import rows_named
 
     for row in rows_named(name, role):
         files = weights.fetch(row)
@@ -118,8 +118,8 @@ def run(
     ] = None,
 ) -> None:
     """Run the notebooks of PROFILE; what is done already stays, a stopped run goes on."""
-    from fusionerlib.reporting import read_metrics, terminal_table
-    from fusionerlib.workbook.runs import run_profile
+    from workbook.graph import run_profile
+    from workbook.report import read_metrics, terminal_table
 
     folder = run_profile(profile, output=output, overrides=pairs(settings or []), dry_run=dry_run, cores=cores)
     if not dry_run:
@@ -135,8 +135,8 @@ def notebook(
     parameters: Annotated[str, typer.Option(metavar="JSON", help="Parameters as one JSON object.")] = "{}",
 ) -> None:
     """Execute one notebook; an unknown parameter stops it before it starts."""
-    from fusionerlib.workbook.execution import execute_notebook
-    from fusionerlib.workbook.runs import find_checkout, parsed
+    from workbook.execution import execute_notebook
+    from workbook.graph import find_checkout, parsed
 
     path = Path(source) if source.endswith(".ipynb") else find_checkout() / "notebooks" / f"{source}.ipynb"
     try:
@@ -150,7 +150,7 @@ def notebook(
 @app.command()
 def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:
     """Write the HTML pages and the index of a run again."""
-    from fusionerlib.reporting import write_site
+    from workbook.report import write_site
 
     if not folder.is_dir():
         raise FusionerError(f"no folder {folder}: give the folder of a run, such as outputs/demo")

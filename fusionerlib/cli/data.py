@@ -71,7 +71,7 @@ def data_openmoji(
     """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
     from fusionerlib.datasets import openmoji
     from fusionerlib.files import write_text
-    from fusionerlib.workbook.runs import parsed
+    from workbook.graph import parsed
 
     given = {name: parsed(value) for name, value in pairs(settings or []).items()}
     splits = openmoji.build(root, **{"seed": seed, **given})
@@ -130,8 +130,8 @@ def _prepare(
     quiet: bool,
 ) -> None:
     """Prepare ``names`` and say what is there now."""
-    from fusionerlib.datasets.manifest import manifest_file
-    from fusionerlib.datasets.prepare import DOWNLOADS, prepare
+    from fusionerlib.datasets.download.prepare import DOWNLOADS, prepare
+    from fusionerlib.datasets.download.verify import manifest_file
 
     if more and not archives:
         raise FusionerError(f"what is {more[0]}? Archives follow --from, a folder follows --link")

@@ -26,11 +26,11 @@ def train(
 
     In several processes: accelerate launch --num_processes 2 -m fusionerlib.cli.app train CONFIG
     """
-    from fusionerlib.training.fitting import fit
-    from fusionerlib.training.processes import Processes
+    from fusionerlib.runs import fit
+    from fusionerlib.training.distributed import Distributed
 
     checkpoint = fit(configured(config, settings or []), output, device=device)
-    if Processes.joined(device).main:
+    if Distributed.joined(device).main:
         typer.echo(f"checkpoint: {checkpoint}")
 
 
@@ -41,7 +41,7 @@ def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
     that it lacks are as in ``RunConfig.flat``. Raises FusionerError where it holds no run, and for a bad setting.
     """
     from fusionerlib.config import RunConfig
-    from fusionerlib.workbook.runs import parsed
+    from workbook.graph import parsed
 
     given = {name: parsed(value) for name, value in pairs(list(settings)).items()}
     if config is None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from fusionerlib.datasets.mosaic import recipe
+from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
@@ -55,7 +55,7 @@ class CocoInstances:
             )
         self.files = [self.images / row["file_name"] for row in self._rows]
         sizes = [(row["file_name"], file.stat().st_size) for row, file in zip(self._rows, self.files, strict=True)]
-        self.fingerprint = recipe("coco", digest, sizes)
+        self.fingerprint = fingerprint("coco", digest, sizes)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from fusionerlib.datasets.coco import CocoInstances, object_mask
 from fusionerlib.datasets.masks import read_indices, read_pair
-from fusionerlib.datasets.mosaic import recipe
+from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.pascal import Novel, Split, one_of, relabelled
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
@@ -106,7 +106,7 @@ class Coco20i:
         else:
             self._painters = _painters(self.root, split, self._images)
             origin = sorted({painter.fingerprint for painter in self._painters.values()})
-        self.fingerprint = recipe("coco20i", fold, split, self._ignored, self._ids, present, self.source, origin)
+        self.fingerprint = fingerprint("coco20i", fold, split, self._ignored, self._ids, present, self.source, origin)
 
     def __len__(self) -> int:
         return len(self._ids)

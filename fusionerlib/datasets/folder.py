@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fusionerlib.datasets.coco import CocoInstances
-from fusionerlib.datasets.indexed import Indexed
+from fusionerlib.datasets.mask_folder import MaskFolder
 from fusionerlib.datasets.masks import IMAGE_SUFFIXES, image_files, paired, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.datasets.transforms import Subset
@@ -38,7 +38,7 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
     with none, every fifth image validates, in the order of their names. Pictures of one film should not be spread over
     both: then write the lists.
     Raises FusionerError for missing images, masks, names or lists, a list that names what is not there, an image in
-    both lists, and as ``Indexed`` and ``CocoInstances`` do on reading.
+    both lists, and as ``MaskFolder`` and ``CocoInstances`` do on reading.
     """
     root = Path(root)
     found = image_files(root / "images")
@@ -46,7 +46,7 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
         names = read_names(root / "names.txt")
         files = paired(root / "images", root / "masks", _stems(root, list(found), split))
         _refuse_black_and_white([mask for _, _, mask in files[:LOOKED_AT]], names, root / "names.txt")
-        return Indexed(
+        return MaskFolder(
             files,
             classes={number: name for number, name in names.items() if name not in SPECIAL},
             background={0, *(number for number, name in names.items() if name == "background")},

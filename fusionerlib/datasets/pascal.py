@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fusionerlib.datasets.masks import read_indices, read_pair
-from fusionerlib.datasets.mosaic import recipe
+from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
 
@@ -65,7 +65,7 @@ class Pascal5i:
             classes[scene].append(number)
         self._classes = [tuple(sorted(numbers)) for numbers in classes]
         self._ignored = fold_classes(fold) if split == "train" and novel == "ignore" else ()
-        self.fingerprint = recipe("pascal5i", fold, split, self._ignored, present, sizes)
+        self.fingerprint = fingerprint("pascal5i", fold, split, self._ignored, present, sizes)
 
     def __len__(self) -> int:
         return len(self.keys)

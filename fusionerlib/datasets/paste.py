@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from fusionerlib.datasets.mosaic import recipe, resized
+from fusionerlib.datasets.mosaics import fingerprint, resized
 from fusionerlib.datasets.scene import Scene, Scenes
 
 SHARE = (0.32, 0.5)
@@ -103,7 +103,9 @@ class Pastes:
 
     def __init__(self, scenes: Scenes, indices: Sequence[tuple[int, ...]], *, size: int, seed: int) -> None:
         self.scenes, self.indices, self.size, self.seed = scenes, list(indices), size, seed
-        self.fingerprint = recipe(scenes.fingerprint, "paste", self.indices, size, seed, SHARE, HIDDEN, "without rim")
+        self.fingerprint = fingerprint(
+            scenes.fingerprint, "paste", self.indices, size, seed, SHARE, HIDDEN, "without rim"
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,12 +1,20 @@
-"""Data sets made from data sets: a selection, one size for all, and seeded augmented views."""
+"""Data sets made from data sets: a selection, one size for all, and seeded augmented views.
 
+Several data sets one after the other.
+
+Photographs of PASCAL VOC and COCO as one training set: one name a category, the held-out ones under no name.
+"""
+
+import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from fusionerlib.datasets.mosaic import recipe, resized
-from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.mosaics import fingerprint, resized
+from fusionerlib.datasets.names import all_names, canonical
+from fusionerlib.datasets.pascal import Novel
+from fusionerlib.datasets.scene import IGNORE, Scene, Scenes
 from fusionerlib.errors import FusionerError
 
 CROP = (0.5, 1.0)
@@ -31,7 +39,7 @@ class Subset:
         for index in self.indices:
             if not 0 <= index < len(scenes):
                 raise FusionerError(f"scene {index} is not in a set of {len(scenes)}: choose 0 to {len(scenes) - 1}")
-        self.fingerprint = recipe(scenes.fingerprint, "subset", self.indices)
+        self.fingerprint = fingerprint(scenes.fingerprint, "subset", self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -44,13 +52,13 @@ class Subset:
         return self.scenes[self.indices[index]]
 
 
-class Changed:
+class Mapped:
     """Every scene of ``scenes`` changed on its own: as many scenes, of the same names. What is done to one is in the
     ``__getitem__`` of a subclass, and ``how`` is all that decides it, for the fingerprint.
     """
 
     def __init__(self, scenes: Scenes, *how: int | float | str) -> None:
-        self.scenes, self.fingerprint = scenes, recipe(scenes.fingerprint, *how)
+        self.scenes, self.fingerprint = scenes, fingerprint(scenes.fingerprint, *how)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -60,7 +68,7 @@ class Changed:
         return self.scenes.names(index)
 
 
-class Resized(Changed):
+class Resized(Mapped):
     """Every scene squeezed to ``size`` x ``size`` pixels: image bilinear and antialiased, labels to the nearest pixel.
 
     Raises FusionerError for a size below 1.
@@ -87,7 +95,7 @@ class Views:
     def __init__(self, scenes: Scenes, *, views: int, seed: int, size: int) -> None:
         self.scenes, self.seed = scenes, seed
         self.views, self.size = _positive("views", views), _positive("size", size)
-        self.fingerprint = recipe(scenes.fingerprint, "views", views, seed, size, CROP, FLIP, JITTER, JITTERED)
+        self.fingerprint = fingerprint(scenes.fingerprint, "views", views, seed, size, CROP, FLIP, JITTER, JITTERED)
 
     def __len__(self) -> int:
         return len(self.scenes) * self.views
@@ -136,3 +144,65 @@ def _positive(name: str, value: int) -> int:
     if value < 1:
         raise FusionerError(f"{name} = {value}: expected at least 1")
     return value
+
+
+class Concat:
+    """Several data sets one after the other."""
+
+    def __init__(self, *parts: Scenes) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.fingerprint = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Scene:
+        part, place = self._find(index)
+        return part[place]
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index`` without opening its image."""
+        part, place = self._find(index)
+        return part.names(place)
+
+    def _find(self, index: int) -> tuple[Scenes, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[number], index - int(self._starts[number])
+
+
+class VocCoco:
+    """``scenes`` by canonical names (``datasets.categories``), without the categories in ``without``.
+
+    Names of one category become one name, their pixels one mask. Pixels of a category in ``without``, under whichever
+    of its names, are ignored; with ``novel="background"`` they are background, as in the paper. A scene that is left
+    without a name is dropped.
+    """
+
+    def __init__(self, scenes: Scenes, *, without: Collection[str] = (), novel: Novel = "ignore") -> None:
+        self.scenes, self.novel = scenes, novel
+        self.without = all_names(without)
+        self._indices = [index for index in range(len(scenes)) if self._merged(scenes.names(index))]
+        self.fingerprint = fingerprint(scenes.fingerprint, "canonical", sorted(self.without), novel)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The canonical names of scene ``index`` that are left, without opening its image."""
+        return self._merged(self.scenes.names(self._indices[index]))
+
+    def __getitem__(self, index: int) -> Scene:
+        scene = self.scenes[self._indices[index]]
+        names = self._merged(scene.names)
+        table = np.zeros(256, dtype=np.uint8)
+        table[IGNORE] = IGNORE
+        for label, name in enumerate(scene.names, start=1):
+            if name in self.without:
+                table[label] = IGNORE if self.novel == "ignore" else 0
+            else:
+                table[label] = names.index(canonical(name)) + 1
+        return Scene(image=scene.image, labels=table[scene.labels], names=names, key=scene.key)
+
+    def _merged(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(canonical(name) for name in names if name not in self.without))

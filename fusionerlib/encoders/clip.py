@@ -2,24 +2,30 @@
 
 The two halves of a model share a space, so words and patches of equal ``space`` may be compared. What makes OpenAI's
 weights wrong without a word is their activation (QuickGELU): it comes with the row or the tag, never from the name.
+
+One half of an open_clip model: built from its configuration without a download, filled from a published file.
+
+The other half is neither built nor read, so a text tower of 250,000 words costs an image encoder nothing.
 """
 
 import ast
 import difflib
 import importlib.util
 import json
+import pickle
+import warnings
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions, Role, TextTower, VisualTower, WeightFile, file_digest
 from fusionerlib.encoders.clip_dense import dense, is_joint, ways
-from fusionerlib.encoders.clip_towers import text_tower, vision_tower
-from fusionerlib.encoders.row import EncoderRow, Loading, Role, WeightFile
-from fusionerlib.encoders.towers import TextTower, VisualTower, file_digest
 from fusionerlib.encoders.weights import cached, locate
 from fusionerlib.errors import FusionerError
 
@@ -53,7 +59,7 @@ class ClipSentences(nn.Module):
         return embedded
 
 
-def visual(row: EncoderRow, how: Loading) -> VisualTower:
+def visual(row: EncoderSpec, how: LoadOptions) -> VisualTower:
     """The image tower of ``row``.
 
     options: ``model``, a name in open_clip, or ``config``, a dictionary as in its ``model_configs``; ``quick_gelu``;
@@ -71,7 +77,7 @@ def visual(row: EncoderRow, how: Loading) -> VisualTower:
     )
 
 
-def text(row: EncoderRow, how: Loading) -> TextTower:
+def text(row: EncoderSpec, how: LoadOptions) -> TextTower:
     """The text tower of ``row``; options and errors as those of ``visual``."""
     file, config = _weights(row, how), _config(row)
     settings = config["text_cfg"]
@@ -86,7 +92,7 @@ def text(row: EncoderRow, how: Loading) -> TextTower:
     return TextTower(sentences, row=row, how=how, width=config["embed_dim"], fingerprint=fingerprint)
 
 
-def visual_row(rest: str) -> EncoderRow:
+def visual_row(rest: str) -> EncoderSpec:
     """The row of the image tower of ``open_clip:NAME/TAG``. Raises FusionerError for a name or tag it lacks."""
     row, config = _row(rest, "visual")
     vision = config["vision_cfg"]
@@ -99,7 +105,7 @@ def visual_row(rest: str) -> EncoderRow:
     return row.model_copy(update=told)
 
 
-def text_row(rest: str) -> EncoderRow:
+def text_row(rest: str) -> EncoderSpec:
     """The row of the text tower of ``open_clip:NAME/TAG``; errors as those of ``visual_row``."""
     row, config = _row(rest, "text")
     repo = config["text_cfg"].get("hf_tokenizer_name")
@@ -107,7 +113,7 @@ def text_row(rest: str) -> EncoderRow:
     return row.model_copy(update={"width": config["embed_dim"], "files": (*row.files, *files)})
 
 
-def _row(rest: str, role: Role) -> tuple[EncoderRow, dict[str, Any]]:
+def _row(rest: str, role: Role) -> tuple[EncoderSpec, dict[str, Any]]:
     """A row of either half with what its tag tells, and the model's configuration."""
     model, _, tag = rest.rpartition("/")
     model = model.replace("/", "-")  # ViT-B/16 is open_clip's ViT-B-16
@@ -123,7 +129,7 @@ def _row(rest: str, role: Role) -> tuple[EncoderRow, dict[str, Any]]:
             f"publishes, such as open_clip:ViT-B-16/openai ({hint})"
         )
     repo, _, file = settings["hf_hub"].rpartition("/")
-    row = EncoderRow(
+    row = EncoderSpec(
         name=f"open_clip:{rest}",
         role=role,
         family="open_clip",
@@ -145,7 +151,7 @@ def _row(rest: str, role: Role) -> tuple[EncoderRow, dict[str, Any]]:
     return row, _config(row)
 
 
-def _config(row: EncoderRow) -> dict[str, Any]:
+def _config(row: EncoderSpec) -> dict[str, Any]:
     """The model's configuration with the row's activation. Raises FusionerError for a name that open_clip lacks."""
     config = row.options.get("config")
     if config is None:
@@ -156,7 +162,7 @@ def _config(row: EncoderRow) -> dict[str, Any]:
     return {**config, "quick_gelu": row.options.get("quick_gelu", config.get("quick_gelu", False))}
 
 
-def _weights(row: EncoderRow, how: Loading) -> Path:
+def _weights(row: EncoderSpec, how: LoadOptions) -> Path:
     found = locate(row, how.weights)  # before open_clip, whose import takes seconds
     return found / row.files[0].file if found.is_dir() else found
 
@@ -165,7 +171,7 @@ def _fingerprint(file: Path, config: dict[str, Any]) -> str:
     return f"{file_digest(file)} {json.dumps(config, sort_keys=True)}"
 
 
-def _tokenizer_folder(row: EncoderRow) -> Path | None:
+def _tokenizer_folder(row: EncoderSpec) -> Path | None:
     """Where the files of a tokenizer of transformers lie, None for CLIP's own."""
     found = [cached(file) for file in row.files if file.file == TOKENIZER[0]]
     return found[0].parent if found and found[0] else None
@@ -199,3 +205,79 @@ def _tables() -> Any:
         code.body = [line for line in code.body if not (isinstance(line, ast.ImportFrom) and line.level)]
         exec(compile(code, str(file), "exec"), found)
     return SimpleNamespace(**found)
+
+
+PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+"""How the text half's tensors begin in CLIP's own layout; later models put ``text.`` before them."""
+
+
+def vision_tower(config: dict[str, Any], file: Path) -> nn.Module:
+    """The image half of the open_clip model ``config`` with the weights in ``file``.
+
+    config: as in open_clip's ``model_configs``; ``quick_gelu`` decides the activation. Raises FusionerError where
+    ``file`` does not hold exactly this half's tensors.
+    """
+    import timm
+    from open_clip.model import _build_vision_tower
+
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    name = vision.get("timm_model_name")
+    # Nothing is drawn that would be overwritten. A timm network also computes tables that no file holds.
+    with torch.device("cpu" if name else "meta"):
+        tower = _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
+        if name and hasattr(tower.trunk, "dynamic_img_size"):  # an option of timm's that open_clip does not hand on
+            how = {"num_classes": tower.trunk.num_classes, "global_pool": vision["timm_pool"]}
+            tower.trunk = timm.create_model(name, dynamic_img_size=True, **how)
+    return _filled(tower, file, text=False)
+
+
+def text_tower(config: dict[str, Any], file: Path) -> nn.Module:
+    """The text half of the open_clip model ``config`` with the weights in ``file``; errors as ``vision_tower``."""
+    from open_clip.model import _build_text_tower
+
+    with torch.device("meta"):
+        tower = _build_text_tower(config["embed_dim"], config["text_cfg"], config.get("quick_gelu", False))
+    tower.output_tokens = False
+    if tower.attn_mask is not None:
+        tower.attn_mask = tower.build_causal_mask()
+    return _filled(tower, file, text=True)
+
+
+def _filled(tower: nn.Module, file: Path, *, text: bool) -> nn.Module:
+    half = "text" if text else "image"
+    try:
+        # assign: the file's tensors become the tower's, so that no weight is in memory twice.
+        tower.load_state_dict(_read(file, text=text), strict=True, assign=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise FusionerError(
+            f"the tensors in {file} are not those of this model's {half} half ({lines[min(1, len(lines) - 1)][:200]}): "
+            "expected open_clip's published file of the same model and tag"
+        ) from error
+    return tower
+
+
+def _read(file: Path, *, text: bool) -> dict[str, Tensor]:
+    """The tensors of one half by their names within it, from safetensors or a plain state dict."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as stream:
+                names = {name: inner for name in stream.keys() if (inner := _inner(name, text=text))}  # noqa: SIM118
+                return {inner: stream.get_tensor(name) for name, inner in names.items()}
+        with warnings.catch_warnings():  # torch says that it will run a TorchScript archive, and then refuses
+            warnings.simplefilter("ignore")
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError) as error:
+        raise FusionerError(
+            f"weights {file} can't be read as plain tensors: OpenAI's original .pt is a TorchScript archive, which "
+            "holds code; expected the hub's open_clip_model.safetensors of the same model (`fusioner fetch` gets it)"
+        ) from error
+    tensors = {name.removeprefix("module."): tensor for name, tensor in found.get("state_dict", found).items()}
+    return {inner: tensor for name, tensor in tensors.items() if (inner := _inner(name, text=text))}
+
+
+def _inner(name: str, *, text: bool) -> str:
+    """A tensor's name within its half, "" where it belongs to the other one or to the loss."""
+    if not text:
+        return name.removeprefix("visual.") if name.startswith("visual.") else ""
+    return name.removeprefix("text.") if name.startswith(("text.", *PARTS)) else ""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fusionerlib.encoders.row import EncoderRow, Loading
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions
 
 
 class Control(nn.Module):
@@ -18,7 +18,7 @@ class Control(nn.Module):
     Names of one seed share a token: a unit vector, drawn from the seed.
     """
 
-    def __init__(self, row: EncoderRow, *, seed_of: Callable[[str], int], device: str) -> None:
+    def __init__(self, row: EncoderSpec, *, seed_of: Callable[[str], int], device: str) -> None:
         super().__init__()
         self.name, self.space, self.width, self.fingerprint = row.name, row.space, row.width, row.name
         self._seed_of, self._device = seed_of, device
@@ -29,12 +29,12 @@ class Control(nn.Module):
         return F.normalize(torch.from_numpy(np.array(drawn)).float().reshape(-1, self.width), dim=-1).to(self._device)
 
 
-def constant(row: EncoderRow, how: Loading) -> Control:
+def constant(row: EncoderSpec, how: LoadOptions) -> Control:
     """One token for every name: a fusion trained with it can only find objects, whatever it is asked."""
     return Control(row, seed_of=lambda name: 0, device=how.device)
 
 
-def arbitrary(row: EncoderRow, how: Loading) -> Control:
+def arbitrary(row: EncoderSpec, how: LoadOptions) -> Control:
     """A token of its own for every name, drawn from its letters: names differ, and nothing says how."""
     return Control(row, seed_of=_digest, device=how.device)
 

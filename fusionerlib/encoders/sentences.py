@@ -17,8 +17,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fusionerlib.encoders.row import EncoderRow, Loading, WeightFile
-from fusionerlib.encoders.towers import TextTower, digest, file_digest
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions, TextTower, WeightFile, digest, file_digest
 from fusionerlib.encoders.weights import locate
 from fusionerlib.errors import FusionerError
 
@@ -59,7 +58,7 @@ class SentenceNetwork(nn.Module):
         return (hidden * weight).sum(1) / weight.sum(1)
 
 
-def row(name: str) -> EncoderRow:
+def row(name: str) -> EncoderSpec:
     """The row of ``hf:NAME``: a local folder, or a repository of the hub (``owner/name``) in the same layout.
 
     Raises FusionerError where NAME can be neither.
@@ -73,7 +72,7 @@ def row(name: str) -> EncoderRow:
     files = tuple(
         WeightFile(file=file, repo=name, optional=file in SENTENCE_FILES) for file in (*FILES, *SENTENCE_FILES)
     )
-    return EncoderRow(
+    return EncoderSpec(
         name=f"hf:{name}",
         role="text",
         family="transformers",
@@ -89,7 +88,7 @@ def row(name: str) -> EncoderRow:
     )
 
 
-def load(row: EncoderRow, how: Loading) -> TextTower:
+def load(row: EncoderSpec, how: LoadOptions) -> TextTower:
     """A text encoder from a folder in transformers' published format. Raises FusionerError where it is not there."""
     given = how.weights or row.options.get("folder", "")
     folder = Path(given) if given else locate(row)
@@ -104,7 +103,7 @@ def load(row: EncoderRow, how: Loading) -> TextTower:
     return load_folder(folder, row=row, how=how, sha256=file_digest(folder / "model.safetensors"))
 
 
-def load_folder(folder: Path, *, row: EncoderRow, how: Loading, sha256: str) -> TextTower:
+def load_folder(folder: Path, *, row: EncoderSpec, how: LoadOptions, sha256: str) -> TextTower:
     """The encoder in ``folder``, whose weights' hex digest is ``sha256``.
 
     Raises FusionerError where transformers can't read it, or the weights are not those of the network in its config.

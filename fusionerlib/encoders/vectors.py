@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fusionerlib.encoders.row import EncoderRow, Loading
-from fusionerlib.encoders.towers import FrozenModule, file_digest
+from fusionerlib.encoders.base import EncoderSpec, FrozenModule, LoadOptions, file_digest
 from fusionerlib.errors import FusionerError
 
 
@@ -84,9 +83,9 @@ class VectorTable(FrozenModule):
         )
 
 
-def row(file: str) -> EncoderRow:
+def row(file: str) -> EncoderSpec:
     """The row of ``vectors:FILE``; the file is opened when it is loaded."""
-    return EncoderRow(
+    return EncoderSpec(
         name=f"vectors:{file}",
         role="text",
         family="vectors",
@@ -101,7 +100,7 @@ def row(file: str) -> EncoderRow:
     )
 
 
-def load(row: EncoderRow, how: Loading) -> VectorTable:
+def load(row: EncoderSpec, how: LoadOptions) -> VectorTable:
     """The encoder of ``vectors:FILE``, or of ``how.weights`` in its place; precision does not matter to a table.
 
     Raises FusionerError where the file is missing or no such table.

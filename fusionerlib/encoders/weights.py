@@ -4,8 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from fusionerlib.encoders.row import EncoderRow, WeightFile
-from fusionerlib.encoders.towers import file_digest
+from fusionerlib.encoders.base import EncoderSpec, WeightFile, file_digest
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
 from fusionerlib.progress import size_text
@@ -18,7 +17,7 @@ LOCK = ".fusioner.lock"
 """Beside the files from URLs: of two downloads of one file, each would write into what the other has."""
 
 
-def locate(row: EncoderRow, weights: str = "") -> Path:
+def locate(row: EncoderSpec, weights: str = "") -> Path:
     """The file of a row that has one file, the folder of a row that has several.
 
     weights: a path given by the user, or "" for the hub's and torch's caches. Raises FusionerError naming the encoder,
@@ -54,12 +53,12 @@ def cached(file: WeightFile) -> Path | None:
     return path if path.is_file() else None
 
 
-def present(row: EncoderRow) -> bool:
+def present(row: EncoderSpec) -> bool:
     """Whether ``row`` can be loaded on this machine without a download."""
     return all(cached(file) is not None or _known_absent(file) for file in row.files)
 
 
-def fetch(row: EncoderRow) -> list[Path]:
+def fetch(row: EncoderSpec) -> list[Path]:
     """The files of ``row``, downloaded with a progress bar where they are missing.
 
     A broken download leaves nothing under the file's name; it goes on where it stopped, in this call and in the next
@@ -70,7 +69,7 @@ def fetch(row: EncoderRow) -> list[Path]:
     return [path for path in paths if path is not None]
 
 
-def _downloaded(row: EncoderRow, file: WeightFile) -> Path | None:
+def _downloaded(row: EncoderSpec, file: WeightFile) -> Path | None:
     if not file.repo:
         return _from_url(row, file)
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
@@ -107,7 +106,7 @@ def _from_hub(file: WeightFile) -> Path:
     return path
 
 
-def _from_url(row: EncoderRow, file: WeightFile) -> Path:
+def _from_url(row: EncoderSpec, file: WeightFile) -> Path:
     from fusionerlib import download  # its HTTP client takes 0.2 s that looking does not need
 
     path = _torch_hub() / file.file
@@ -128,7 +127,7 @@ def _check(file: WeightFile, sha256: str) -> None:
         raise ValueError(f"its sha256 is {sha256}, that of the published file starts with {file.sha256}")
 
 
-def _missing(row: EncoderRow, files: list[WeightFile], where: str) -> FusionerError:
+def _missing(row: EncoderSpec, files: list[WeightFile], where: str) -> FusionerError:
     first, more = files[0], len(files) - 1
     others = f" and {more} more file{'s' * (more > 1)}" if more else ""
     return FusionerError(
@@ -137,7 +136,7 @@ def _missing(row: EncoderRow, files: list[WeightFile], where: str) -> FusionerEr
     )
 
 
-def _root(row: EncoderRow, first: Path) -> Path:
+def _root(row: EncoderSpec, first: Path) -> Path:
     # A file's name may hold folders: the root is above them.
     return first if len(row.files) == 1 else first.parents[len(Path(row.files[0].file).parts) - 1]
 

@@ -1,4 +1,7 @@
-"""Mosaics asked for the names of their tiles: who wins which tile, and the two controls (docs/protocol.md)."""
+"""Words that mean something else: what a model can do with names alone, when what they say is taken from them.
+
+Mosaics asked for the names of their tiles: who wins which tile, and the two controls (docs/protocol.md).
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +9,42 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import ClassCounts, decide, object_only, permuted
 from fusionerlib.evaluation.queries import Query, present_queries, shuffled
 from fusionerlib.evaluation.scoring import predict, relabelled
-from fusionerlib.frozen.features import StoredScenes
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import SegmentationModel
+from fusionerlib.features.store import StoredScenes
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import SegmentationModel
+
+
+class ShuffledWords(TextEmbeddingCache):
+    """The tokens of ``words``, each under another name of the same group; the same one in training and in tests.
+
+    All that is known of the tokens stays (how many, how alike), only whose they are is drawn by ``seed``. groups: names
+    that exchange their tokens, those of training and the others apart, so that an unseen name stays unseen. A name
+    alone in its group keeps its token. Raises FusionerError for a name of no group.
+    """
+
+    def __init__(self, words: TextEmbeddingCache, groups: Sequence[Sequence[str]], *, seed: int) -> None:
+        super().__init__(encoder=words.encoder, templates=words.templates, synonyms=words.synonyms)
+        rng = np.random.default_rng((seed, 4))
+        self.meant: dict[str, str] = {}
+        for group in groups:
+            ring = [sorted(group)[place] for place in rng.permutation(len(group))]
+            # One ring, so that no name finds its way back to itself.
+            self.meant |= dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
+
+    def _encoded(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
+        if unknown := [name for name in names if name not in self.meant]:
+            raise FusionerError(
+                f"no shuffled token for {unknown[0]!r}: put every name that is trained or asked into one of the groups"
+            )
+        return super()._encoded([self.meant[name] for name in names])
+
 
 AT_ONCE = 64
 """So many names are asked in one batch, in all of its mosaics together: each is a map of probabilities."""
@@ -59,7 +89,7 @@ class MosaicResult:
 def evaluate_mosaics(
     model: SegmentationModel,
     scenes: StoredScenes,
-    words: WordTable,
+    words: TextEmbeddingCache,
     *,
     grid: int = 2,
     tile: int | None = None,

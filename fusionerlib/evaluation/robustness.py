@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fusionerlib.datasets.corrupt import Bordered, Corrupted
-from fusionerlib.datasets.mosaic import Mosaics
-from fusionerlib.datasets.mosaic_kinds import absent_names
+from fusionerlib.datasets.corruptions import Bordered, Corrupted
+from fusionerlib.datasets.mosaic_sets import absent_names
+from fusionerlib.datasets.mosaics import Mosaics
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.evaluation.mosaics import MosaicResult, evaluate_mosaics
-from fusionerlib.frozen.features import StoredScenes
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import SegmentationModel
+from fusionerlib.features.store import StoredScenes
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import SegmentationModel
 
 TILE_SIZES = (0.75, 0.5, 0.375, 0.25)
 """A tile's side as a share of its full one: 84, 56, 42 and 28 pixels instead of 112 on a canvas of 224."""
@@ -37,7 +37,7 @@ Features = Callable[[Scenes, str], StoredScenes]
 def robustness_curves(
     model: SegmentationModel,
     mosaics: Mosaics,
-    words: WordTable,
+    words: TextEmbeddingCache,
     *,
     features: Features,
     vocabulary: Sequence[str],
@@ -49,7 +49,7 @@ def robustness_curves(
 
     tile size: the 2x2 mosaic is made smaller and stands in the middle of a border of its mean colour, labelled
     background. Blur, noise and JPEG act on the mosaic's pixels. distractors: names of ``vocabulary`` that are absent;
-    levels for which it has too few are left out. features: ``Workspace.features``, what stores frozen features.
+    levels for which it has too few are left out. features: ``RunContext.features``, what stores frozen features.
     """
     rows: list[Row] = []
 

@@ -1,4 +1,7 @@
-"""Evaluation: queries to probabilities to counts. Protocols differ only in their queries and in what is counted."""
+"""Evaluation: queries to probabilities to counts. Protocols differ only in their queries and in what is counted.
+
+Answers at the images' own sizes, by sliding windows.
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,12 +14,17 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fusionerlib import progress
+from fusionerlib.datasets.scene import Scenes
+from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.evaluation.metrics import ClassCounts, decide, harmonic_mean
 from fusionerlib.evaluation.queries import Query, present_queries
 from fusionerlib.evaluation.thresholds import ThresholdTable
-from fusionerlib.frozen.features import StoredScenes
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import SegmentationModel
+from fusionerlib.features.store import StoredScenes
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.inference.windows import encode_windows, stride_of, window_logits
+from fusionerlib.models import SegmentationModel
+from fusionerlib.models.base import SegmentationModel
+from fusionerlib.progress import each
 
 RECORD_NAMES = {
     "seen": "seen_names",
@@ -39,7 +47,7 @@ MAPS = 64
 def predict(
     model: SegmentationModel,
     scenes: StoredScenes,
-    words: WordTable,
+    words: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
     batch: int = 16,
@@ -107,7 +115,7 @@ class Evaluation:
 def evaluate(
     model: SegmentationModel,
     scenes: StoredScenes,
-    words: WordTable,
+    words: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
     threshold: float = 0.5,
@@ -152,7 +160,7 @@ def zero_shot(iou: Mapping[str, float], *, unseen: Collection[str]) -> dict[str,
 
 
 def validation(
-    tests: Mapping[str, StoredScenes], words: WordTable, *, scenes: int
+    tests: Mapping[str, StoredScenes], words: TextEmbeddingCache, *, scenes: int
 ) -> Callable[[SegmentationModel], dict[str, float]]:
     """What training calls at times: mIoU on ``scenes`` scenes of the test of *seen* names, asked for what they show.
 
@@ -166,3 +174,30 @@ def validation(
         return {"miou": evaluate(model, tests["seen"], words, queries, quiet=True).counts.miou}
 
     return measure
+
+
+def predict_windows(
+    model: SegmentationModel,
+    scenes: Scenes,
+    words: TextEmbeddingCache,
+    queries: Sequence[Query],
+    *,
+    visual: VisualEncoder,
+    window: int,
+    quiet: bool = False,
+) -> Iterator[Prediction]:
+    """``scoring.predict`` at the images' own sizes, window by window at the paper's stride.
+
+    Questions about one scene that follow each other share the tower's work.
+    """
+    words.add(name for query in queries for name in query.names)
+    device = model.device
+    scene, encoded, current = None, None, -1
+    for query in each(queries, "sliding windows", total=len(queries), unit="question", quiet=quiet):
+        if query.scene != current:
+            scene, current = scenes[query.scene], query.scene
+            pixels = torch.from_numpy(scene.image.copy()).to(device)
+            encoded = encode_windows(visual, pixels, window=window, stride=stride_of(window))
+        assert scene is not None and encoded is not None
+        logits = window_logits(model, encoded, words.tokens(query.names).to(device))
+        yield query, logits.sigmoid().numpy(), relabelled(scene.labels, scene.names, query.truth)

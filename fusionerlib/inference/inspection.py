@@ -17,7 +17,7 @@ from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import list_encoders, load_text, load_visual
 from fusionerlib.encoders.weights import present
 from fusionerlib.errors import FusionerError
-from fusionerlib.fusion import SegmentationModel
+from fusionerlib.models import SegmentationModel
 
 
 def encode_image(visual: VisualEncoder, image: UInt8[Tensor, "height width 3"]) -> VisualTokens:
@@ -78,7 +78,7 @@ def look(photo: str, encoders: Sequence[str], names: Sequence[str], *, height: i
 def sample_scene(*, size: int, seed: int = 0) -> Scene:
     """A Mosaic-4 scene of four OpenMoji things, two of them recoloured, drawn in memory."""
     from fusionerlib.datasets import glyphs
-    from fusionerlib.datasets.mosaic import mosaic
+    from fusionerlib.datasets.mosaics import mosaic
 
     scenes = []
     for place, (colour, thing) in enumerate(

@@ -11,17 +11,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fusionerlib import checkpoints, shipped
+from fusionerlib import checkpoints, packaged
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
-from fusionerlib.frozen.pair import visual_of, words_of
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference.inspection import word_attention
-from fusionerlib.inference.segmentation import Segmentation, checked_threshold, winners
-from fusionerlib.inference.sliding import Windows, encode_windows, window_logits
-from fusionerlib.inference.windows import stride_of
+from fusionerlib.inference.result import Segmentation, checked_threshold, winners
+from fusionerlib.inference.windows import Windows, encode_windows, stride_of, window_logits
+from fusionerlib.models.base import SegmentationModel
 
 NAME_LENGTH = 200
 """Most characters of a name: beyond it a text encoder cuts silently."""
@@ -47,7 +45,7 @@ class Segmenter:
         *,
         model: SegmentationModel,
         visual: VisualEncoder,
-        words: WordTable,
+        words: TextEmbeddingCache,
         size: int | None = 224,
         stride: int | None = None,
     ) -> None:
@@ -73,15 +71,15 @@ class Segmenter:
         Raises FusionerError naming the folders tried where none holds ``config.json`` and ``model.safetensors``.
         """
         tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
-        if checkpoint == shipped.NAME:
-            tried.append(shipped.folder())
+        if checkpoint == packaged.NAME:
+            tried.append(packaged.folder())
         files = ("config.json", "model.safetensors")
         found = [folder for folder in tried if all((folder / file).is_file() for file in files)]
         if not found:
             places = " nor ".join(str(folder.absolute()) for folder in tried)
             raise FusionerError(
                 f"no checkpoint {str(checkpoint)!r}: neither {places} holds "
-                f"{' and '.join(files)}; pass a checkpoint folder, or load {shipped.NAME!r}"
+                f"{' and '.join(files)}; pass a checkpoint folder, or load {packaged.NAME!r}"
             )
         trained = checkpoints.load(found[0])
         pair = trained.run.pair

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fusionerlib.inspector.compose import encoded
+from fusionerlib.inspector.export import encoded
 from fusionerlib.inspector.panels import swatch
 
 LISTED = 40

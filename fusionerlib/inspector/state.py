@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.fusion.decoder import resize
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.inference.segmentation import Segmentation, checked_threshold, winners
+from fusionerlib.inference.result import Segmentation, checked_threshold, winners
 from fusionerlib.inference.segmenter import Segmenter, checked_names
 from fusionerlib.inspector.cases import Case, as_cases
 from fusionerlib.inspector.panels import fitted
+from fusionerlib.models.decoder import resize
 
 Changed = frozenset[str]
 """What an operation changed: names of panels, and "pixel" for the table of the clicked pixel."""

@@ -14,10 +14,10 @@ from PIL import Image
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.segmenter import Segmenter
-from fusionerlib.inspector.compose import encoded, parameter_line, png, table_title
 from fusionerlib.inspector.controls import Controls
+from fusionerlib.inspector.draw import panel, pixel_probabilities, title
+from fusionerlib.inspector.export import encoded, parameter_line, png, table_title
 from fusionerlib.inspector.picture import picture_widget
-from fusionerlib.inspector.shown import panel, pixel_probabilities, title
 from fusionerlib.inspector.state import EVERYTHING, PANELS, Changed, InspectorState
 from fusionerlib.progress import headless
 

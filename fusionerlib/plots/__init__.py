@@ -2,13 +2,13 @@
 
 from fusionerlib.plots.evaluation import SceneRow, ablation_bars, per_class_bars, scene_rows, scenes
 from fusionerlib.plots.features import attention, cosine_matrix, pca_colours, pca_tokens, similarity
-from fusionerlib.plots.gains import gains
-from fusionerlib.plots.methods import method_bars
-from fusionerlib.plots.performance import cost_growth, step_parts
 from fusionerlib.plots.protocols import confusion, risk_curve, triple
 from fusionerlib.plots.robustness import kind_bars, robustness
 from fusionerlib.plots.style import save, style
 from fusionerlib.plots.training import curves
+from studies.cost_aggregation.figure import gains
+from studies.methods.figure import method_bars
+from studies.performance.figures import cost_growth, step_parts
 
 __all__ = [
     "SceneRow",

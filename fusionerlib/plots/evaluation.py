@@ -1,7 +1,10 @@
-"""What a model gets right and wrong: scenes, classes, settings."""
+"""What a model gets right and wrong: scenes, classes, settings.
+
+Scenes of an evaluation as rows of pictures: what was asked, what is there, what was predicted.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +13,17 @@ from jaxtyping import Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fusionerlib.datasets.scene import Scene
+from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.labels import label
+from fusionerlib.evaluation.metrics import decide
+from fusionerlib.evaluation.queries import Query
+from fusionerlib.evaluation.scoring import Prediction, predict
+from fusionerlib.features.store import StoredScenes
+from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.inference.overlay import legend_entries, overlay, printable
 from fusionerlib.inference.palette import palette
+from fusionerlib.models import SegmentationModel
 from fusionerlib.plots.style import BLUE, GREY, figure, picture, short, style, wrapped
 
 
@@ -181,3 +190,30 @@ def ablation_bars(
         else:
             axes.set_ylabel(str(metrics[0]))
         return result
+
+
+def drawn(predictions: Iterable[Prediction], scenes: Scenes, *, threshold: float = 0.5) -> list[SceneRow]:
+    """Answers about ``scenes``, at the size of these, ready for ``plots.scene_rows``."""
+    return [
+        SceneRow(
+            title="asked: 1 name" if len(query.names) == 1 else f"asked: {len(query.names)} names",
+            image=scenes[query.scene].image,
+            names=query.names,
+            truth=target,
+            predicted=decide(probabilities, threshold=threshold),
+        )
+        for query, probabilities, target in predictions
+    ]
+
+
+def answered(
+    model: SegmentationModel,
+    scenes: Scenes,
+    stored: StoredScenes,
+    words: TextEmbeddingCache,
+    queries: Sequence[Query],
+    *,
+    threshold: float = 0.5,
+) -> list[SceneRow]:
+    """``queries`` answered again by their stored features, with their images."""
+    return drawn(predict(model, stored, words, queries, quiet=True), scenes, threshold=threshold)

@@ -12,14 +12,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
-from fusionerlib.frozen.features import StoredScenes
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import SegmentationModel, build
-from fusionerlib.training.feeds import Feed, StoredFeed
-from fusionerlib.training.processes import Processes
-from fusionerlib.training.running import History, Running
-from fusionerlib.training.stepping import Stepper
-from fusionerlib.training.watching import Watch
+from fusionerlib.features.store import StoredScenes
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import SegmentationModel, build
+from fusionerlib.training.batch_sources import BatchSource, StoredBatchSource
+from fusionerlib.training.distributed import Distributed
+from fusionerlib.training.progress import TrainingProgress
+from fusionerlib.training.resume import History, TrainingState
+from fusionerlib.training.steps import Stepper
 
 HOW = {"workers", "accumulate", "channels_last", "compile_fusion", "tensorboard"}
 """How a training is worked out, not what comes out (up to rounding): a stopped one may go on with others."""
@@ -28,8 +28,8 @@ HOW = {"workers", "accumulate", "channels_last", "compile_fusion", "tensorboard"
 def train(
     *,
     run: RunConfig,
-    scenes: StoredScenes | Feed,
-    words: WordTable,
+    scenes: StoredScenes | BatchSource,
+    words: TextEmbeddingCache,
     directory: Path,
     pairs: Sequence[tuple[int, str]] | None = None,
     validate: Callable[[SegmentationModel], dict[str, float]] | None = None,
@@ -49,12 +49,12 @@ def train(
     other kind, and for a batch that can't be shared equally.
     """
     config = run.training
-    team = Processes.joined(device)
-    feed = StoredFeed(scenes) if isinstance(scenes, StoredScenes) else scenes
+    team = Distributed.joined(device)
+    feed = StoredBatchSource(scenes) if isinstance(scenes, StoredScenes) else scenes
     if feed.kind != config.feed:
         raise FusionerError(
             f"the run says feed = {config.feed!r} but is given a {feed.kind} one: set feed to {feed.kind!r}, or make "
-            "the feed by feeds.training_feed"
+            "the feed by feeds.training_batch_source"
         )
     pairs = feed.pairs() if pairs is None else list(pairs)
     if not pairs:
@@ -71,7 +71,7 @@ def train(
     stepper = Stepper(model, run=run, words=words, team=team)
     described = run.model_dump(mode="json", exclude={"training": HOW})
     identity = {"run": described, "scenes": feed.fingerprint, "words": words.encoder.fingerprint}
-    now = Running(model, stepper.optimiser, average, stepper.scaler)
+    now = TrainingState(model, stepper.optimiser, average, stepper.scaler)
     now.resume(directory, identity)
     if len(set(team.gathered(torch.tensor([now.step], device=team.device)).tolist())) > 1:
         raise FusionerError(f"the processes do not see the same {directory}: put it where all machines can read it")
@@ -86,7 +86,7 @@ def train(
         balanced=config.balanced,
         rows=stepper.share,
     )
-    watch = Watch(
+    watch = TrainingProgress(
         total=config.steps,
         done=now.step,
         batch=config.batch,

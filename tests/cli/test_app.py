@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from fusionerlib import Segmenter
 from fusionerlib.cli.app import app, pairs
-from fusionerlib.encoders.listing import table
-from fusionerlib.encoders.registry import PREFIXES, get_row, list_encoders
+from fusionerlib.encoders.registry import PREFIXES, get_row, list_encoders, table
 from fusionerlib.errors import FusionerError
 from tests.cli.helped import help_without
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fusionerlib.datasets.sources import DataSet, load_sources
+from fusionerlib.datasets.download.catalogue import DataSet, load_sources
 
 RNG = np.random.default_rng(3)
 VOC = {"2007_000032": True, "2007_000033": False, "2008_000008": True, "2008_000015": False}

@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 
 from fusionerlib.config import DataConfig
-from fusionerlib.datasets.benchmarks import other_benchmarks, own_benchmarks
-from fusionerlib.datasets.full import full_names, full_test
 from fusionerlib.datasets.pascal import FOLDS, NAMES, published
-from fusionerlib.datasets.sets import prepare
+from fusionerlib.datasets.sets import full_names, full_test, other_benchmarks, own_benchmarks, prepare
 from fusionerlib.errors import FusionerError
 from tests.datasets.test_pascal import DOG, MINI, OTHER_VAL, SHARED, VAL, Made, made, needs_mini, stripes
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fusionerlib.datasets.categories import canonical
-from fusionerlib.datasets.crops import Box, Crop, Crops, crop_box, largest_part, select_crops, squared
-from fusionerlib.datasets.full import full_test
+from fusionerlib.datasets.mosaic_sets import Box, Crop, Crops, crop_box, largest_part, select_crops, squared
+from fusionerlib.datasets.names import canonical
 from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.sets import full_test
 from tests.datasets.test_pascal import SHARED
 
 pytest.importorskip("scipy", reason="cutting objects out needs the extra `data`")

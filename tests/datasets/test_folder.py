@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fusionerlib.datasets.folder import read_folder, read_names
-from fusionerlib.datasets.indexed import Indexed
+from fusionerlib.datasets.mask_folder import MaskFolder
 from fusionerlib.datasets.pascal import NAMES
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.errors import FusionerError
@@ -49,7 +49,7 @@ def test_images_masks_and_names(made: Made) -> None:
         (root / "images" / clutter).touch()
     (root / "images/Thumbs.db").touch()
     scenes = read_folder(root)
-    assert isinstance(scenes, Indexed)
+    assert isinstance(scenes, MaskFolder)
     assert isinstance(scenes, Scenes)
     assert scenes.classes == ("cat", "traffic light")
     assert keys(scenes) == ["a", "b.2", "c"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fusionerlib.datasets.fss import FSSFolder
+from fusionerlib.datasets.fss1000 import FSSFolder
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.errors import FusionerError
 

@@ -10,11 +10,17 @@ from fusionerlib.config import DataConfig
 from fusionerlib.datasets import openmoji
 from fusionerlib.datasets.coco20i import NAMES as COCO_NAMES
 from fusionerlib.datasets.glyphs import things
-from fusionerlib.datasets.mosaic_kinds import absent_names, first_mosaics, mosaic_kinds
-from fusionerlib.datasets.mosaic_sets import mosaic_sets, plain_mosaics, tile_sets
+from fusionerlib.datasets.mosaic_sets import (
+    absent_names,
+    first_mosaics,
+    mosaic_kinds,
+    mosaic_sets,
+    plain_mosaics,
+    tile_sets,
+)
+from fusionerlib.datasets.names import supercategory
 from fusionerlib.datasets.pascal import NAMES as VOC_NAMES
 from fusionerlib.datasets.scene import vocabulary
-from fusionerlib.datasets.supercategories import supercategory
 from fusionerlib.errors import FusionerError
 
 from .conftest import SETTINGS

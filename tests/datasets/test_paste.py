@@ -7,7 +7,7 @@ from fusionerlib.datasets.paste import SHARE, Pastes, paste
 from fusionerlib.datasets.scene import Scene, Scenes
 
 from .conftest import FlatScene, flat_colour
-from .test_mosaic import Listed
+from .test_mosaics import Listed
 
 
 def test_labelled_pixels_are_exactly_the_objects(flat_scene: FlatScene) -> None:

@@ -8,9 +8,9 @@ from PIL import Image
 
 from fusionerlib.config import DataConfig
 from fusionerlib.datasets.pascal import FOLDS, published
-from fusionerlib.datasets.photos import Canonical
 from fusionerlib.datasets.scene import Scene, vocabulary
 from fusionerlib.datasets.sets import DataSets, prepare
+from fusionerlib.datasets.transforms import VocCoco
 from tests.datasets.test_pascal import SHARED
 
 needs_minis = pytest.mark.skipif(not SHARED.is_dir(), reason="reduced copies of VOC 2012 and COCO are not here")
@@ -54,7 +54,7 @@ def scene(*names: str, labels: list[int]) -> Scene:
 
 
 def test_names_of_one_category_become_one_and_its_pixels_one_mask() -> None:
-    merged = Canonical(Listed(scene("sofa", "zebra", "couch", labels=[0, 1, 2, 3, 255])))
+    merged = VocCoco(Listed(scene("sofa", "zebra", "couch", labels=[0, 1, 2, 3, 255])))
     assert merged.names(0) == merged[0].names == ("couch", "zebra")
     assert merged[0].labels.tolist() == [[0, 1, 2, 1, 255]]
 
@@ -62,17 +62,17 @@ def test_names_of_one_category_become_one_and_its_pixels_one_mask() -> None:
 @pytest.mark.parametrize("asked", ["sofa", "couch"])
 def test_held_out_pixels_are_ignored_or_background_under_either_name(asked: str) -> None:
     scenes = Listed(scene("zebra", "sofa", labels=[0, 1, 2, 255]), scene("couch", "dog", labels=[1, 0, 2, 255]))
-    ignored = Canonical(scenes, without=[asked])
+    ignored = VocCoco(scenes, without=[asked])
     assert [ignored.names(i) for i in range(2)] == [("zebra",), ("dog",)]
     assert [ignored[i].labels.tolist()[0] for i in range(2)] == [[0, 1, 255, 255], [255, 0, 1, 255]]
-    paper = Canonical(scenes, without=[asked], novel="background")
+    paper = VocCoco(scenes, without=[asked], novel="background")
     assert [paper[i].labels.tolist()[0] for i in range(2)] == [[0, 1, 0, 255], [0, 0, 1, 255]]
-    assert ignored.fingerprint != paper.fingerprint != Canonical(scenes).fingerprint
+    assert ignored.fingerprint != paper.fingerprint != VocCoco(scenes).fingerprint
 
 
 def test_a_scene_without_a_name_left_is_dropped() -> None:
     scenes = Listed(scene("sofa", labels=[1]), scene("dog", labels=[1]), scene("couch", labels=[1]))
-    kept = Canonical(scenes, without=["couch"])
+    kept = VocCoco(scenes, without=["couch"])
     assert [kept[i].key for i in range(len(kept))] == ["dog"]
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusionerlib.datasets.download.catalogue import DataSet, load_sources
+from fusionerlib.datasets.download.prepare import prepare
 from fusionerlib.datasets.pascal import Pascal5i
-from fusionerlib.datasets.prepare import prepare
-from fusionerlib.datasets.sources import DataSet, load_sources
 from fusionerlib.errors import FusionerError
 from tests.datasets.published import (
     FSS_COUNTS,

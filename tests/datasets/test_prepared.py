@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.fss import FSSFolder
-from fusionerlib.datasets.indexed import read_set
-from fusionerlib.datasets.mat_masks import CONTEXT_NAMES
+from fusionerlib.datasets.download.catalogue import load_sources
+from fusionerlib.datasets.download.mat_masks import CONTEXT_NAMES
+from fusionerlib.datasets.download.prepare import prepare
+from fusionerlib.datasets.fss1000 import FSSFolder
+from fusionerlib.datasets.mask_folder import read_set
 from fusionerlib.datasets.pascal import Pascal5i
-from fusionerlib.datasets.prepare import prepare
-from fusionerlib.datasets.sources import load_sources
 from fusionerlib.errors import FusionerError
 from tests.datasets.published import (
     FSS_COUNTS,

@@ -9,11 +9,10 @@ from PIL import Image
 
 from fusionerlib.config import DataConfig
 from fusionerlib.datasets import fss1000, glyphs, openmoji, sets
-from fusionerlib.datasets.joined import Joined
 from fusionerlib.datasets.mosaic_sets import mosaic_sets
-from fusionerlib.datasets.openmoji_sets import paste_indices
+from fusionerlib.datasets.openmoji import paste_indices
 from fusionerlib.datasets.scene import Scenes, vocabulary
-from fusionerlib.datasets.transforms import Subset
+from fusionerlib.datasets.transforms import Concat, Subset
 from fusionerlib.errors import FusionerError
 
 TRAIN, EVAL = 40, 12
@@ -103,10 +102,10 @@ def test_mosaic_sets_show_four_different_names_of_their_split(config: DataConfig
 
 
 def test_joined_finds_every_scene_in_order(drawn: Path) -> None:
-    from fusionerlib.datasets.fss import FSSFolder
+    from fusionerlib.datasets.fss1000 import FSSFolder
 
     whole = FSSFolder(drawn)
-    joined = Joined(Subset(whole, [3, 4]), Subset(whole, [9]), Subset(whole, [1, 0]))
+    joined = Concat(Subset(whole, [3, 4]), Subset(whole, [9]), Subset(whole, [1, 0]))
     assert [joined[i].key for i in range(len(joined))] == [whole[i].key for i in (3, 4, 9, 1, 0)]
     assert [joined.names(i) for i in range(5)] == [whole.names(i) for i in (3, 4, 9, 1, 0)]
 

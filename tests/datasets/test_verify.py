@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.mat_masks import CONTEXT_NAMES, augmented_masks, context_masks
-from fusionerlib.datasets.sources import DataSet, Instances, Part, Source, load_sources
-from fusionerlib.datasets.verify import SAMPLE, verify
+from fusionerlib.datasets.download.catalogue import DataSet, Instances, Part, Source, load_sources
+from fusionerlib.datasets.download.mat_masks import CONTEXT_NAMES, augmented_masks, context_masks
+from fusionerlib.datasets.download.verify import SAMPLE, verify
 from fusionerlib.errors import FusionerError
 from tests.datasets.published import coco_files, jpg, labels_of, mat, png, sbd_mat
 

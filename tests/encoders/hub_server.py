@@ -5,7 +5,7 @@ import hashlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from fusionerlib.encoders.row import EncoderRow, WeightFile
+from fusionerlib.encoders.base import EncoderSpec, WeightFile
 
 COMMIT = "1" * 40
 """The one revision of every repository."""
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def row_of(*files: WeightFile) -> EncoderRow:
+def row_of(*files: WeightFile) -> EncoderSpec:
     """A row of an encoder of these files, with nothing else to know of it."""
     known = {"name": "some-encoder", "role": "text", "family": "", "space": "", "width": 0, "parameters": 0}
-    return EncoderRow(**known, loader="", pretraining="", licence="", tokens=("mean",), files=files)
+    return EncoderSpec(**known, loader="", pretraining="", licence="", tokens=("mean",), files=files)

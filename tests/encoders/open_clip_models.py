@@ -10,9 +10,9 @@ from open_clip import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions, WeightFile
 from fusionerlib.encoders.clip import visual
 from fusionerlib.encoders.clip_dense import ways
-from fusionerlib.encoders.row import EncoderRow, Loading, WeightFile
 
 TEXT: dict[str, Any] = {"width": 64, "heads": 2, "layers": 2}
 TINY_VIT: dict[str, Any] = {
@@ -93,9 +93,9 @@ def publish(tensors: Mapping[str, Tensor], folder: Path) -> Path:
     return folder
 
 
-def row(role: str, *, tokens: tuple[str, ...] = ("last",), files: tuple[str, ...] = (), **options: Any) -> EncoderRow:
+def row(role: str, *, tokens: tuple[str, ...] = ("last",), files: tuple[str, ...] = (), **options: Any) -> EncoderSpec:
     """The row of a user's own model."""
-    return EncoderRow(
+    return EncoderSpec(
         name="mine",
         role=role,
         family="CLIP",
@@ -114,7 +114,7 @@ def row(role: str, *, tokens: tuple[str, ...] = ("last",), files: tuple[str, ...
 def load(folder: Path, config: dict[str, Any], *, tokens: str = "last", quick_gelu: bool = True, **how: Any) -> Any:
     """The image tower of a published model, loaded as a user's own."""
     given = row("visual", tokens=ways(config["vision_cfg"]), config=config, quick_gelu=quick_gelu)
-    return visual(given, Loading(weights=str(folder), tokens=tokens, **how))
+    return visual(given, LoadOptions(weights=str(folder), tokens=tokens, **how))
 
 
 def photos(height: int, width: int) -> Tensor:

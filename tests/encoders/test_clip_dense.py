@@ -9,10 +9,10 @@ from open_clip import CLIP, get_model_config
 from open_clip.model import resize_pos_embed
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from fusionerlib.encoders.base import LoadOptions
 from fusionerlib.encoders.clip import visual
 from fusionerlib.encoders.clip_dense import GRIDS, WAYS
 from fusionerlib.encoders.registry import get_row, load_visual
-from fusionerlib.encoders.row import Loading
 from fusionerlib.errors import FusionerError
 from tests.encoders.open_clip_models import (
     TINY_VIT,
@@ -99,7 +99,7 @@ def test_pixels_are_normalised_as_the_row_says(tiny, folder) -> None:
     x = (photos(64, 64) / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.5])[
         :, None, None
     ]
-    tokens = visual(given, Loading(weights=str(folder), tokens="last"))(photos(64, 64)).main.tokens
+    tokens = visual(given, LoadOptions(weights=str(folder), tokens="last"))(photos(64, 64)).main.tokens
     assert_same(tokens, half(x)[1] @ half.proj)
 
 

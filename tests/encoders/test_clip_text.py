@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from fusionerlib.encoders.base import LoadOptions
 from fusionerlib.encoders.clip import text
-from fusionerlib.encoders.row import Loading
 from fusionerlib.errors import FusionerError
 from tests.encoders.open_clip_models import TINY_SIGLIP, TINY_VIT, publish, random_model, row
 
@@ -19,7 +19,7 @@ SENTENCES = ["a photo of a cat", "!;", "a very long list of " + "wine glasses, "
 
 def load_text(folder, config, *, quick_gelu=True, files=(), **how):
     given = row("text", tokens=("pooled",), files=files, config=config, quick_gelu=quick_gelu)
-    return text(given, Loading(weights=str(folder), tokens="pooled", **how))
+    return text(given, LoadOptions(weights=str(folder), tokens="pooled", **how))
 
 
 def in_transformers(state, *, hidden_act: str) -> CLIPTextModelWithProjection:

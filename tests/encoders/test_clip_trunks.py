@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from open_clip import CustomTextCLIP, get_model_config
 
+from fusionerlib.encoders.base import LoadOptions
 from fusionerlib.encoders.clip import visual
 from fusionerlib.encoders.clip_dense import is_joint
 from fusionerlib.encoders.registry import get_row
-from fusionerlib.encoders.row import Loading
 from tests.encoders.open_clip_models import (
     TINY_EVA,
     TINY_PE,
@@ -50,7 +50,7 @@ def test_true_rn50_from_its_row_has_timms_feature_map(tmp_path) -> None:
 
     state, images = true_image_half(get_model_config("RN50")), photos(224, 224)
     known = get_row("visual", "clip-rn50")
-    encoder = visual(known, Loading(weights=str(publish(state, tmp_path)), tokens="last"))
+    encoder = visual(known, LoadOptions(weights=str(publish(state, tmp_path)), tokens="last"))
     (tmp_path / "open_clip_model.safetensors").unlink()  # 150 MB
     with torch.device("meta"):
         theirs = timm.create_model("resnet50_clip", num_classes=1024).eval()
@@ -101,7 +101,7 @@ def test_attention_pooled_towers_have_patches_and_patches_alone(tmp_path, config
     assert (plain.space, alone.space) == ("mine/patches", "mine")
     listed = row("visual", tokens=("last", "value"), config=config).model_copy(update={"space": "mine/patches"})
     for way, space in (("last", "mine/patches"), ("value", "mine")):
-        assert visual(listed, Loading(weights=str(published), tokens=way)).space == space
+        assert visual(listed, LoadOptions(weights=str(published), tokens=way)).space == space
     assert (plain.width, alone.width) == (patches.shape[-1], joint.shape[-1])
 
 

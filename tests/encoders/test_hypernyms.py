@@ -4,9 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fusionerlib.encoders.hypernyms import ancestors, kinds, rebuild
+from fusionerlib.encoders.imagenet import ancestors, class_texts, kinds, rebuild, word_bank
 from fusionerlib.encoders.registry import load_text
-from fusionerlib.encoders.worded import class_texts, word_bank
 
 NOUNS = """  1 This line is part of a licence.
 00000010 03 n 01 entity 0 001 ~ 00000020 n 0000 | that which is
@@ -70,8 +69,8 @@ def test_a_rebuilt_file_is_read_back(tmp_path, monkeypatch) -> None:
     lines = "".join(f"{offset} 05 n 01 thing 0 001 @ 00000001 n 0000 | x\n" for offset in synsets())
     file.write_text(lines + "00000001 03 n 01 Some_Thing 0 000 | all\n", encoding="latin-1")
     rebuild(file, Letters(), tmp_path / "bank.safetensors")
-    monkeypatch.setattr("fusionerlib.encoders.hypernyms.resources.files", lambda _: tmp_path)
-    monkeypatch.setattr("fusionerlib.encoders.hypernyms.BANK", "bank.safetensors")
+    monkeypatch.setattr("fusionerlib.encoders.imagenet.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("fusionerlib.encoders.imagenet.BANK", "bank.safetensors")
     assert kinds() == (["some thing"], [[0]] * 1000)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import data
 
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
-from fusionerlib.encoders.packaged import load_classifier, verify
+from fusionerlib.encoders.imagenet import load_classifier, verify
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 

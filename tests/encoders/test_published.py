@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from fusionerlib.encoders import published, vision
+from fusionerlib.encoders import published, timm_models
 from fusionerlib.encoders.registry import get_row, load_visual
 from fusionerlib.errors import FusionerError
 from tests.encoders.vision_models import load, saved, small, vit_state
@@ -112,6 +112,6 @@ def test_timms_and_the_authors_layout_of_dinov2_are_one_encoder(tmp_path) -> Non
 
 def test_a_row_for_any_name_knows_where_its_file_is() -> None:
     row = get_row("visual", "timm:vit_tiny_patch16_224.augreg_in21k")
-    assert row == vision.row("vit_tiny_patch16_224.augreg_in21k") and row.width == 0
+    assert row == timm_models.row("vit_tiny_patch16_224.augreg_in21k") and row.width == 0
     (file,) = row.files
     assert (file.repo, file.file) == ("timm/vit_tiny_patch16_224.augreg_in21k", "model.safetensors")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fusionerlib.encoders.base import WeightFile
 from fusionerlib.encoders.registry import get_row, list_encoders, load_text
-from fusionerlib.encoders.row import WeightFile
 from fusionerlib.encoders.weights import cached, fetch, locate, present
 from fusionerlib.errors import FusionerError
 from tests.encoders.hub_server import BYTES, COMMIT, Server, row_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fusionerlib.encoders.row import EncoderRow, WeightFile
+from fusionerlib.encoders.base import EncoderSpec, WeightFile
 from fusionerlib.encoders.weights import LOCK, fetch, locate, present
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
@@ -17,7 +17,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
 
 
-def at_url(server: Server, *, sha256: str = "") -> EncoderRow:
+def at_url(server: Server, *, sha256: str = "") -> EncoderSpec:
     server.files["/some.pth"] = BYTES
     return row_of(WeightFile(file="some.pth", url=f"{server.url}/some.pth", sha256=sha256, bytes=len(BYTES)))
 

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from skimage.data import chelsea
 
-from fusionerlib.encoders.packaged import load_classifier
+from fusionerlib.encoders.imagenet import class_texts, embedded, load_classifier, word_bank
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.encoders.worded import class_texts, embedded, word_bank
 
 
 @pytest.fixture(scope="module")

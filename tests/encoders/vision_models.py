@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fusionerlib.encoders import vision
+from fusionerlib.encoders import timm_models
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions, VisualTower
 from fusionerlib.encoders.registry import get_row
-from fusionerlib.encoders.row import EncoderRow, Loading
-from fusionerlib.encoders.towers import VisualTower
 
 State = Mapping[str, Tensor]
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -29,15 +28,15 @@ def normal(pixels: Tensor, mean: Tensor = MEAN, std: Tensor = STD) -> Tensor:
     return (pixels / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def small(name: str, **arguments: Any) -> EncoderRow:
+def small(name: str, **arguments: Any) -> EncoderSpec:
     """The row ``name`` with other arguments for timm, such as fewer layers."""
     row = get_row("visual", name)
     merged = {**row.options.get("arguments", {}), **arguments}
     return row.model_copy(update={"options": {**row.options, "arguments": merged}})
 
 
-def load(row: EncoderRow, file: Path, **how: Any) -> VisualTower:
-    return vision.load(row, Loading(weights=str(file), **{"tokens": row.tokens[0], **how}))
+def load(row: EncoderSpec, file: Path, **how: Any) -> VisualTower:
+    return timm_models.load(row, LoadOptions(weights=str(file), **{"tokens": row.tokens[0], **how}))
 
 
 def saved(state: Mapping[str, Any], file: Path) -> Path:

@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionerlib.datasets.corrupt import Bordered
+from fusionerlib.datasets.corruptions import Bordered
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.mosaics import evaluate_mosaics, tiles_won
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.words import WordTable
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import TextEmbeddingCache
 from tests.evaluation.test_scoring import NAMES, Favourite
 
 
 @pytest.fixture(scope="module")
 def words():
-    return WordTable(encoder=load_text("packaged"), templates=["{}"])
+    return TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
 
 
 class Tiles:

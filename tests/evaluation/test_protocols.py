@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from fusionerlib.evaluation.protocols import episodes
+from fusionerlib.evaluation.queries import episodes
 
 PASCAL = [(scene, "cat" if scene % 3 else "dog") for scene in range(346)]
 COCO = [(scene, name) for name, count in (("fox", 3), ("cup", 1500)) for scene in range(count)]

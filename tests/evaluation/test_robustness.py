@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from fusionerlib.datasets.mosaic import Mosaics
+from fusionerlib.datasets.mosaics import Mosaics
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.robustness import curve_figures, robustness_curves
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.words import WordTable
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.plots.robustness import kind_bars, robustness
 from tests.evaluation.test_scoring import NAMES, Favourite
 
@@ -35,7 +35,7 @@ class Full:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     store = FeatureStore(tmp_path_factory.mktemp("store"), encoder=load_visual("packaged"))
-    words = WordTable(encoder=load_text("packaged"), templates=["{}"])
+    words = TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
     return robustness_curves(
         Favourite(words, "red box"),
         Mosaics(Full(), [(0, 1, 2, 3), (2, 0, 3, 1)], size=64),

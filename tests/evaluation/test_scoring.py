@@ -8,9 +8,9 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.evaluation.queries import Query, present_queries
 from fusionerlib.evaluation.scoring import evaluate, predict, relabelled
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion.model import SegmentationModel
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models.base import SegmentationModel
 from tests.shapes import Shapes
 
 NAMES = ["red box", "green box", "blue box", "yellow box"]
@@ -18,7 +18,7 @@ NAMES = ["red box", "green box", "blue box", "yellow box"]
 
 @pytest.fixture(scope="module")
 def words():
-    return WordTable(encoder=load_text("packaged"), templates=["{}"])
+    return TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def scenes(tmp_path_factory):
 class Favourite(SegmentationModel):
     """Paints the whole image with one name: its logit is 4 everywhere, any other's -4."""
 
-    def __init__(self, words: WordTable, name: str) -> None:
+    def __init__(self, words: TextEmbeddingCache, name: str) -> None:
         super().__init__(FusionConfig(preset="small", width=12, heads=2), visual_width=432, text_width=384)
         self.token = words.tokens([name])[0]
 

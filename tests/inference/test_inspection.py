@@ -7,11 +7,9 @@ from torch import nn
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders import registry
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions, TextTower, VisualTower
 from fusionerlib.encoders.registry import load_visual
-from fusionerlib.encoders.row import EncoderRow, Loading
-from fusionerlib.encoders.towers import TextTower, VisualTower
 from fusionerlib.errors import FusionerError
-from fusionerlib.fusion import build
 from fusionerlib.inference.inspection import (
     encode_image,
     look,
@@ -21,6 +19,7 @@ from fusionerlib.inference.inspection import (
     similarity,
     word_attention,
 )
+from fusionerlib.models import build
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_unknown_photo_is_told() -> None:
         sample_photo("camera", multiple=32)
 
 
-def colours(row: EncoderRow, how: Loading) -> VisualTower:
+def colours(row: EncoderSpec, how: LoadOptions) -> VisualTower:
     """An encoder whose patch tokens are mean colours, so that words for colours can share their space."""
 
     class Mean(nn.Module):
@@ -81,7 +80,7 @@ def colours(row: EncoderRow, how: Loading) -> VisualTower:
     return VisualTower(Mean(), row=row, how=how, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="colours")
 
 
-def colour_words(row: EncoderRow, how: Loading) -> TextTower:
+def colour_words(row: EncoderSpec, how: LoadOptions) -> TextTower:
     """Sentences about red, green or blue as that colour."""
 
     class Words(nn.Module):
@@ -96,8 +95,8 @@ def colour_pair():
     told = {"name": "colours", "family": "test", "space": "rgb", "width": 3, "parameters": 0, "tokens": ("last",)}
     told |= {"pretraining": "none", "licence": "none"}
     rows = [
-        EncoderRow(role="visual", loader=f"{__name__}:colours", stride=16, multiple=16, **told),
-        EncoderRow(role="text", loader=f"{__name__}:colour_words", **told),
+        EncoderSpec(role="visual", loader=f"{__name__}:colours", stride=16, multiple=16, **told),
+        EncoderSpec(role="text", loader=f"{__name__}:colour_words", **told),
     ]
     for row in rows:
         registry.add_encoder(row)

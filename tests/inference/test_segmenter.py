@@ -15,10 +15,10 @@ from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import build
-from fusionerlib.inference.segmentation import winners
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.inference.result import winners
 from fusionerlib.inference.segmenter import LONGEST
+from fusionerlib.models import build
 
 
 class MeanColours:
@@ -53,7 +53,7 @@ class Hashed:
 
 
 def words(templates=("{}",), **settings):
-    return WordTable(encoder=Hashed(), templates=templates, **settings)
+    return TextEmbeddingCache(encoder=Hashed(), templates=templates, **settings)
 
 
 def make(kind="fusioner", **changes):
@@ -107,14 +107,14 @@ def test_logits_are_the_models_resized(segmenter, photo):
 
 @pytest.mark.parametrize("chunk", [1, 2 * 120 * 200 * 4, 10**9])
 def test_masks_are_the_decision_of_the_metrics_however_chunked(segmenter, photo, chunk, monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.segmentation.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("fusionerlib.inference.result.CHUNK_BYTES", chunk)
     found = segmenter.set_image(photo).segment([f"name {i}" for i in range(5)], threshold=0.4)
     probabilities = found.logits.double().sigmoid().numpy()
     np.testing.assert_array_equal(found.labels, decide(probabilities, threshold=0.4))
 
 
 def test_of_equals_the_first_name_wins_across_chunks(monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.segmentation.CHUNK_BYTES", 1)
+    monkeypatch.setattr("fusionerlib.inference.result.CHUNK_BYTES", 1)
     best, winner = winners(torch.tensor([1.0, 2.0, 2.0])[:, None, None].expand(3, 2, 2), (4, 6))
     assert (best == 2).all() and (winner == 1).all()
 

@@ -10,9 +10,9 @@ from skimage.data import chelsea
 from fusionerlib import Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.base import TokenMap, VisualTokens
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import build
-from fusionerlib.fusion.model import NAMES
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import build
+from fusionerlib.models.base import NAMES
 
 SIZE, WIDTH = 64, 40
 
@@ -45,7 +45,11 @@ def make(preset: str = "modern", **changes) -> Segmenter:
     own = {"likeness": "cosine"} if preset == "modern" else {"width": 24, "heads": 2}
     model = build(FusionConfig(preset=preset, **own), visual_width=WIDTH, text_width=WIDTH)
     segmenter = Segmenter(
-        model=model, visual=Squares(), words=WordTable(encoder=Seeded(), templates=["{}"]), size=SIZE, **changes
+        model=model,
+        visual=Squares(),
+        words=TextEmbeddingCache(encoder=Seeded(), templates=["{}"]),
+        size=SIZE,
+        **changes,
     )
     segmenter.asked = []
     model.register_forward_pre_hook(lambda _, given: segmenter.asked.append(given[1].shape[1]))
@@ -68,7 +72,7 @@ def test_parts_give_the_answer_of_all_names_at_once_to_the_bit(photo, stride, mo
     parts = segmenter.segment(names)
     assert set(segmenter.asked) == {NAMES}
     segmenter.asked.clear()
-    monkeypatch.setattr("fusionerlib.fusion.model.NAMES", len(names))
+    monkeypatch.setattr("fusionerlib.models.base.NAMES", len(names))
     whole = segmenter.segment(names)
     assert set(segmenter.asked) == {len(names)}
     assert torch.equal(parts.coarse, whole.coarse) and torch.equal(parts.best, whole.best)

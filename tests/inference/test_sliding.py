@@ -12,10 +12,9 @@ from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Query
-from fusionerlib.evaluation.scoring import score
-from fusionerlib.evaluation.sliding import predict_windows
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import build
+from fusionerlib.evaluation.scoring import predict_windows, score
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import build
 
 NAMES = ("cat", "grass", "sky")
 SIZE, STRIDE = 64, 40
@@ -26,7 +25,7 @@ def parts():
     torch.manual_seed(0)
     visual, text = load_visual("packaged"), load_text("packaged")
     model = build(FusionConfig(preset="small", width=24, heads=2, depth=1), visual_width=432, text_width=384).eval()
-    return {"model": model, "visual": visual, "words": WordTable(encoder=text, templates=["{}"])}
+    return {"model": model, "visual": visual, "words": TextEmbeddingCache(encoder=text, templates=["{}"])}
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from fusionerlib import Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import build
-from fusionerlib.inspector import InspectorState, shown
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.inspector import InspectorState, draw
 from fusionerlib.inspector.state import PANELS
+from fusionerlib.models import build
 
 NAMES = ("cat", "grass", "sky")
 MakeSegmenter = Callable[..., Segmenter]
@@ -24,7 +24,7 @@ MakeSegmenter = Callable[..., Segmenter]
 def make_segmenter() -> MakeSegmenter:
     """The packaged encoders under a small fusion of random weights: ``kind``, and what Segmenter takes."""
     visual, text = load_visual("packaged"), load_text("packaged")
-    words = WordTable(encoder=text, templates=templates("photo"))
+    words = TextEmbeddingCache(encoder=text, templates=templates("photo"))
 
     def make(kind: str = "fusioner", **settings: object) -> Segmenter:
         torch.manual_seed(0)
@@ -60,7 +60,7 @@ def state(segmenter, photo):
 
 
 def pictures(state):
-    return {key: shown.panel(state, key)[0] for key in PANELS}
+    return {key: draw.panel(state, key)[0] for key in PANELS}
 
 
 def changed(before, after):

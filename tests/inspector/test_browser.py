@@ -24,9 +24,9 @@ from skimage.data import chelsea
 
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
-from fusionerlib.fusion import build
-from fusionerlib.workbook.execution import own_kernel
+from fusionerlib.models import build
 from tests.conftest import CHROMIUM, MakeNotebook
+from workbook.execution import own_kernel
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: the extra `workbook`")
 pytest.importorskip("playwright", reason="playwright is not installed: the extra `dev`")

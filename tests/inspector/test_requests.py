@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.inspector import InspectorState, inspect, shown
-from fusionerlib.inspector.compose import composed, encoded, parameter_line, png
+from fusionerlib.inspector import InspectorState, draw, inspect
+from fusionerlib.inspector.export import composed, encoded, parameter_line, png
 from tests.inspector.conftest import changed, pictures
 
 
@@ -43,7 +43,7 @@ def test_without_an_image_or_a_name_it_says_so(segmenter, photo):
     empty.add(photo, title="mine.jpg")
     assert empty.answer.names == ("cat",) and "mine.jpg" in parameter_line(empty)
     empty.set_names([])
-    assert empty.answer is None and shown.pixel_probabilities(empty) == []
+    assert empty.answer is None and draw.pixel_probabilities(empty) == []
     np.testing.assert_array_equal(pictures(empty)["overlay"], empty.small)
     assert np.asarray(composed(empty)).std() > 20
 
@@ -74,7 +74,7 @@ def test_the_parameter_line_shows_the_same_again(segmenter, photo, labels, tmp_p
         assert "\n" not in line
         again = eval(line, {"inspect": inspect, "segmenter": segmenter, "images": images}).state
         assert changed(pictures(state), pictures(again)) == set()
-        assert shown.pixel_probabilities(again) == shown.pixel_probabilities(state) and parameter_line(again) == line
+        assert draw.pixel_probabilities(again) == draw.pixel_probabilities(state) and parameter_line(again) == line
 
 
 def test_png_round_trip(state):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.inspector import inspect, shown
-from fusionerlib.inspector.compose import composed
+from fusionerlib.inspector import draw, inspect
+from fusionerlib.inspector.export import composed
 from fusionerlib.inspector.state import PANELS
 from fusionerlib.inspector.widget import parsed
 from fusionerlib.progress import FRONTENDS, HEADLESS
@@ -79,7 +79,7 @@ def test_clicks_and_arrow_keys_choose_a_pixel(app):
     assert app.state.pixel == (60, 51)
     assert changed(before, app) == {"overlay", "similarity"}
     assert "row 60, column 51" in app.controls.heading.value
-    numbers = dict(shown.pixel_probabilities(app.state))
+    numbers = dict(draw.pixel_probabilities(app.state))
     for line, name in zip(app.controls._lines, NAMES, strict=True):
         assert f"{numbers[name]:.3f}" in line.number.value
     app.pictures["overlay"]._handle_custom_msg({"move": [-1, 0]}, [])

@@ -11,16 +11,16 @@ import torch
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
-from fusionerlib.frozen.features import Entry, StoredScene, StoredScenes, TokensAndLabels
-from fusionerlib.frozen.workspace import Workspace
-from fusionerlib.fusion import build
-from fusionerlib.reporting.paper_tables import PUBLISHED, ablation_tables, pair_lines
-from fusionerlib.reporting.published import HOLE
-from fusionerlib.studies.ablation import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants
-from fusionerlib.training.fewer import OBJECT, Fewer, OneObject, families_of
-from fusionerlib.workbook.notebook import AblationNotebook
+from fusionerlib.features.context import RunContext
+from fusionerlib.features.store import Entry, StoredScene, StoredScenes, TokensAndLabels
+from fusionerlib.models import build
+from fusionerlib.training.subsets import OBJECT, OneObject, TrainingSubset, families_of
+from studies.ablations.study import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants
 from tests.conftest import ROOT
 from tests.small_runs import drawn, small_run
+from workbook.notebook import AblationNotebook
+from workbook.report.comparison_tables import PUBLISHED, ablation_tables, pair_lines
+from workbook.report.published import HOLE
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +101,19 @@ SCENES = Listed([(f"n{i}", f"n{(i + 1) % 12}") for i in range(12) for _ in range
 
 def test_shares_of_images_are_nested_and_keep_views_together() -> None:
     shares = (0.25, 0.5, 1.0)
-    kept = {share: {scene for scene, _ in Fewer(SCENES, images=share, views=2, seed=5).pairs()} for share in shares}
+    kept = {
+        share: {scene for scene, _ in TrainingSubset(SCENES, images=share, views=2, seed=5).pairs()} for share in shares
+    }
     assert [len(kept[share]) for share in shares] == [6, 12, 24]
     assert kept[0.25] < kept[0.5] < kept[1.0]
     assert all({scene ^ 1 for scene in scenes} == scenes for scenes in kept.values())
-    assert kept[0.5] != {scene for scene, _ in Fewer(SCENES, images=0.5, views=2, seed=6).pairs()}
+    assert kept[0.5] != {scene for scene, _ in TrainingSubset(SCENES, images=0.5, views=2, seed=6).pairs()}
 
 
 def test_names_left_out_are_never_asked_and_keep_their_place_in_the_labels() -> None:
-    feed = Fewer(SCENES, names=0.5, seed=5)
+    feed = TrainingSubset(SCENES, names=0.5, seed=5)
     names = {name for _, name in feed.pairs()}
-    assert len(names) == 6 and {name for _, name in Fewer(SCENES, names=0.25, seed=5).pairs()} < names
+    assert len(names) == 6 and {name for _, name in TrainingSubset(SCENES, names=0.25, seed=5).pairs()} < names
     order = SampleOrder(
         feed.pairs(),
         [feed.names(index) for index in range(len(feed))],
@@ -124,7 +126,7 @@ def test_names_left_out_are_never_asked_and_keep_their_place_in_the_labels() -> 
         assert all(
             found == SCENES.names(sample.scene) for found, sample in zip(batch.names, batch.samples, strict=True)
         )
-    assert feed.fingerprint != Fewer(SCENES, names=0.25, seed=5).fingerprint != SCENES.fingerprint
+    assert feed.fingerprint != TrainingSubset(SCENES, names=0.25, seed=5).fingerprint != SCENES.fingerprint
 
 
 def test_one_object_joins_all_labels_but_ignored_ones() -> None:
@@ -138,7 +140,7 @@ def test_one_object_joins_all_labels_but_ignored_ones() -> None:
 
 
 def test_an_ablation_runs_and_its_table_has_a_hole_for_what_was_not_published(tmp_path, openmoji) -> None:
-    work = Workspace(small_run(tmp_path, openmoji))
+    work = RunContext(small_run(tmp_path, openmoji))
     variants = {
         **chosen_variants(["training classes"]),
         "where they meet": {name: {**VARIANTS["where they meet"][name], "depth": 1} for name in ("early", "late")},

@@ -9,22 +9,20 @@ import torch
 
 from fusionerlib import checkpoints, plots
 from fusionerlib.config import FusionConfig, RunConfig
-from fusionerlib.datasets.mosaic_kinds import first_mosaics, mosaic_kinds
-from fusionerlib.datasets.mosaic_sets import plain_mosaics, tile_sets
+from fusionerlib.datasets.mosaic_sets import first_mosaics, mosaic_kinds, plain_mosaics, tile_sets
 from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.mosaics import evaluate_mosaics
-from fusionerlib.evaluation.shuffled import ShuffledWords
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.frozen.workspace import Workspace
-from fusionerlib.reporting.paper_tables import PUBLISHED, lines_by_test, method_lines
-from fusionerlib.reporting.published import HOLE, rows
-from fusionerlib.studies.bench import Bench
-from fusionerlib.studies.methods import METHODS, MosaicTests, compare, method_run
-from fusionerlib.training.fitting import fit
+from fusionerlib.evaluation.mosaics import ShuffledWords, evaluate_mosaics
+from fusionerlib.features.context import RunContext
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.runs import fit
 from fusionerlib.training.loop import train
-from fusionerlib.workbook.notebook import MosaicNotebook
+from studies.methods.study import METHODS, MosaicTests, compare, method_run
+from studies.variants import VariantRunner
 from tests.small_runs import drawn, small_run
+from workbook.notebook import MosaicNotebook
+from workbook.report.comparison_tables import PUBLISHED, lines_by_test, method_lines
+from workbook.report.published import HOLE, rows
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +31,8 @@ def openmoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, openmoji: Path) -> Workspace:
-    return Workspace(small_run(tmp_path_factory.mktemp("run"), openmoji))
+def work(tmp_path_factory: pytest.TempPathFactory, openmoji: Path) -> RunContext:
+    return RunContext(small_run(tmp_path_factory.mktemp("run"), openmoji))
 
 
 def changed(run: RunConfig, other: RunConfig) -> dict[str, object]:
@@ -82,7 +80,7 @@ def test_unknown_methods_are_told(name: str, told: str) -> None:
 
 
 def test_shuffled_words_are_the_same_tokens_under_other_names() -> None:
-    table = WordTable(encoder=load_text("packaged"), templates=["{}"], synonyms={"cat": ["kitten"]})
+    table = TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"], synonyms={"cat": ["kitten"]})
     seen, unseen = ["cat", "dog", "cow", "bus"], ["sofa", "train", "boat"]
     shuffled = ShuffledWords(table, [seen, unseen], seed=0)
     for group in (seen, unseen):
@@ -98,7 +96,7 @@ def test_shuffled_words_are_the_same_tokens_under_other_names() -> None:
         shuffled.tokens(["zebra"])
 
 
-def test_every_method_is_measured_on_the_same_mosaics(work: Workspace, tmp_path: Path) -> None:
+def test_every_method_is_measured_on_the_same_mosaics(work: RunContext, tmp_path: Path) -> None:
     tiles = tile_sets(work.run.data)
     sets = {"objects": plain_mosaics(tiles, count=3, seed=0)["objects"]}
     kinds, _ = mosaic_kinds(tiles, count=2, seed=0)
@@ -119,24 +117,26 @@ def test_every_method_is_measured_on_the_same_mosaics(work: Workspace, tmp_path:
     }
 
 
-def test_similarity_is_not_trained_and_says_so(work: Workspace, tmp_path: Path, capsys) -> None:
-    done = Bench(work, directory=tmp_path).train(method_run(work.run, "similarity"))
+def test_similarity_is_not_trained_and_says_so(work: RunContext, tmp_path: Path, capsys) -> None:
+    done = VariantRunner(work, directory=tmp_path).train(method_run(work.run, "similarity"))
     assert done.loss is None and not done.model.training and not list(tmp_path.iterdir())
     assert "similarity: nothing to train" in capsys.readouterr().out
 
 
-def test_a_run_of_similarity_is_its_checkpoint_without_a_step(work: Workspace, tmp_path: Path) -> None:
+def test_a_run_of_similarity_is_its_checkpoint_without_a_step(work: RunContext, tmp_path: Path) -> None:
     run = method_run(work.run, "similarity")
     trained = checkpoints.load(fit(run, tmp_path, device="cpu", quiet=True))
     record = json.loads((tmp_path / "records" / "training.json").read_text())
     assert record["history"] == [] and record["loss"] is None and record["parameters"] == 0
     assert trained.run == run and not (tmp_path / "training").exists()
-    assert set(trained.trained_names) == {name for _, name in Bench(work, directory=tmp_path).scenes(run).pairs()}
+    assert set(trained.trained_names) == {
+        name for _, name in VariantRunner(work, directory=tmp_path).scenes(run).pairs()
+    }
 
 
 def test_training_similarity_by_hand_comes_to_its_end_and_its_checkpoint_comes_back(work, tmp_path: Path) -> None:
     run = method_run(work.run, "similarity")
-    bench = Bench(work, directory=tmp_path)
+    bench = VariantRunner(work, directory=tmp_path)
     feed, words = bench.scenes(run), bench.words(run)
     model, history = train(run=run, scenes=feed, words=words, directory=tmp_path / "run", quiet=True)
     assert len(history) == run.training.steps
@@ -161,7 +161,7 @@ def test_a_published_system_has_no_figure_on_mosaics_and_ours_none_on_pascal() -
         assert line[PUBLISHED] == (HOLE if math.isnan(row.mean) else f"{row.mean:.1f}")
 
 
-def test_curves_are_measured_at_their_hardest(work: Workspace, tmp_path: Path) -> None:
+def test_curves_are_measured_at_their_hardest(work: RunContext, tmp_path: Path) -> None:
     sets = plain_mosaics(tile_sets(work.run.data), count=2, seed=0)
     tests = MosaicTests({"objects": sets["objects"]}, curves=first_mosaics(sets["objects"], 1), known=["zebra", "tank"])
     _, figures = compare(work, ["similarity"], tests, directory=tmp_path)["similarity"]

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.categories import categories, held_out
+from fusionerlib.datasets.names import categories, held_out
 from fusionerlib.datasets.pascal import published
 from fusionerlib.errors import FusionerError
-from fusionerlib.studies.pair_runs import compare
-from fusionerlib.studies.pair_table import published_gaps, summary
-from fusionerlib.studies.pairs import Study
-from fusionerlib.studies.records import rows_of
+from studies.encoder_pairs.runs import compare, published_gaps, summary
+from studies.encoder_pairs.study import Study
+from studies.records import rows_of
 from tests.datasets.test_pascal import save_mask
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -8,15 +8,15 @@ import pytest
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
 from fusionerlib.records import write_run_record
-from fusionerlib.studies.records import finished, rows_of
-from fusionerlib.transfer.study import BASE, TransferStudy, Trial
+from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
+from studies.records import finished, rows_of
 
 
-def study(folder: Path, **changes: Any) -> TransferStudy:
-    return TransferStudy(run_dir=str(folder), **{"folds": (1, 2), "seeds": (0,), **changes})
+def study(folder: Path, **changes: Any) -> CostAggregationStudy:
+    return CostAggregationStudy(run_dir=str(folder), **{"folds": (1, 2), "seeds": (0,), **changes})
 
 
-def recorded(folder: Path, **changes: Any) -> tuple[TransferStudy, Trial]:
+def recorded(folder: Path, **changes: Any) -> tuple[CostAggregationStudy, Trial]:
     """A study with a record of its first training."""
     made = study(folder, **changes)
     trial = made.trials()[0]

@@ -11,7 +11,7 @@ from fusionerlib.datasets.augment import PRESETS, view
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
-from fusionerlib.training.loading import AugmentedScenes, EpochKeys, Loader
+from fusionerlib.training.batch_sources import AugmentedScenes, EpochKeys, Loader
 from tests.shapes import Shapes
 
 

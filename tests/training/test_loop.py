@@ -10,14 +10,13 @@ from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import present_queries
 from fusionerlib.evaluation.scoring import evaluate
-from fusionerlib.frozen.features import FeatureStore
-from fusionerlib.frozen.words import WordTable
-from fusionerlib.fusion import build
-from fusionerlib.training.feeds import OnlineFeed
+from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import build
+from fusionerlib.training.batch_sources import OnlineBatchSource
 from fusionerlib.training.loop import train
-from fusionerlib.training.optimiser import make_optimiser, set_schedule
-from fusionerlib.training.running import Running
-from fusionerlib.training.stepping import name_masks
+from fusionerlib.training.resume import TrainingState
+from fusionerlib.training.steps import make_optimiser, name_masks, set_schedule
 from tests.shapes import Shapes
 
 
@@ -28,7 +27,7 @@ def visual():
 
 @pytest.fixture(scope="module")
 def words():
-    return WordTable(encoder=load_text("packaged"), templates=["{}"])
+    return TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_resumed_run_ends_at_the_same_weights(scenes, words, tmp_path) -> None:
 
 def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, words, tmp_path) -> None:
     def trained(folder, workers, validate=None):
-        feed = OnlineFeed(Shapes(8), encoder=visual, augmentation="pascal", size=64, workers=workers)
+        feed = OnlineBatchSource(Shapes(8), encoder=visual, augmentation="pascal", size=64, workers=workers)
         run = config(feed="online", workers=workers, checkpoint_every=3, validate_every=4)
         return train(run=run, scenes=feed, words=words, directory=tmp_path / folder, validate=validate, quiet=True)
 
@@ -103,7 +102,7 @@ def test_running_checkpoint_of_another_run_is_refused(scenes, words, tmp_path) -
 def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
     def running(**changes):
         model = build(config(**changes).fusion, visual_width=8, text_width=8)
-        return Running(model, torch.optim.AdamW(model.parameters()), step=3)
+        return TrainingState(model, torch.optim.AdamW(model.parameters()), step=3)
 
     kept = running()
     kept.keep(tmp_path, {})

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from fusionerlib import checkpoints
 from fusionerlib.cli.app import app
 from tests.conftest import ROOT
-from tests.training.test_running import ENVIRONMENT, free_port
+from tests.training.test_resume import ENVIRONMENT, free_port
 
 NOTEBOOK = """
 import sys
 from accelerate import notebook_launcher
 from fusionerlib.config import RunConfig
-from fusionerlib.training.fitting import fit
+from fusionerlib.runs import fit
 
 run = RunConfig.model_validate_json(sys.argv[1])
 notebook_launcher(fit, (run, sys.argv[2]), num_processes=2, use_port=sys.argv[3])
@@ -102,8 +102,8 @@ def test_several_processes_without_accelerate_name_the_remedy(tmp_path: Path) ->
     code = (
         "import sys; sys.modules['accelerate'] = None\n"
         "from fusionerlib.errors import FusionerError\n"
-        "from fusionerlib.training.processes import Processes\n"
-        "try: Processes.joined()\n"
+        "from fusionerlib.training.distributed import Distributed\n"
+        "try: Distributed.joined()\n"
         "except FusionerError as error: print(error)"
     )
     environment = {**os.environ, "WORLD_SIZE": "2"}

@@ -17,9 +17,9 @@ from torch import nn
 
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
-from fusionerlib.fusion import SegmentationModel, build
-from fusionerlib.training.running import Running
-from fusionerlib.training.watching import Watch
+from fusionerlib.models import SegmentationModel, build
+from fusionerlib.training.progress import TrainingProgress
+from fusionerlib.training.resume import TrainingState
 from tests.conftest import ROOT
 from tests.launched import config, trained
 
@@ -105,10 +105,10 @@ def test_a_compiled_fusion_gives_the_plain_losses(tmp_path: Path) -> None:
 
 
 def test_the_scale_of_half_precision_outlives_a_stop(tmp_path: Path) -> None:
-    def running(scale: float) -> Running:
+    def running(scale: float) -> TrainingState:
         model = build(config(**PLAIN).fusion, visual_width=8, text_width=8)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        return Running(model, torch.optim.AdamW(model.parameters()), None, scaler, step=3)
+        return TrainingState(model, torch.optim.AdamW(model.parameters()), None, scaler, step=3)
 
     running(8.0).keep(tmp_path, {})
     again = running(1024.0)
@@ -121,10 +121,10 @@ def test_tensorboard_has_every_step_and_takes_back_what_a_stop_lost(tmp_path: Pa
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     rows = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in range(1, 7)]
-    with Watch(total=6, done=0, batch=8, quiet=True, tensorboard=tmp_path) as watch:
+    with TrainingProgress(total=6, done=0, batch=8, quiet=True, tensorboard=tmp_path) as watch:
         for row in rows[:5]:
             watch.step({**row, "loss": 9.0} if row["step"] > 4 else row)
-    with Watch(total=6, done=4, batch=8, quiet=True, tensorboard=tmp_path) as watch:
+    with TrainingProgress(total=6, done=4, batch=8, quiet=True, tensorboard=tmp_path) as watch:
         for row in rows[4:]:
             watch.step({**row, "miou": 0.5} if row["step"] == 6 else row)
     events = EventAccumulator(str(tmp_path))
@@ -150,8 +150,8 @@ def test_headless_progress_is_plain_lines_with_images_per_second_and_time_left(
 ) -> None:
     monkeypatch.setenv("FUSIONER_HEADLESS", "1")
     now = 0.0
-    monkeypatch.setattr("fusionerlib.training.watching.time.monotonic", lambda: now)
-    with Watch(total=1000, done=900, batch=8) as watch:
+    monkeypatch.setattr("fusionerlib.training.progress.time.monotonic", lambda: now)
+    with TrainingProgress(total=1000, done=900, batch=8) as watch:
         for step in range(901, 1001):
             now += 4.0
             watch.step({"step": step, "loss": 0.25, "lr": 1e-3})

@@ -10,10 +10,10 @@ import pytest
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
-from fusionerlib.workbook.execution import execute_notebook
 from tests.conftest import MakeNotebook
+from workbook.execution import execute_notebook
 
-CONFIG = "from fusionerlib.workbook.notebook import TrainingNotebook\np = TrainingNotebook.from_namespace(globals())"
+CONFIG = "from workbook.notebook import TrainingNotebook\np = TrainingNotebook.from_namespace(globals())"
 
 
 def test_an_unknown_parameter_stops_the_runner_before_a_kernel(tmp_path: Path, make_notebook: MakeNotebook) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
+from fusionerlib.config import DEMO, PRESETS, FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
-from fusionerlib.presets import DEMO, PRESETS
-from fusionerlib.workbook.notebook import (
+from tests.conftest import ROOT, MakeNotebook
+from workbook.graph import load_profile
+from workbook.notebook import (
     AblationNotebook,
     EvaluationNotebook,
     InspectionNotebook,
@@ -19,9 +20,7 @@ from fusionerlib.workbook.notebook import (
     NotebookParameters,
     TrainingNotebook,
 )
-from fusionerlib.workbook.parameter_cells import check_parameters, parameter_names
-from fusionerlib.workbook.runs import load_profile
-from tests.conftest import ROOT, MakeNotebook
+from workbook.parameter_cells import check_parameters, parameter_names
 
 EVERY = (
     InspectionNotebook,
@@ -116,7 +115,7 @@ def test_a_bad_parameter_is_named(model: type[NotebookParameters], namespace: di
 
 
 CELL = 'run_dir: str = "a"  # where\nthreshold: float = 0.5'
-IMPORT = "from fusionerlib.workbook.notebook import EvaluationNotebook"
+IMPORT = "from workbook.notebook import EvaluationNotebook"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ IMPORT = "from fusionerlib.workbook.notebook import EvaluationNotebook"
 def test_in_a_notebook_the_latest_parameter_cells_count(history: list[str], expected: set[str]) -> None:
     known = EvaluationNotebook.known()
     names = {"run_dir": "a", "threshold": 0.5, "score": 0.7, "chosen": 3, "stpes": 2}
-    from fusionerlib.workbook.parameter_cells import bound_parameters
+    from workbook.parameter_cells import bound_parameters
 
     assert set(bound_parameters({**names, "In": ["", *history, "p = ..."]}, known=known)) == expected
 

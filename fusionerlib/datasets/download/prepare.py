@@ -1,0 +1,266 @@
+"""From a publisher's files, or one's own, to a verified folder that the readers take.
+
+Verified files get their place: by a new name, or by a link to where they are.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusionerlib import download
+from fusionerlib.datasets.download.archives import unpack
+from fusionerlib.datasets.download.catalogue import DataSet, Source, load_sources
+from fusionerlib.datasets.download.mat_masks import augmented_masks, context_masks
+from fusionerlib.datasets.download.verify import (
+    Archive,
+    Manifest,
+    compare,
+    listing,
+    manifest_file,
+    read_manifest,
+    verify,
+)
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive
+
+DOWNLOADS = "downloads"
+"""The folder under the root where archives are kept; nothing needs them once the data are prepared."""
+
+BUILDERS: dict[str, Callable[..., int]] = {
+    "VOCdevkit/VOC2012/SegmentationClassAug": augmented_masks,
+    "VOCdevkit/VOC2010/SegmentationClassContext": context_masks,
+}
+
+
+def prepare(
+    names: Sequence[str],
+    root: Path,
+    *,
+    archives: Sequence[Path] = (),
+    link: Path | None = None,
+    thorough: bool = False,
+    partial: bool = False,
+    quiet: bool = False,
+    sources: Mapping[str, DataSet] | None = None,
+) -> list[Manifest]:
+    """Bring the data sets ``names`` into ``root`` in their published layout, verify them, write their manifests.
+
+    What lies under ``root`` already stays, and is held against its manifest. What is missing comes from ``link``, a
+    folder that has it unpacked (verified where it is, then linked to); else from ``archives``, under the publishers'
+    names; else, where no ``link`` is given, by download into ``root/downloads``. Nothing of a data set appears under
+    ``root`` before all of it is verified. thorough: open every image, sum every file. partial: other counts than the
+    published ones are fine. sources: other rows than those of ``sources.json``.
+    Raises FusionerError for a name or archive that is unknown, for what can't be had, and for what is not right.
+    """
+    table = load_sources() if sources is None else sources
+    if unknown := [name for name in names if name not in table]:
+        raise FusionerError(f"data set {unknown[0]!r} is unknown: choose one of {', '.join(table)}")
+    offered = list(dict.fromkeys(source.name for name in names for source in table[name].files))
+    if strangers := [str(file) for file in archives if file.name not in offered]:
+        raise FusionerError(
+            f"{strangers[0]} is no file of {', '.join(names)}: expected {', '.join(offered)}; archives are known by "
+            "their publishers' names: rename it, or link to it under that name"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FusionerError(f"{root} can't be made a folder ({error}): give another root") from error
+    manifests = []
+    with exclusive(root / ".fusioner-data.lock", f"preparing {root}"):
+        for name in names:
+            job = _Job(name, table[name], root, {file.name: file for file in archives}, link, partial, quiet)
+            manifests.append(job.run(thorough=thorough))
+    return manifests
+
+
+@dataclass
+class _Job:
+    """One data set on its way into ``root``. places: where each part lies by now."""
+
+    name: str
+    data: DataSet
+    root: Path
+    archives: dict[str, Path]
+    link: Path | None
+    partial: bool
+    quiet: bool
+    places: dict[str, Path] = field(default_factory=dict)
+    used: dict[str, Archive] = field(default_factory=dict)
+    linked: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def staging(self) -> Path:
+        """Where parts lie until all are verified. That it exists means that an earlier run was interrupted."""
+        return self.root / f".{self.name}.part"
+
+    def run(self, *, thorough: bool) -> Manifest:
+        old = read_manifest(manifest_file(self.root, self.name))
+        if old is not None:
+            self.used, self.linked = {archive.name: archive for archive in old.archives}, dict(old.linked)
+        interrupted = self.staging.exists()
+        missing = [key for key in self.data.layout if not self._have(key, interrupted=interrupted)]
+        optional = [key for key in missing if self.data.parts[key].optional and not self._linked(key)]
+        try:
+            shutil.rmtree(self.staging, ignore_errors=True)
+            self._get([key for key in missing if key not in optional], optional)
+            if old is not None:
+                self._compare(old, thorough=thorough)
+            changed = any(key in self.places for key in missing)
+            # What its manifest accepted as a part of the data set is one.
+            partial = self.partial or (old is not None and not changed)
+            counts, opened = verify(self.data, self.places, thorough=thorough, partial=partial, quiet=self.quiet)
+        except BaseException:
+            shutil.rmtree(self.staging, ignore_errors=True)
+            if interrupted:
+                self.staging.mkdir()
+            raise
+        self._install()
+        manifest = Manifest(
+            dataset=self.name,
+            title=self.data.title,
+            archives=tuple(self.used.values()),
+            linked=self.linked,
+            counts=counts,
+            published=self._published(),
+            opened=opened,
+            files=self._listing() if old is None or changed else old.files,
+        )
+        manifest.write(manifest_file(self.root, self.name))
+        return manifest
+
+    def _have(self, key: str, *, interrupted: bool = False) -> bool:
+        """Whether the root has the part already. Folders are moved there as one: only itself can be filled by half."""
+        return not (interrupted and self.data.parts[key].path == ".") and self._take_from(self.root, key)
+
+    def _linked(self, key: str) -> bool:
+        """Whether the folder to link to has the part."""
+        return self.link is not None and self._take_from(self.link.resolve(), key)
+
+    def _take_from(self, folder: Path, key: str) -> bool:
+        place = self.data.parts[key].look_in(folder)
+        if place is not None:
+            self.places[key] = place
+        return place is not None
+
+    def _get(self, missing: Sequence[str], optional: Sequence[str]) -> None:
+        """Find, unpack or build what is missing, and what else the archives have that are unpacked for it."""
+        wanted, builds = [], []
+        for key in missing:
+            part = self.data.parts[key]
+            if self._linked(key):
+                continue
+            if part.built_from and not any(source.name in self.archives for source in self.data.givers(part)):
+                builds.append(key)
+                wanted += [step for step in part.built_from if not self._have(step) and not self._linked(step)]
+            else:
+                wanted.append(key)
+        sources = {key: self._source(key) for key in wanted}
+        for key in optional:
+            opened = (source for source in self.data.givers(self.data.parts[key]) if source in sources.values())
+            if source := next(opened, None):
+                sources[key] = source
+        self.places |= {key: self.staging / self.data.parts[key].path for key in sources}
+        # All are here and as published before the first is unpacked.
+        files = {name: self._archive(source) for name, source in {its.name: its for its in sources.values()}.items()}
+        for name, file in files.items():
+            paths = {self.data.parts[key].path: its for key, its in sources.items() if its.name == name}
+            take = {path: its.take[path] for path, its in paths.items()}
+            unpack(file, self.staging, take=take, quiet=self.quiet)
+        for key in builds:
+            path = self.data.parts[key].path
+            self.places[key] = self.staging / path
+            BUILDERS[path](self.places, self.places[key], quiet=self.quiet)
+
+    def _source(self, key: str) -> Source:
+        """The file that a part is taken from: one that was given, else one that can be downloaded."""
+        part = self.data.parts[key]
+        givers = self.data.givers(part)
+        if given := [source for source in givers if source.name in self.archives]:
+            return given[0]
+        names = " or ".join(source.name for source in givers)
+        if self.link is not None:
+            looked = ", ".join(str(self.link / path) for path in (part.path, *part.also))
+            raise FusionerError(
+                f"{self.link} has no {key} of {self.data.title}: looked for {part.files or 'a file'} at {looked}; give "
+                f"the folder that holds one of these, or add --from {names}"
+            )
+        if not givers[0].urls:
+            raise FusionerError(f"{names} can't be downloaded here: {givers[0].by_hand}, then pass --from {names}")
+        return givers[0]
+
+    def _archive(self, source: Source) -> Path:
+        """The archive on disk, checked against what is known of the published one."""
+        given = self.archives.get(source.name)
+        file = given or self.root / DOWNLOADS / source.name
+        size, digests = source.size, source.digests
+        if given:
+            sha256 = download.check(file, size=size, digests=digests, quiet=self.quiet)
+        else:
+            sha256 = download.fetch(source.urls, file, size=size, digests=digests, quiet=self.quiet)
+        checked = ", ".join([*(["size"] if size else []), *digests])
+        self.used[source.name] = Archive(name=source.name, bytes=file.stat().st_size, sha256=sha256, checked=checked)
+        return file
+
+    def _compare(self, old: Manifest, *, thorough: bool) -> None:
+        """Hold what was under the root already against its manifest."""
+        kept = [key for key in self._keys() if self._under(self.root, key) and not self._under(self.staging, key)]
+        places = [self.places[key].relative_to(self.root) for key in kept]
+        rows = {path: row for path, row in old.files.items() if any(Path(path).is_relative_to(at) for at in places)}
+        compare(rows, self.root, self._files(kept), thorough=thorough, quiet=self.quiet)
+
+    def _keys(self) -> list[str]:
+        """The parts of the layout that are there by now."""
+        return [key for key in self.data.layout if key in self.places]
+
+    def _under(self, folder: Path, key: str) -> bool:
+        return self.places[key].is_relative_to(folder)
+
+    def _files(self, keys: Iterable[str]) -> list[Path]:
+        return [file for key in keys for file in self.data.parts[key].found(self.places[key])]
+
+    def _install(self) -> None:
+        """Move or link what is verified to its place under the root."""
+        for key in self._keys():
+            part, place = self.data.parts[key], self.places[key]
+            target = self.root / part.path
+            if self._under(self.staging, key):
+                self.linked.pop(key, None)
+                move(place, target)
+            elif self._under(self.root, key):
+                continue
+            else:
+                self.linked[key] = str(place)
+                # The root itself can't be a link: its folders are.
+                inside = {file.relative_to(place).parts[0] for file in part.found(place)} if part.path == "." else {""}
+                for entry in sorted(inside):
+                    link(place / entry, target / entry)
+            self.places[key] = target
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _listing(self) -> dict[str, tuple[int, str]]:
+        return listing(self.root, self._files(self._keys()), quiet=self.quiet)
+
+    def _published(self) -> dict[str, int]:
+        counts = {key: self.data.parts[key].count for key in self._keys()}
+        return counts if self.data.instances is None else {**counts, "objects": self.data.instances.objects}
+
+
+def move(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target``; into a folder that is there its entries are moved one by one."""
+    if source.is_dir() and target.is_dir():
+        for entry in source.iterdir():
+            move(entry, target / entry.name)
+    elif source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+
+
+def link(place: Path, target: Path) -> None:
+    """Make ``target`` a link to ``place``. Raises FusionerError where something else has its name."""
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
+        raise FusionerError(f"{target} is in the way of a link to {place}: move it away, or give another root")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(place)

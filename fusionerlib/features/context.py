@@ -1,0 +1,53 @@
+"""The frozen half of a run, opened once: encoders, words, scenes and the store of their features."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fusionerlib import checkpoints
+from fusionerlib.checkpoints import Checkpoint
+from fusionerlib.config import RunConfig
+from fusionerlib.datasets.scene import Scenes
+from fusionerlib.datasets.sets import DataSets, prepare
+from fusionerlib.encoders.base import VisualEncoder
+from fusionerlib.features.store import FeatureStore, StoredScenes
+from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Everything of a run that training does not change. Parts are loaded when they are first asked for."""
+
+    run: RunConfig
+    device: str = "cpu"
+
+    @classmethod
+    def of_checkpoint(cls, directory: Path | str, *, device: str = "cpu") -> tuple["RunContext", Checkpoint]:
+        """The workspace that the checkpoint in ``directory`` was trained in, and the checkpoint, on ``device``."""
+        checkpoint = checkpoints.load(directory)
+        checkpoint.model.to(device)
+        return cls(checkpoint.run, device=device), checkpoint
+
+    @cached_property
+    def visual(self) -> VisualEncoder:
+        """The frozen visual encoder of the pair."""
+        return visual_of(self.run.pair, device=self.device)
+
+    @cached_property
+    def words(self) -> TextEmbeddingCache:
+        """The text tokens of the pair, with its templates."""
+        return words_of(self.run.pair, folder=self.run.data.features, device=self.device)
+
+    @cached_property
+    def sets(self) -> DataSets:
+        """The scenes that train and test; OpenMoji's are drawn first where they are missing."""
+        return prepare(self.run.data)
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """The features on disk."""
+        return FeatureStore(self.run.data.features, encoder=self.visual, number_format=self.run.data.store)
+
+    def features(self, scenes: Scenes, description: str = "features") -> StoredScenes:
+        """``scenes`` by their frozen features, computed where they are missing."""
+        return self.store.add(scenes, description=description)

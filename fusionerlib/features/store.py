@@ -1,0 +1,294 @@
+"""Files of tensors that appear only when they are whole, read by mapping them into memory; and claims on work.
+
+The store of frozen features: each image goes through the frozen tower once, ever.
+
+One folder an encoder and number format; inside it shards of some hundred entries, and a list of ids for each group of
+scenes that was added. An entry's id is the sha256 of its pixels and labels, so a view is an image of its own, and the
+same image in two data sets is stored once.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+from uuid import uuid4
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.encoders.base import VisualEncoder
+from fusionerlib.errors import FusionerError
+from fusionerlib.features.number_formats import number_format as format_of
+from fusionerlib.files import plain_name, write_text
+from fusionerlib.progress import bar
+
+MARK = ".tokens"
+"""The part that every id has; what comes before it in a tensor's name is the id."""
+
+
+class Shards:
+    """The tensors in the shards of ``folder``, called ``{id}.{part}``. Other processes may add shards at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: dict[str, safe_open] = {}
+        self._opened: set[Path] = set()
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._shards
+
+    def tensors(self, id: str, parts: Iterable[str]) -> dict[str, Tensor]:
+        """The ``parts`` of ``id`` as they lie on disk: nothing is copied, and they may not be written to."""
+        shard = self._shards[id]
+        return {part: shard.get_tensor(f"{id}.{part}") for part in parts}
+
+    def refresh(self) -> None:
+        """Opens the shards that appeared since the last time. Raises FusionerError naming one that can't be read."""
+        for file in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
+            try:
+                shard = safe_open(file, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise FusionerError(f"feature shard {file} can't be read ({error}): delete it and run again") from error
+            self._shards.update({key.removesuffix(MARK): shard for key in shard.keys() if key.endswith(MARK)})  # noqa: SIM118
+            self._opened.add(file)
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """A shard of ``tensors``, on the disk before it has its name: no cut in the power leaves a part of it."""
+        name = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:24]
+        target = self.folder / f"{name}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Processes of two machines may have the same number.
+        part = target.with_suffix(f".{os.getpid()}-{uuid4().hex[:8]}.part")
+        save_file(dict(tensors), part)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(target)
+
+
+def claim(lock: Path, *, wait: bool) -> TextIO | None:
+    """``lock`` held until it is closed or this process dies; None where another holds it and ``wait`` is off."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = lock.open("a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        held.close()
+        return None
+    return held
+
+
+SHARD = 256
+"""Scenes of a group that is computed, stored and listed together."""
+BATCH = 16
+THREADS = 8
+"""Threads that open images, where there are as many cores."""
+
+
+@dataclass(frozen=True)
+class StoredScene:
+    """A scene as the fusion sees it: patch tokens on their grid, labels as in ``Scene``, names, key."""
+
+    tokens: Float[Tensor, "rows columns dim"]
+    labels: UInt8[Tensor, "height width"]
+    names: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a scene's features are: the id in the store, and what the store does not hold."""
+
+    id: str
+    names: tuple[str, ...]
+    key: str
+
+
+Opened = tuple[Entry, Scene]
+TokensAndLabels = tuple[Float[Tensor, "batch rows columns dim"], UInt8[Tensor, "batch height width"]]
+"""Patch tokens on their grid, float32, and labels as in ``Scene``."""
+
+
+class FeatureStore:
+    """Features of one encoder on disk, in one number format. ``add`` computes what is missing; reading is lazy.
+
+    Any number of processes may fill one store. Where they add the same set they share the work: each takes groups of
+    scenes that no other is at. A shard appears under its final name only when it is whole and on the disk, and a group
+    is listed only after its shard, so a process that is killed loses the two groups it was at, and nothing else.
+    number_format: ``float16``, or ``int8`` for about half the bytes; see ``fusionerlib.features.number_formats``.
+    """
+
+    def __init__(self, root: Path | str, *, encoder: VisualEncoder, number_format: str = "float16") -> None:
+        self.encoder, self.numbers = encoder, format_of(number_format)
+        self.folder = Path(root) / f"{plain_name(encoder.name)}-{encoder.fingerprint[:16]}-{number_format}"
+        self._shards = Shards(self.folder)
+
+    def add(self, scenes: Scenes, *, description: str = "features", quiet: bool = False) -> "StoredScenes":
+        """``scenes`` by their features, in the same order; computes those that the store lacks.
+
+        Groups that were added before (same ``scenes.fingerprint``) are found again without opening an image.
+        Raises FusionerError where a shard can't be read, and for tokens that can't be stored.
+        """
+        self._shards.refresh()
+        groups = [range(start, min(start + SHARD, len(scenes))) for start in range(0, len(scenes), SHARD)]
+        found: dict[range, list[Entry]] = {}
+        writing: list[Future[None]] = []
+        shown = bar(description, total=len(scenes), unit="image", quiet=quiet)
+        # The disk takes one shard while the tower makes the next.
+        with ExitStack() as claims, shown, ThreadPoolExecutor(1) as disk:
+            # What another process is at comes last: to be waited for, and to be done here if that process dies.
+            for group, wait in [(group, wait) for wait in (False, True) for group in groups]:
+                if group in found:
+                    continue
+                listing = self.folder / "sets" / scenes.fingerprint / f"{group.start}-{group.stop}.json"
+                entries = self._listed(listing)
+                if entries is None and (held := claim(listing.with_suffix(".lock"), wait=wait)) is not None:
+                    claims.enter_context(held)
+                    # The process that held it until now may have done the work.
+                    entries = self._listed(listing)
+                    if entries is None:
+                        entries, tensors = self._computed(_ahead(scenes, group), shown)
+                        for shard in writing:
+                            shard.result()
+                        writing = [disk.submit(self._write, tensors, entries, listing, held)]
+                if entries is not None:
+                    found[group] = entries
+                    shown.update(sum(map(len, found.values())) - shown.n)
+            for shard in writing:
+                shard.result()
+        self._shards.refresh()
+        return StoredScenes(self, [entry for group in groups for entry in found[group]], fingerprint=scenes.fingerprint)
+
+    def read(self, entry: Entry) -> StoredScene:
+        """One entry from disk; tokens come back in float32."""
+        tokens, labels = self.batch([entry])
+        return StoredScene(tokens=tokens[0], labels=labels[0], names=entry.names, key=entry.key)
+
+    def batch(self, entries: Sequence[Entry]) -> TokensAndLabels:
+        """Tokens and labels of ``entries``, which must share one grid and size, each read into its place."""
+        stored = [self.stored(entry) for entry in entries]
+        tokens = torch.empty(len(stored), *stored[0]["tokens"].shape)
+        for parts, place in zip(stored, tokens, strict=True):
+            self.numbers.decode(parts, place)
+        return tokens, torch.stack([parts["labels"] for parts in stored])
+
+    def stored(self, entry: Entry) -> dict[str, Tensor]:
+        """The tensors of ``entry`` as they lie on disk, mapped into memory: the number format's, and ``labels``."""
+        return self._shards.tensors(entry.id, (*self.numbers.parts, "labels"))
+
+    def _listed(self, listing: Path) -> list[Entry] | None:
+        """The entries that ``listing`` names, if all of them are in the store."""
+        try:
+            rows = json.loads(listing.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            # A cut in the power may leave a list empty: it is made again.
+            return None
+        entries = [Entry(row["id"], tuple(row["names"]), row["key"]) for row in rows]
+        if any(entry.id not in self._shards for entry in entries):
+            self._shards.refresh()
+        return entries if all(entry.id in self._shards for entry in entries) else None
+
+    def _computed(self, scenes: Iterable[Opened], shown: Any) -> tuple[list[Entry], dict[str, Tensor]]:
+        """The entries of ``scenes``, and the tensors of those that the store lacks: batches of one size each."""
+        entries: list[Entry] = []
+        tensors: dict[str, Tensor] = {}
+        waiting: dict[tuple[int, ...], dict[str, Scene]] = {}
+        for entry, scene in scenes:
+            entries.append(entry)
+            if entry.id not in self._shards and f"{entry.id}.tokens" not in tensors:
+                batch = waiting.setdefault(scene.image.shape, {})
+                batch[entry.id] = scene
+                if len(batch) == BATCH:
+                    tensors |= self._tensors(waiting.pop(scene.image.shape))
+            shown.update()
+        for batch in waiting.values():
+            tensors |= self._tensors(batch)
+        return entries, tensors
+
+    def _tensors(self, scenes: dict[str, Scene]) -> dict[str, Tensor]:
+        """What is stored of ``scenes``, which are of one size, by id and part."""
+        images = np.stack([scene.image for scene in scenes.values()])
+        main = self.encoder(rearrange(torch.from_numpy(images), "b h w c -> b c h w")).main
+        encoded = self.numbers.encode(rearrange(main.tokens, "b (h w) d -> b h w d", h=main.grid[0]))
+        parts = {part: values.contiguous().cpu() for part, values in encoded.items()}
+        tensors = {f"{id}.{part}": values[row] for part, values in parts.items() for row, id in enumerate(scenes)}
+        return tensors | {f"{id}.labels": torch.from_numpy(scene.labels.copy()) for id, scene in scenes.items()}
+
+    def _write(self, tensors: dict[str, Tensor], entries: list[Entry], listing: Path, held: TextIO) -> None:
+        """A shard of ``tensors``, then the list of ``entries``; then the claim on them is given up."""
+        if tensors:
+            self._shards.write(tensors)
+        write_text(listing, json.dumps([{"id": entry.id, "names": entry.names, "key": entry.key} for entry in entries]))
+        Path(held.name).unlink(missing_ok=True)
+        held.close()
+
+
+class StoredScenes(Sequence[StoredScene]):
+    """A list of scenes by their features, read from disk one at a time."""
+
+    def __init__(self, store: FeatureStore, entries: Sequence[Entry], *, fingerprint: str) -> None:
+        self.store, self.entries, self.fingerprint = store, list(entries), fingerprint
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> StoredScene:  # type: ignore[override]
+        return self.store.read(self.entries[index])
+
+    def batch(self, indices: Sequence[int]) -> TokensAndLabels:
+        """Tokens and labels of the scenes at ``indices``, which must share one grid and size."""
+        return self.store.batch([self.entries[index] for index in indices])
+
+    @property
+    def image_bytes(self) -> int:
+        """What the first scene takes on disk, tokens and labels; scenes of one size take the same."""
+        return sum(part.nbytes for part in self.store.stored(self.entries[0]).values())
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index`` without reading it."""
+        return self.entries[index].names
+
+    def pairs(self) -> list[tuple[int, str]]:
+        """Every (scene index, name)."""
+        return [(index, name) for index, entry in enumerate(self.entries) for name in entry.names]
+
+
+def entry_id(scene: Scene) -> str:
+    """32 hex digits over a scene's size, pixels and labels."""
+    digest = hashlib.sha256(repr(scene.image.shape).encode())
+    for part in (scene.image, scene.labels):
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:32]
+
+
+def _ahead(scenes: Scenes, indices: Iterable[int]) -> Iterator[Opened]:
+    """The scenes at ``indices`` in order, two batches of them made ahead in threads: images are decoded outside the
+    interpreter's lock."""
+
+    def opened(index: int) -> Opened:
+        scene = scenes[index]
+        return Entry(entry_id(scene), scene.names, scene.key), scene
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        waiting: deque[Future[Opened]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(opened, index))
+                if len(waiting) > 2 * BATCH:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,143 @@
+"""The whole inspector as one picture: every panel with its title and caption, the clicked pixel, and the line of Python
+that shows the same again."""
+
+import io
+import os
+import textwrap
+
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from fusionerlib.inference.overlay import printable, shorten
+from fusionerlib.inspector.draw import panel, pixel_probabilities, title
+from fusionerlib.inspector.panels import HEIGHT, WIDTH, Picture, swatch
+from fusionerlib.inspector.state import PANELS, InspectorState
+
+GAP = 16
+HEAD, FOOT = 30, 26
+"""Pixels: a panel's title and its caption."""
+FLAT = ("argmax", "truth", "error")
+"""Panels that PNG shrinks better than JPEG, and keeps sharp."""
+LISTED = 10
+"""Most names in the pixel's table; the rest is counted."""
+
+
+def encoded(picture: Picture, key: str) -> tuple[bytes, str]:
+    """A panel as bytes for a browser, quickly, and their media type."""
+    stream = io.BytesIO()
+    if key in FLAT:
+        Image.fromarray(picture).save(stream, "PNG", compress_level=1)
+        return stream.getvalue(), "image/png"
+    Image.fromarray(picture).save(stream, "JPEG", quality=90, subsampling=0)
+    return stream.getvalue(), "image/jpeg"
+
+
+def png(state: InspectorState) -> bytes:
+    """``composed`` as a PNG file; its text chunk "parameters" holds the parameter line."""
+    stream, told = io.BytesIO(), PngInfo()
+    told.add_itxt("parameters", parameter_line(state))
+    composed(state).save(stream, "PNG", compress_level=1, pnginfo=told)
+    return stream.getvalue()
+
+
+def parameter_line(state: InspectorState) -> str:
+    """One line of Python that shows the same again where ``segmenter`` and ``images`` are what they were.
+
+    Where the image is a file, it stands in the line; one that was uploaded is named in a comment.
+    """
+    images, index, comment = "images", state.index, ""
+    if state.case is not None and isinstance(state.case.image, str | os.PathLike) and state.case.labels is None:
+        images, index = repr([os.fspath(state.case.image)]), 0
+    elif state.index >= state.given:
+        comment = (
+            f"  # image {state.index} was uploaded: put {printable(state.case.title)!r} there" if state.case else ""
+        )
+    settings = {
+        "names": list(state.names),
+        "off": [name for name in state.names if name in state.off],
+        "threshold": state.threshold,
+        "opacity": state.opacity,
+        "temperature": state.temperature,
+        "image": max(0, index),
+        "word": state.word,
+        "layer": state.layer,
+        "pixel": state.pixel,
+    }
+    always = ("names", "threshold", "opacity", "temperature")
+    told = [f"{key}={value!r}" for key, value in settings.items() if key in always or value]
+    return f"inspect(segmenter, {', '.join([images, *told])}){comment}"
+
+
+def composed(state: InspectorState) -> Image.Image:
+    """The panels in one row or two, the clicked pixel after the third, and the parameter line beneath.
+
+    Of truth, errors, attention and similarity those that have something to show.
+    """
+    drawn = {key: panel(state, key) for key in PANELS}
+    # A panel that only says why it is empty has no caption: on paper nobody can do anything about it.
+    cells = ["overlay", "probability", "argmax", "", *(key for key in PANELS[3:] if drawn[key][1])]
+    rows = 1 if len(cells) == 4 else 2
+    columns, wide, tall = -(-len(cells) // rows), WIDTH + GAP, HEAD + HEIGHT + FOOT + GAP
+    line = textwrap.wrap(printable(parameter_line(state)), 45 * columns, subsequent_indent="    ")
+    canvas = Image.new("RGB", (columns * wide + GAP, rows * tall + 2 * GAP + 24 * len(line)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, key in enumerate(cells):
+        left, top = GAP + place % columns * wide, GAP + place // columns * tall
+        if not key:
+            _table(draw, canvas, state, left, top)
+            continue
+        picture, caption = drawn[key]
+        _text(draw, (left, top), title(state, key), size=20)
+        # The frame is the same whatever the proportions, as on the screen.
+        draw.rectangle((left, top + HEAD, left + WIDTH - 1, top + HEAD + HEIGHT - 1), fill=(242, 242, 242))
+        inside = (left + (WIDTH - picture.shape[1]) // 2, top + HEAD + (HEIGHT - picture.shape[0]) // 2)
+        canvas.paste(Image.fromarray(picture), inside)
+        _text(draw, (left, top + HEAD + HEIGHT + 5), caption, size=15, fill=(70, 70, 70))
+    for row, part in enumerate(line):
+        _text(draw, (GAP, rows * tall + GAP + 24 * row), part, size=16, room=canvas.width - 2 * GAP)
+    return canvas
+
+
+def table_rows(state: InspectorState) -> list[tuple[str, int, float | None]]:
+    """Name, its place among all names, and its probability at the clicked pixel (None without one), to be listed."""
+    probabilities: list[tuple[str, float | None]] = [*pixel_probabilities(state)]
+    rows = probabilities or [(name, None) for name in state.on]
+    return [(name, state.names.index(name), value) for name, value in rows]
+
+
+def table_title(state: InspectorState) -> str:
+    """What stands above the table of names."""
+    if state.pixel is None:
+        return "Names"
+    row, column = state.pixel
+    return f"Pixel at row {row}, column {column}"
+
+
+def _table(draw: ImageDraw.ImageDraw, canvas: Image.Image, state: InspectorState, left: int, top: int) -> None:
+    """Names with their swatches; with a clicked pixel their probabilities there, the threshold as a line."""
+    _text(draw, (left, top), table_title(state), size=20)
+    rows, bar = table_rows(state), left + 225
+    for place, (name, index, value) in enumerate(rows[:LISTED]):
+        y = top + HEAD + 28 * place
+        canvas.paste(Image.fromarray(swatch(index)), (left, y))
+        _text(draw, (left + 30, y + 1), name, size=17, room=185 if value is not None else WIDTH - 30)
+        if value is not None:
+            limit = bar + round(110 * state.threshold)
+            draw.rectangle((bar, y + 4, bar + round(110 * value), y + 18), fill=(120, 120, 120))
+            draw.line((limit, y, limit, y + 22), fill="black")
+            _text(draw, (left + 345, y + 1), f"{value:.3f}", size=17)
+    if len(rows) > LISTED:
+        _text(draw, (left, top + HEAD + 28 * LISTED), f"and {len(rows) - LISTED} more", size=15, fill=(70, 70, 70))
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    fill: str | tuple[int, int, int] = "black",
+    room: int = WIDTH,
+) -> None:
+    font = ImageFont.load_default(size)
+    draw.text(place, shorten(printable(text), font, float(room)), fill=fill, font=font)

@@ -1,0 +1,37 @@
+"""The trainable models behind one interface: frozen patch and text tokens in, logits out."""
+
+from fusionerlib.config import FusionConfig
+from fusionerlib.models.base import SegmentationModel
+from fusionerlib.models.baselines import LSeg, Similarity, SPNet
+from fusionerlib.models.cost_aggregation import CostAggregation
+from fusionerlib.models.fusioner import Fusioner, LateFusion
+
+MODELS: dict[str, type[SegmentationModel]] = {
+    "fusioner": Fusioner,
+    "late": LateFusion,
+    "maps": CostAggregation,
+    "lseg": LSeg,
+    "spnet": SPNet,
+    "similarity": Similarity,
+}
+
+
+def build(config: FusionConfig, *, visual_width: int, text_width: int) -> SegmentationModel:
+    """The model that ``config`` describes, freshly initialised from torch's global generator.
+
+    visual_width, text_width: channels of the frozen patch and text tokens.
+    """
+    return MODELS[config.kind](config, visual_width=visual_width, text_width=text_width)
+
+
+__all__ = [
+    "MODELS",
+    "CostAggregation",
+    "Fusioner",
+    "LSeg",
+    "LateFusion",
+    "SPNet",
+    "SegmentationModel",
+    "Similarity",
+    "build",
+]

@@ -1,0 +1,121 @@
+"""Running checkpoints: what a training that was stopped needs to go on to the very same end."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import write_text
+from fusionerlib.models import SegmentationModel
+
+History = list[dict[str, Any]]
+
+
+@dataclass
+class TrainingState:
+    """A training under way. average: the running average of the weights, where one is kept. scaler: of the gradients in
+    half precision. step: steps done."""
+
+    model: SegmentationModel
+    optimiser: torch.optim.Optimizer
+    average: AveragedModel | None = None
+    scaler: torch.amp.GradScaler | None = None
+    step: int = 0
+    history: History = field(default_factory=list)
+
+    def keep(self, directory: Path, identity: dict[str, Any]) -> None:
+        """One running checkpoint under a name of its own; older ones go once it is whole."""
+        target, part = directory / f"step-{self.step:07d}", directory / f"step-{self.step:07d}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name, module in self._modules().items():
+            tensors = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
+            save_file(tensors, part / f"{name}.safetensors")
+        moments = {
+            f"{index}.{key}": value.contiguous()
+            for index, state in self.optimiser.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        save_file(moments, part / "optimiser.safetensors")
+        scaler = {} if self.scaler is None else self.scaler.state_dict()
+        state = {"identity": identity, "step": self.step, "history": self.history, "scaler": scaler}
+        write_text(part / "state.json", json.dumps(state))
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        for old in directory.glob("step-*"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def resume(self, directory: Path, identity: dict[str, Any]) -> None:
+        """Goes on from the last checkpoint in ``directory``, where there is one.
+
+        Raises FusionerError naming what differs where it is another run's, and the file where one is damaged or no
+        longer fits the model: that of an older version of the library.
+        """
+        kept = sorted(path for path in directory.glob("step-*") if (path / "state.json").is_file() and not path.suffix)
+        if not kept:
+            return
+        state = json.loads((kept[-1] / "state.json").read_text())
+        if state["identity"] != identity:
+            raise FusionerError(
+                f"{kept[-1]} is a checkpoint of another run ({_difference(state['identity'], identity)}): "
+                f"delete {directory} to start afresh, or give this run another folder"
+            )
+        for name, module in self._modules().items():
+            file = kept[-1] / f"{name}.safetensors"
+            try:
+                module.load_state_dict(_tensors(file))
+            except RuntimeError as error:
+                raise FusionerError(
+                    f"{file} does not fit the model that this version makes of its config ({_shortened(error)}): "
+                    f"delete {directory} to start afresh, or go on with the version of the library that began it"
+                ) from error
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _tensors(kept[-1] / "optimiser.safetensors").items():
+            index, key = name.split(".", 1)
+            moments.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.step, self.history = state["step"], state["history"]
+
+    @property
+    def result(self) -> SegmentationModel:
+        """The model that training is for: the average of the weights, where one is kept."""
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, SegmentationModel)
+        return averaged
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.model} if self.average is None else {"model": self.model, "average": self.average}
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise FusionerError(
+            f"{file} can't be read ({_shortened(error)}): delete {file.parent.parent} to start afresh"
+        ) from error
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    return f"{path} was {old!r}, is {new!r}"

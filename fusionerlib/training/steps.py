@@ -1,0 +1,165 @@
+"""AdamW with the paper's parameter groups and schedules, as a pure function of the step.
+
+One training step: a batch, in as many parts and processes as asked, to one change of the weights.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from fusionerlib.config import RunConfig, TrainingConfig
+from fusionerlib.datasets.sampling import Sample
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import SegmentationModel
+from fusionerlib.models.losses import segmentation_loss
+from fusionerlib.training.batch_sources import Batch
+from fusionerlib.training.distributed import Distributed
+
+
+def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.optim.AdamW:
+    """Three groups: fusion weights, fusion biases and norms (never decayed), decoder.
+
+    AdamW without decay is Adam, so the paper's two optimisers are groups of one.
+    """
+    decoder = model.decoder_parameters()
+    mine = {id(parameter) for parameter in decoder}
+    fusion = [parameter for parameter in model.parameters() if id(parameter) not in mine]
+    unplain = {id(parameter) for parameter in model.undecayed()}
+    plain = [parameter for parameter in fusion if id(parameter) in unplain]
+    groups = [
+        {
+            "params": [parameter for parameter in fusion if id(parameter) not in unplain],
+            "decayed": True,
+            "fixed": False,
+        },
+        {"params": plain, "decayed": False, "fixed": False},
+        {"params": decoder, "decayed": not config.decoder_constant, "fixed": config.decoder_constant},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=0.0)
+
+
+def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
+    """Learning rate and weight decay of step ``step`` (from 0) in every group; returns the fusion's learning rate."""
+    if step < config.warmup:
+        lr = config.lr * step / config.warmup
+    else:
+        lr = cosine(config.lr, config.final_lr, (step - config.warmup) / max(1, config.steps - config.warmup))
+    decay = cosine(config.weight_decay, config.final_weight_decay, step / config.steps)
+    for group in optimiser.param_groups:
+        group["lr"] = config.lr if group["fixed"] else lr
+        group["weight_decay"] = decay if group["decayed"] else 0.0
+    return lr
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from ``start`` (progress 0) to ``end`` (progress 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_SCALE = 1024.0
+"""Of the loss in fp16; it grows while no gradient overflows."""
+
+
+class Stepper:
+    """Takes ``model``, which is on the device of ``team``, from step to step as ``run.training`` says.
+
+    share: this process's rows of every batch. Raises FusionerError where a batch can't be shared equally.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, *, run: RunConfig, words: TextEmbeddingCache, team: Distributed
+    ) -> None:
+        self.model, self.config, self.words, self.team = model, run.training, words, team
+        self.share = team.share(self.config.batch, parts=self.config.accumulate)
+        self.optimiser = make_optimiser(model, self.config)
+        # In fp16 the gradients of a mean over many pixels would vanish. torch's own first scale costs the first steps.
+        self.scaler = torch.amp.GradScaler(
+            team.device.type, init_scale=FIRST_SCALE, enabled=self.config.mixed_precision == "fp16"
+        )
+        # Not compiled in place: whoever measures the model does so at other sizes.
+        compiled: nn.Module = torch.compile(model) if self.config.compile_fusion else model  # type: ignore[assignment]
+        self.forward = team.parallel(compiled)
+
+    def __call__(self, batch: Batch, step: int, *, whole: Sequence[Sample]) -> tuple[float, float]:
+        """The loss of the whole step ``step`` (from 0), and the fusion's learning rate in it.
+
+        batch: this process's share. whole: what is asked in all shares, in their order.
+        """
+        lr = set_schedule(self.optimiser, self.config, step)
+        # Dropout and noise of a step depend on the step alone, not on how the run got there.
+        seed = (self.config.seed + 1) * 1_000_003 + step
+        torch.manual_seed(seed)
+        # All processes draw the noise of the whole batch, so that it does not depend on their number; dropout does.
+        text, names_mask = self._asked(whole)
+        if self.team.index:
+            torch.manual_seed(seed + self.team.index * 1_000_000_007)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.team.device)
+        size = len(batch.samples) // self.config.accumulate
+        # Of the whole batch, whatever share of it a forward pass sees.
+        patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.team.device)
+        self.model.follow(self.team.gathered(patches))
+        for start in range(0, len(batch.samples), size):
+            rows, last = slice(start, start + size), start + size == len(batch.samples)
+            with nullcontext() if last else self.team.apart(self.forward):
+                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) / self.config.accumulate
+                self.scaler.scale(part).backward()
+            loss += part.detach()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return float(self.team.mean(loss)), lr
+
+    def _asked(self, whole: Sequence[Sample]) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
+        """Text tokens of the own share, with their noise, and which of them are names and no padding."""
+        text, names_mask = self.words.padded([sample.names for sample in whole])
+        if self.config.text_noise:
+            text = text + torch.randn_like(text) * self.config.text_noise * text.shape[-1] ** -0.5
+        return text[self.share], names_mask[self.share]
+
+    def _loss(
+        self, batch: Batch, text: Float[Tensor, "batch names dim"], names_mask: Bool[Tensor, "batch names"]
+    ) -> Float[Tensor, ""]:
+        """The loss of ``batch``, with pixels thinned as the config says."""
+        stride, device = self.config.loss_stride, self.team.device
+        labels = batch.labels[:, ::stride, ::stride]
+        dtype = AUTOCAST.get(self.config.mixed_precision)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = self.forward(
+                rearrange(batch.tokens, "b h w d -> b (h w) d").to(device),
+                text.to(device),
+                grid=(batch.tokens.shape[1], batch.tokens.shape[2]),
+                size=(labels.shape[-2], labels.shape[-1]),
+                names_mask=None if bool(names_mask.all()) else names_mask.to(device),
+            )
+        return segmentation_loss(
+            logits.float(),
+            name_masks(labels, batch.names, batch.samples, names_mask.shape[1]).to(device),
+            valid=(labels != 255).to(device),
+            names_mask=names_mask.to(device),
+            kind=self.config.loss,
+        )
+
+
+def name_masks(
+    labels: UInt8[Tensor, "batch height width"],
+    names: Sequence[tuple[str, ...]],
+    samples: Sequence[Sample],
+    count: int,
+) -> Bool[Tensor, "batch names height width"]:
+    """The mask of every asked name: all False for an absent one and for padding up to ``count`` names.
+
+    names: those behind each scene's labels.
+    """
+    # Label 254 never occurs (a scene holds at most 253 names besides), so it stands for "not in this scene".
+    index = torch.full((len(samples), count), 254, dtype=torch.uint8)
+    for row, (labelled, sample) in enumerate(zip(names, samples, strict=True)):
+        for column, name in enumerate(sample.names):
+            if name in labelled:
+                index[row, column] = labelled.index(name) + 1
+    return labels[:, None] == index[:, :, None, None]

@@ -1,0 +1,177 @@
+"""What a training image costs: floating-point operations of the trained part, counted and not timed.
+
+What a transfer study comes to: means over classes, spreads over seeds, each setting's gain over `modern`.
+
+The Markdown page of a transfer study: what `modern` is and why, in words, and the study's tables.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fusionerlib.config import RunConfig
+from fusionerlib.features.text import visual_of, words_of
+from fusionerlib.files import write_text
+from fusionerlib.models import build
+from studies.cost_aggregation.study import BASE, CLASSES, CostAggregationStudy, Trial
+from studies.tables import markdown_table
+
+
+def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride: int = 16) -> dict[str, int]:
+    """Forward and backward FLOPs (two a multiply-add) of one training image at ``run.data.size``, its names included,
+    and the trainable parameters. Products of matrices and convolutions count, what is done pixel by pixel does not.
+
+    visual_width, text_width: channels of the frozen tokens; stride: pixels a token.
+    """
+    training, size = run.training, run.data.size
+    names, loss = training.positives + training.negatives, -(-size // training.loss_stride)
+    model = build(run.fusion, visual_width=visual_width, text_width=text_width).train()
+    patches, words = torch.rand(1, (size // stride) ** 2, visual_width), torch.rand(1, names, text_width)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(patches, words, grid=(size // stride, size // stride), size=(loss, loss))
+        logits.sum().backward()
+    return {"flops": counter.get_total_flops(), "parameters": model.trainable()["total"], "names": names}
+
+
+def gigaflops(study: CostAggregationStudy, settings: Iterable[str]) -> dict[str, float]:
+    """GFLOPs of a training image by setting, at the setting's own size and names."""
+    runs = {name: study.run_of(Trial(name, study.folds[0], study.seeds[0], 1)) for name in settings}
+    return {name: cost["flops"] / 1e9 for name, cost in costs(runs).items()}
+
+
+def costs(runs: Mapping[str, RunConfig]) -> dict[str, dict[str, int]]:
+    """``training_cost`` of each of ``runs``, with the widths of its own encoders, which are loaded for it."""
+    widths = {run.pair: (visual_of(run.pair).width, words_of(run.pair).encoder.width) for run in runs.values()}
+    return {
+        name: training_cost(run, visual_width=widths[run.pair][0], text_width=widths[run.pair][1])
+        for name, run in runs.items()
+    }
+
+
+def compared_costs(study: CostAggregationStudy) -> list[dict[str, Any]]:
+    """``modern`` beside the paper's module at 224 pixels, both on the packaged pair: parameters, names an image, GFLOPs
+    a training image, and percent of the paper's."""
+    modern = study.model_copy(update={"size": 224}).run_of(Trial(BASE, study.folds[0], 0, 1))
+    paper = RunConfig.flat(preset="bmvc2022", recipe="bmvc2022", size=224)
+    found = costs({BASE: modern, "bmvc2022": paper})
+    whole = found["bmvc2022"]["flops"]
+    return [
+        {
+            "config": name,
+            "parameters": cost["parameters"],
+            "names": cost["names"],
+            "GFLOPs": round(cost["flops"] / 1e9, 2),
+            "% of the paper's": round(100 * cost["flops"] / whole, 2),
+        }
+        for name, cost in found.items()
+    ]
+
+
+Row = Mapping[str, Any]
+
+FIGURES = ("one", "absent", "all", "harmonic", "painted novel", "painted seen")
+"""What a setting is told by, in percent; of ``absent`` and the painted shares less is better."""
+
+
+def by_seed(rows: Iterable[Row], setting: str) -> dict[int, dict[str, float]]:
+    """The figures (percent) of ``setting`` by seed: IoU averaged over the classes of all folds, the others over folds.
+
+    A seed counts once it has every fold that any seed of the setting has. ``perfect`` is there for word maps.
+    """
+    found = [row for row in rows if row["setting"] == setting]
+    folds = {row["fold"] for row in found}
+    seeds = sorted({row["seed"] for row in found})
+    complete = {seed: [row for row in found if row["seed"] == seed] for seed in seeds}
+    return {seed: _figures(parts) for seed, parts in complete.items() if {row["fold"] for row in parts} == folds}
+
+
+def _figures(rows: Sequence[Row]) -> dict[str, float]:
+    kinds = [kind for kind in ("one", "absent", "all", "perfect") if all(kind in row for row in rows)]
+    figures = {kind: 100 * _mean(level for row in rows for level in row[kind].values()) for kind in kinds}
+    figures["harmonic"] = 100 * _mean(row["triple"]["harmonic"] for row in rows)
+    for kind in ("novel", "seen"):
+        figures[f"painted {kind}"] = 100 * _mean(row["painted"][kind] for row in rows)
+    figures["parameters"] = rows[0]["parameters"]
+    return figures
+
+
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row a setting, in the order of ``rows``: seeds, mean and spread (standard deviation over seeds) of one name,
+    the means of the other ``FIGURES``, gain of one name and all names over ``modern`` with the same seeds, and
+    trainable parameters."""
+    base = by_seed(rows, BASE)
+    table = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        own = by_seed(rows, setting)
+        if not own:
+            continue
+        shared = [seed for seed in own if seed in base]
+        row: dict[str, Any] = {"setting": setting, "seeds": len(own)}
+        for figure in FIGURES:
+            row[figure] = _mean(found[figure] for found in own.values())
+            if figure in ("one", "all"):
+                levels = [found[figure] for found in own.values()]
+                row[f"{figure} spread"] = statistics.stdev(levels) if len(levels) > 1 else math.nan
+                row[f"{figure} gain"] = _mean(own[seed][figure] - base[seed][figure] for seed in shared)
+        row["parameters"] = int(next(iter(own.values()))["parameters"])
+        table.append(row)
+    return table
+
+
+def by_class(rows: Sequence[Row], setting: str, kind: str) -> dict[str, float]:
+    """IoU (percent) of ``setting`` by class, the mean over seeds; kind: one, absent, all or perfect."""
+    parts = [row[kind] for row in rows if row["setting"] == setting and kind in row]
+    return {
+        name: 100 * _mean(part[name] for part in parts if name in part)
+        for name in CLASSES
+        if any(name in part for part in parts)
+    }
+
+
+def by_threshold(rows: Sequence[Row], setting: str) -> list[dict[str, Any]]:
+    """The figures (percent) of ``setting`` at each threshold of its records, means over classes, folds and seeds."""
+    own = [row for row in rows if row["setting"] == setting]
+    levels = list(own[0]["at"]) if own else []
+    table = []
+    for level in levels:
+        parts = [row["at"][level] for row in own]
+        row: dict[str, Any] = {"threshold": level}
+        for kind in ("one", "absent", "all"):
+            row[kind] = 100 * _mean(value for part in parts for value in part[kind].values())
+        for kind in ("novel", "seen"):
+            row[f"painted {kind}"] = 100 * _mean(part["painted"][kind] for part in parts)
+        table.append(row)
+    return table
+
+
+def _mean(values: Iterable[float]) -> float:
+    kept = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(kept) if kept else math.nan
+
+
+TEXTS = {
+    "Controls": "A network that cannot read; the paper's module and recipe at the size of `small` with as many images "
+    "seen; CLIP's text vectors (ViT-B/32) with a learned map. One name at a time the paper's recipe scores more: it "
+    "paints what stands out, also for a name that is not there, and among 20 names almost nothing is right.",
+    "Thresholds": "One threshold serves all folds; these are the same answers cut at others.",
+    "Cost": "A training image at 224 pixels, all its names, forward and backward.",
+    "One thing at a time": "Short trainings, each of which differs from `modern` in one thing; the row of `modern` has "
+    "the spread that seeds alone make. `kept`: whether `modern` has it. What a setting named for a lack loses is what "
+    "`modern` gains by having it; settings that would also do better after few steps may lose that lead after many.",
+}
+"""What stands above a table, by its title."""
+
+
+def write_page(study: CostAggregationStudy, tables: Mapping[str, Any]) -> None:
+    """pandas ``tables`` by title into ``study.file``; what is missing is "-"."""
+    parts = []
+    for title, table in tables.items():
+        rows = markdown_table(table.reset_index().to_dict("records"))
+        parts.append("\n\n".join(part for part in (f"## {title}", TEXTS.get(title, ""), rows) if part))
+    text = resources.files("studies.cost_aggregation").joinpath("page.md").read_text(encoding="utf-8")
+    write_text(study.file, text.replace("{tables}", "\n".join(parts)))

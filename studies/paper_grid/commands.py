@@ -1,0 +1,60 @@
+"""The command ``fusioner grid``: the paper's 96 trainings as a graph, and the one that Snakemake calls for each."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusionerlib.cli.data import pairs
+from fusionerlib.errors import FusionerError
+
+
+def grid(
+    more: Annotated[list[str] | None, typer.Argument(metavar="[-- OPTION...]", help="Options for Snakemake.")] = None,
+    name: Annotated[str, typer.Option("--grid", help="paper, or the path of a grid's .json file.")] = "paper",
+    output: Annotated[Path, typer.Option("-o", "--output", help="The grid's folder.")] = Path("outputs/grid"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would run.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of each; 0 shares out this machine's.")] = 0,
+    executor: Annotated[str, typer.Option(help="A plugin of Snakemake's, such as slurm; this machine if empty.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; a free GPU where there is one.")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="root=data/pascal, steps=2000, folds=[1]")
+    ] = None,
+) -> None:
+    """Train and measure the paper's grid: 12 pairs of encoders, early and late fusion, 4 folds of PASCAL-5i.
+
+    What has a record stays, a training that was stopped goes on, and one that fails stops no other.
+    """
+    from studies.paper_grid.grid import Grid, run_grid
+    from workbook.graph import parsed
+
+    given = {key: parsed(value) for key, value in pairs(settings or []).items()}
+    chosen = Grid.load(name, given)
+    if missing := chosen.missing():
+        typer.echo(f"not on this machine: {', '.join(missing)}; `fusioner fetch NAME` downloads them", err=True)
+    table = run_grid(
+        chosen,
+        output,
+        dry_run=dry_run,
+        jobs=jobs,
+        threads=threads,
+        executor=executor,
+        device=device,
+        more=more or (),
+    )
+    typer.echo(table)
+
+
+def grid_job(
+    config: Annotated[Path, typer.Argument(help="The graph that `fusioner grid` wrote.")],
+    job: Annotated[str, typer.Argument(help="One of its jobs.")],
+) -> None:
+    """Train and measure one job of a grid."""
+    from studies.paper_grid.grid import run_job
+
+    graph = json.loads(config.read_text(encoding="utf-8"))
+    if job not in graph["jobs"]:
+        raise FusionerError(f"no job {job!r} in {config}: expected one of {', '.join(sorted(graph['jobs'])[:3])}, ...")
+    typer.echo(run_job(job, graph["jobs"][job], config.parent, device=graph["device"]))

@@ -1,0 +1,30 @@
+# The graph of a grid: one job a training. `fusioner grid` writes its config and calls it with the right options; by hand:
+#   snakemake --snakefile studies/paper_grid/grid.smk --directory outputs/grid --configfile outputs/grid/grid.json --cores 8 \
+#       --rerun-incomplete --keep-going --rerun-triggers mtime params
+#
+# Running checkpoints lie in training/, which no rule declares, so a killed training finds them again.
+import json
+import sys
+
+OUT, BASE = config["folder"], config["base"]
+FUSIONER = f"{sys.executable!r} -m fusionerlib.cli.app"
+
+
+rule all:
+    input:
+        [f"records/{job}.json" for job in config["jobs"]],
+    default_target: True
+
+
+rule training:
+    output:
+        "records/{job}.json",
+    log:
+        "logs/{job}.log",
+    params:
+        run=lambda wildcards: json.dumps(config["jobs"][wildcards.job], sort_keys=True),
+    threads: config["threads"]
+    shell:
+        "cd {BASE:q} && OMP_NUM_THREADS={threads} "
+        + FUSIONER
+        + " grid-job {OUT:q}/grid.json {wildcards.job:q} > {OUT:q}/{log:q} 2>&1"

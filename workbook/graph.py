@@ -1,0 +1,151 @@
+"""A profile of the workbook run as a graph: how large it is, and the call of Snakemake that makes what is missing.
+
+The graph itself is the checkout's ``Snakefile``. Its working directory is the run's folder, so everything about a
+run, Snakemake's own records included, goes away with that folder.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from fusionerlib.config import Frozen, checked
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive
+from workbook.execution import own_kernel
+from workbook.parameter_cells import check_parameters, parameter_names
+
+
+class Profile(Frozen):
+    """How large a run is. ``data``: options of the data builder; ``notebooks``: parameters of each by file stem."""
+
+    name: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    notebooks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def profile_names() -> list[str]:
+    """The packaged profiles, sorted."""
+    return sorted(file.name[:-5] for file in _profiles().iterdir() if file.name.endswith(".json"))
+
+
+def load_profile(name: str) -> Profile:
+    """A packaged profile by name, or one of the user's own by the path of its JSON file.
+
+    Raises FusionerError where there is none, or where it has an unknown key.
+    """
+    file = Path(name) if name.endswith(".json") else _profiles() / f"{name}.json"
+    if not file.is_file():
+        known = ", ".join(profile_names())
+        raise FusionerError(f"no profile {name!r}: choose one of {known}, or give the path of a profile's .json file")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FusionerError(f"profile {name!r} is no JSON ({error}): mend the file") from error
+    return checked(Profile, values)
+
+
+def with_overrides(profile: Profile, overrides: Mapping[str, str], *, notebooks: Path) -> Profile:
+    """``profile`` with ``KEY=VALUE`` settings: ``steps`` reaches every notebook that has it, ``02_training.steps``
+    that one, ``data.seed`` the data. Values are read as JSON where they are JSON.
+
+    Raises FusionerError for a key that nothing has.
+    """
+    data = dict(profile.data)
+    given = {name: dict(values) for name, values in profile.notebooks.items()}
+    known = {name: parameter_names(notebooks / f"{name}.ipynb") for name in given}
+    for key, text in overrides.items():
+        home, _, leaf = key.rpartition(".")
+        homes = [home] if home else [name for name, names in known.items() if key in names]
+        if not homes or not set(homes) <= {*known, "data"}:
+            hint = f"write data.{key}={text}" if key in data else f"the parts are {', '.join([*known, 'data'])}"
+            raise FusionerError(f"--set {key}={text}: no notebook of profile {profile.name!r} has {key!r}; {hint}")
+        for name in homes:
+            (data if name == "data" else given[name])[leaf] = parsed(text)
+    return Profile(name=profile.name, data=data, notebooks=given)
+
+
+def find_checkout() -> Path:
+    """The folder with the Snakefile and the notebooks: round the working directory, else round this package.
+
+    Raises FusionerError where there is neither (the library alone was installed).
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]):
+        if (folder / "Snakefile").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise FusionerError(
+        f"{Path.cwd()} is in no checkout of the workbook (no Snakefile with notebooks/ beside it): "
+        "clone the repository, run `make install` there, and call `fusioner run` inside it"
+    )
+
+
+def run_profile(
+    name: str,
+    *,
+    checkout: Path | None = None,
+    output: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    cores: int | None = None,
+) -> Path:
+    """Everything of ``profile`` that is missing or out of date in its folder, which is returned.
+
+    A run that was stopped in any way, kill -9 included, goes on by the same call. Raises FusionerError naming the
+    notebooks that failed, after the pages are written with what there is.
+    """
+    root = (checkout or find_checkout()).resolve()
+    profile = with_overrides(load_profile(name), overrides or {}, notebooks=root / "notebooks")
+    for notebook, given in profile.notebooks.items():
+        check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)
+    folder = (output or root / "outputs" / profile.name).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / ".run.lock", f"a run in {folder}") as lock, tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch if dry_run else folder) / "profile.json"
+        config.write_text(profile.model_dump_json(indent=2), encoding="utf-8")
+        own_kernel()
+        code = _snakemake(root, folder, config, cores=cores, dry_run=dry_run, keep_open=lock.fileno())
+    if dry_run:
+        return folder
+    if code:
+        from workbook.report import failures, write_site
+
+        write_site(folder)
+        told = "; ".join(f"{stem}: {problem}" for stem, problem in failures(folder).items()) or "see the messages above"
+        raise FusionerError(f"the run in {folder} is not complete ({told}). The same command goes on from here")
+    return folder
+
+
+def _snakemake(root: Path, folder: Path, config: Path, *, cores: int | None, dry_run: bool, keep_open: int) -> int:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder]
+    command += ["--configfile", config, "--config", f"output={folder}"]
+    command += ["--cores", str(cores or len(os.sched_getaffinity(0)))]
+    command += ["--rerun-triggers", "mtime", "params", "--rerun-incomplete", "--keep-going"]
+    # The lock of `exclusive` stands in for Snakemake's own, which outlives a killed run.
+    command += ["--nolock", "--quiet", "host", "rules", *(["--dry-run"] if dry_run else ["progress", "reason"])]
+    # The kernel and the shell find this environment's programs first.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    process = subprocess.Popen([str(part) for part in command], cwd=root, env=environment, pass_fds=(keep_open,))
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise FusionerError(f"stopped; the same command goes on with {folder}") from None
+
+
+def _profiles() -> Any:
+    return resources.files("workbook") / "profiles"
+
+
+def parsed(text: str) -> Any:
+    """``text`` read as JSON, or as it stands where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
