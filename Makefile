@@ -35,10 +35,11 @@ install: $(STAMP) ## install the project and all its extras into .venv
 demo: install ## train, evaluate and report at profile demo; leaves outputs/demo/index.html
 	$(BIN)/fusioner run demo
 
-lint: install ## ruff, mypy, and notebooks without outputs
+lint: install ## ruff, mypy, the direction of imports, and notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy fusionerlib
+	$(BIN)/mypy fusionerlib workbook studies
+	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify $(wildcard notebooks/*.ipynb)
 
 # Two workers share two cores, so each keeps to one thread.

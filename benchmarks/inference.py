@@ -27,7 +27,7 @@ from reference import OPEN_CLIP, Reference, Towers, random_clip
 from sides import NAMES
 from skimage.data import coffee
 
-from fusionerlib import Segmenter, packaged
+from fusionerlib import Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
@@ -35,6 +35,7 @@ from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
 from fusionerlib.inference.windows import corners, cut, stride_of
 from fusionerlib.models import base as fusion_model
 from fusionerlib.models import build
+from fusionerlib.runs import packaged_run
 
 WINDOW = 224
 APART = 1e-2
@@ -115,7 +116,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
 def packaged(size: int, device: str) -> Segmenter:
     """The shipped recipe's pair and fusion; its weights change nothing in what it costs."""
     nowhere = Path("data")
-    run = packaged.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=size)
+    run = packaged_run(voc=nowhere, coco=nowhere, features=nowhere, size=size)
     visual, table = visual_of(run.pair, device=device), words_of(run.pair, device=device)
     model = build(run.fusion, visual_width=visual.width, text_width=table.encoder.width).to(device)
     return Segmenter(model=model, visual=visual, words=table, size=size)

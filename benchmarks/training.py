@@ -24,9 +24,9 @@ from reference import OPEN_CLIP, Towers, random_clip
 from sides import NAMES, SIZE, Ours, Plain, check
 from stages import measured, stages
 
-from fusionerlib import packaged
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.prompts import templates
+from fusionerlib.runs import packaged_run
 from fusionerlib.training.steps import AUTOCAST
 
 
@@ -99,7 +99,7 @@ def steps(plain: Plain, ours: Ours, options: argparse.Namespace) -> dict[str, An
 def modern(paper: Ours, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The packaged pair and ``modern`` beside the paper's fusion, both on stored features."""
     nowhere = Path("data")
-    run = packaged.recipe(voc=nowhere, coco=nowhere, features=nowhere, size=SIZE, mixed_precision=options.precision)
+    run = packaged_run(voc=nowhere, coco=nowhere, features=nowhere, size=SIZE, mixed_precision=options.precision)
     small = Ours(run, folder, options.device)
     rows: dict[str, Any] = {}
     both = {"bmvc2022": paper, "modern": small}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from fusionerlib.models import SegmentationModel, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
+PACKAGED = "packaged"
+"""What ``Segmenter.load`` calls the checkpoint that comes with the installation."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Checkpoint:
     model: SegmentationModel
     run: RunConfig
     trained_names: tuple[str, ...]
+
+
+def packaged_folder() -> Path:
+    """The folder of the packaged checkpoint: ``config.json``, ``model.safetensors``, and a card beside them."""
+    return Path(str(resources.files("fusionerlib") / "checkpoint"))
 
 
 def save(

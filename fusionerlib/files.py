@@ -1,6 +1,7 @@
 """Files that are never seen half written, and locks that never go stale."""
 
 import fcntl
+import hashlib
 import os
 import re
 import time
@@ -23,6 +24,11 @@ def write_text(path: Path, text: str) -> None:
 def plain_name(name: str) -> str:
     """``name`` as part of a file's name: an encoder's may hold a path, as ``vectors:tables/clip.parquet``."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 in hex of the ``repr`` of ``parts``: what decides a data set, an encoder or a store."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 @contextmanager

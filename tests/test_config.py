@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fusionerlib import packaged
+from fusionerlib import checkpoints
 from fusionerlib.cli.train import configured
 from fusionerlib.config import DEMO, PRESETS, RECIPES, TOKENS, FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
 from studies.encoder_pairs.study import Study, Variant
+from fusionerlib.runs import packaged_run
 from studies.paper_grid.grid import Grid
 from workbook.notebook import TrainingNotebook
 
@@ -122,11 +123,11 @@ def test_the_packaged_checkpoint_s_run_is_the_preset_s_and_the_study_s(tmp_path:
     places = {"voc": Path("voc"), "coco": Path("coco"), "features": Path("kept")}
     study = CostAggregationStudy(voc_root=Path("voc"), coco_root=Path("coco")).run_of(Trial(BASE, 1, 0, 600))
     runs = ways(leaves, tmp_path) | {
-        "shipped": packaged.recipe(**places, fold=1),
+        "shipped": packaged_run(**places, fold=1),
         "study": study.changed(features="kept", checkpoint_every=100),
     }
     all_equal(runs)
-    packaged = json.loads((packaged.folder() / "config.json").read_text(encoding="utf-8"))["run"]
+    packaged = json.loads((checkpoints.packaged_folder() / "config.json").read_text(encoding="utf-8"))["run"]
     measured = RunConfig.model_validate(packaged)
     assert measured.changed(**PHOTOS) == runs["settings"].changed(fold=-1), "what was measured is what is trained"
     assert not measured.training.balanced

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage.data import chelsea
 
-from fusionerlib import Segmenter, checkpoints, packaged
+from fusionerlib import Segmenter, checkpoints, runs
 from fusionerlib.checkpoints import load
 from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.datasets.pascal import NAMES
@@ -29,14 +29,14 @@ def test_a_cat_is_found_with_no_training_and_no_network() -> None:
 
 
 def test_it_is_small_and_says_what_it_was_trained_on() -> None:
-    files = sorted(file.name for file in packaged.folder().iterdir())
+    files = sorted(file.name for file in checkpoints.packaged_folder().iterdir())
     assert files == ["README.md", "config.json", "model.safetensors"]
-    assert sum(file.stat().st_size for file in packaged.folder().iterdir()) < 15e6
-    checkpoint = load(packaged.folder())
+    assert sum(file.stat().st_size for file in checkpoints.packaged_folder().iterdir()) < 15e6
+    checkpoint = load(checkpoints.packaged_folder())
     assert checkpoint.run.data.fold == -1 and len(checkpoint.trained_names) >= 80
     assert {"cat", "couch", "person"} <= set(checkpoint.trained_names)
     assert all(not path.is_absolute() for path in (checkpoint.run.data.root, checkpoint.run.data.features))
-    weights = load_file(packaged.folder() / "model.safetensors")
+    weights = load_file(checkpoints.packaged_folder() / "model.safetensors")
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float16", "torch.float32"}
 
 
@@ -67,16 +67,18 @@ class BatchNormed(SegmentationModel):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="reduced copies of VOC and COCO are not on this machine")
 def test_it_can_be_made_again(tmp_path: Path) -> None:
-    run = packaged.recipe(
+    run = runs.packaged_run(
         voc=small_voc(tmp_path), coco=small_coco(tmp_path), features=tmp_path / "features", steps=2, size=64
     )
-    target = packaged.rebuild(run, tmp_path / "made", quiet=True)
+    target = runs.train_packaged(run, tmp_path / "made", quiet=True)
     made = Segmenter.load(target)
     assert made.set_image(chelsea()).segment(["cat"]).logits.shape == (1, 300, 451)
     assert sorted(file.name for file in target.iterdir()) == ["config.json", "model.safetensors"]
     weights = load_file(target / "model.safetensors")
     kinds = {name: tensor.dtype for name, tensor in weights.items()}
-    assert kinds == {name: t.dtype for name, t in load_file(packaged.folder() / "model.safetensors").items()}
+    assert kinds == {
+        name: t.dtype for name, t in load_file(checkpoints.packaged_folder() / "model.safetensors").items()
+    }
     assert {"cat", "dining table"} <= set(load(target).trained_names) and str(tmp_path) not in (
         target / "config.json"
     ).read_text()

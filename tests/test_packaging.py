@@ -92,12 +92,3 @@ def test_a_wrong_shape_is_rejected() -> None:
         TokenMap(tokens=torch.zeros(9, 4), grid=(3, 3), stride=16, space="any")
     with pytest.raises(Exception, match="tokens"):
         TokenMap(tokens=torch.zeros(2, 9, 4, dtype=torch.int64), grid=(3, 3), stride=16, space="any")
-
-
-def test_no_module_is_longer_than_a_reader_likes() -> None:
-    long = {
-        str(file.relative_to(ROOT)): count
-        for file in (ROOT / "fusionerlib").rglob("*.py")
-        if (count := len(file.read_text().splitlines())) > 260
-    }
-    assert not long

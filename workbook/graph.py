@@ -141,11 +141,3 @@ def _snakemake(root: Path, folder: Path, config: Path, *, cores: int | None, dry
 
 def _profiles() -> Any:
     return resources.files("workbook") / "profiles"
-
-
-def parsed(text: str) -> Any:
-    """``text`` read as JSON, or as it stands where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

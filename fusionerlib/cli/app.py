@@ -1,20 +1,56 @@
 """The command line ``fusioner``. Each command imports what it needs, so that ``--help`` is quick."""
 
 import json
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from fusionerlib.cli.data import data, pairs
+from fusionerlib.cli.data import data
 from fusionerlib.cli.train import train
 from fusionerlib.errors import FusionerError
-from studies.paper_grid.commands import grid, grid_job
+
+CLONE_COMMANDS = "fusioner.commands"
+"""Group of entry points: commands that need a clone, with its notebooks and studies."""
+
+
+class _CloneCommand(TyperCommand):
+    """A command that only a clone of the workbook has: imported when it is called, not when it is listed."""
+
+    def __init__(self, entry: EntryPoint) -> None:
+        super().__init__(entry.name, help=f"Needs a clone of the workbook; see `fusioner {entry.name} --help`.")
+        self.entry = entry
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the command itself. Raises FusionerError where there is no clone."""
+        try:
+            function = self.entry.load()
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in ("workbook", "studies"):
+                raise
+            raise FusionerError(
+                f"`fusioner {self.name}` needs a clone of the workbook, and only the library is installed here: "
+                "clone the repository and run `make install` in it"
+            ) from error
+        single = typer.Typer(add_completion=False)
+        single.command(self.name)(function)
+        return typer.main.get_command(single).make_context(info_name, args, parent=parent, **extra)
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors for people are one message on stderr and exit status 2, never a traceback."""
+    """The library's commands and those of a clone. An error for people is one message on stderr and exit status 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The library's commands, then the clone's."""
+        return [*super().list_commands(ctx), *entry_points(group=CLONE_COMMANDS).names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        found = super().get_command(ctx, cmd_name)
+        entries = entry_points(group=CLONE_COMMANDS)
+        return _CloneCommand(entries[cmd_name]) if found is None and cmd_name in entries.names else found
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -27,8 +63,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data", help="Make the data that a run reads, or bring published data into their layout.")
 app.command()(train)
-app.command()(grid)
-app.command("grid-job", hidden=True)(grid_job)
 
 
 @app.callback()
@@ -76,10 +110,10 @@ def checkpoint(
     features: Annotated[Path, typer.Option(help="Where frozen features are kept.")] = Path("data/features"),
 ) -> None:
     """Train the packaged checkpoint again from photographs of PASCAL VOC and COCO."""
-    from fusionerlib import packaged
+    from fusionerlib import runs
 
-    run = packaged.recipe(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
-    typer.echo(f"checkpoint: {packaged.rebuild(run, output)}")
+    run = runs.packaged_run(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
+    typer.echo(f"checkpoint: {runs.train_packaged(run, output)}")
 
 
 @app.command()
@@ -104,57 +138,6 @@ def fetch(
     for row in rows_named(name, role):
         files = weights.fetch(row)
         typer.echo(f"{row.role} {row.name}: " + (f"{weights.locate(row)}" if files else "nothing to download"))
-
-
-@app.command()
-def run(
-    profile: Annotated[str, typer.Argument(help="smoke, demo, full, or the path of a profile's .json file.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would run.")] = False,
-    cores: Annotated[int | None, typer.Option(min=1, help="How many to use at once (all of them).")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run's folder (outputs/PROFILE).")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="steps=200, 02_training.steps=200, data.seed=1"),
-    ] = None,
-) -> None:
-    """Run the notebooks of PROFILE; what is done already stays, a stopped run goes on."""
-    from workbook.graph import run_profile
-    from workbook.report import read_metrics, terminal_table
-
-    folder = run_profile(profile, output=output, overrides=pairs(settings or []), dry_run=dry_run, cores=cores)
-    if not dry_run:
-        results = terminal_table(read_metrics(folder)) or "no result was measured"
-        typer.echo(f"\n{results}\n\nopen {folder / 'index.html'}")
-
-
-@app.command()
-def notebook(
-    source: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="A notebook's path, or its name in notebooks/.")],
-    output: Annotated[Path, typer.Argument(help="Where the executed notebook goes.")],
-    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="One parameter.")] = None,
-    parameters: Annotated[str, typer.Option(metavar="JSON", help="Parameters as one JSON object.")] = "{}",
-) -> None:
-    """Execute one notebook; an unknown parameter stops it before it starts."""
-    from workbook.execution import execute_notebook
-    from workbook.graph import find_checkout, parsed
-
-    path = Path(source) if source.endswith(".ipynb") else find_checkout() / "notebooks" / f"{source}.ipynb"
-    try:
-        given = dict(json.loads(parameters))
-    except (ValueError, TypeError) as error:
-        raise FusionerError(f"--parameters {parameters!r} is no JSON object: write '{{\"steps\": 20}}'") from error
-    given |= {name: parsed(value) for name, value in pairs(parameter or []).items()}
-    execute_notebook(path, output, parameters=given)
-
-
-@app.command()
-def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:
-    """Write the HTML pages and the index of a run again."""
-    from workbook.report import write_site
-
-    if not folder.is_dir():
-        raise FusionerError(f"no folder {folder}: give the folder of a run, such as outputs/demo")
-    typer.echo(write_site(folder))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def data_openmoji(
     record: Annotated[Path | None, typer.Option(help="Also write what was made to this JSON file.")] = None,
 ) -> None:
     """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
+    from fusionerlib.cli.settings import parsed
     from fusionerlib.datasets import openmoji
     from fusionerlib.files import write_text
-    from workbook.graph import parsed
 
     given = {name: parsed(value) for name, value in pairs(settings or []).items()}
     splits = openmoji.build(root, **{"seed": seed, **given})
@@ -148,11 +148,3 @@ def _prepare(
         typer.echo(f"{root}: {manifest.title}: {counts}; {manifest.opened:,} images opened; all files in {file}")
     if (root / DOWNLOADS).is_dir():
         typer.echo(f"{root / DOWNLOADS} can be deleted: nothing reads it any more")
-
-
-def pairs(settings: list[str]) -> dict[str, str]:
-    """``["a=1", "b=x=y"]`` as ``{"a": "1", "b": "x=y"}``; FusionerError for one without a name or a "="."""
-    for setting in settings:
-        if setting.find("=") < 1:
-            raise FusionerError(f"{setting!r} sets nothing: write NAME=VALUE, such as steps=200")
-    return dict(setting.split("=", 1) for setting in settings)

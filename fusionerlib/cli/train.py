@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fusionerlib.cli.data import pairs
+from fusionerlib.cli.settings import pairs, parsed
 from fusionerlib.errors import FusionerError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
     that it lacks are as in ``RunConfig.flat``. Raises FusionerError where it holds no run, and for a bad setting.
     """
     from fusionerlib.config import RunConfig
-    from workbook.graph import parsed
 
     given = {name: parsed(value) for name, value in pairs(list(settings)).items()}
     if config is None:

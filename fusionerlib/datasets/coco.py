@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 from fusionerlib.images import read_image
 
 

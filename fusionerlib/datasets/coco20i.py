@@ -15,10 +15,10 @@ from jaxtyping import UInt8
 
 from fusionerlib.datasets.coco import CocoInstances, object_mask
 from fusionerlib.datasets.masks import read_indices, read_pair
-from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.pascal import Novel, Split, one_of, relabelled
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 from fusionerlib.images import read_image
 
 NAMES = (

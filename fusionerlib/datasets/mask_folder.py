@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 from fusionerlib.datasets import coco20i, pascal
 from fusionerlib.datasets.coco import CocoInstances
 from fusionerlib.datasets.masks import paired, read_indices, read_pair
-from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 
 
 class MaskFolder:

@@ -17,7 +17,7 @@ from fusionerlib.config import DataConfig
 from fusionerlib.datasets import fss1000, openmoji
 from fusionerlib.datasets.corruptions import Bordered
 from fusionerlib.datasets.fss1000 import FSSFolder
-from fusionerlib.datasets.mosaics import Mosaics, fingerprint, mosaic_indices, mosaicked
+from fusionerlib.datasets.mosaics import Mosaics, mosaic_indices, mosaicked
 from fusionerlib.datasets.names import all_names, canonical, categories, supercategory, unseen
 from fusionerlib.datasets.openmoji import test_sources
 from fusionerlib.datasets.sampling import NameSampler
@@ -25,6 +25,7 @@ from fusionerlib.datasets.scene import IGNORE, Scene, Scenes, vocabulary
 from fusionerlib.datasets.sets import full_test
 from fusionerlib.datasets.transforms import Concat, Subset
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 from fusionerlib.progress import each
 
 LEAST = 64

@@ -1,6 +1,5 @@
 """Mosaic-4: grids of one-object scenes of different names (the definition stands in docs/protocol.md)."""
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image
 
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 
 
 def mosaic(scenes: Sequence[Scene], *, grid: int = 2, size: int) -> Scene:
@@ -91,8 +91,3 @@ def mosaicked(source: Scenes, *, size: int, count: int, seed: int) -> Mosaics:
     """``count`` Mosaic-4 scenes from one-object scenes."""
     indices = mosaic_indices([source.names(i)[0] for i in range(len(source))], count=count, seed=seed)
     return Mosaics(source, indices, size=size)
-
-
-def fingerprint(*parts: object) -> str:
-    """Hex digest of a recipe's parts, for fingerprints."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fusionerlib.datasets.masks import read_indices, read_pair
-from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle",

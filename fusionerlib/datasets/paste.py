@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from fusionerlib.datasets.mosaics import fingerprint, resized
+from fusionerlib.datasets.mosaics import resized
 from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.files import fingerprint
 
 SHARE = (0.32, 0.5)
 """An object's longer side, as a share of the scene's."""

@@ -11,11 +11,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from fusionerlib.datasets.mosaics import fingerprint, resized
+from fusionerlib.datasets.mosaics import resized
 from fusionerlib.datasets.names import all_names, canonical
 from fusionerlib.datasets.pascal import Novel
 from fusionerlib.datasets.scene import IGNORE, Scene, Scenes
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 
 CROP = (0.5, 1.0)
 """Share of the image's area that a random resized crop keeps."""

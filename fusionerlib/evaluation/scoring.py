@@ -23,7 +23,6 @@ from fusionerlib.features.store import StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.inference.windows import encode_windows, stride_of, window_logits
 from fusionerlib.models import SegmentationModel
-from fusionerlib.models.base import SegmentationModel
 from fusionerlib.progress import each
 
 RECORD_NAMES = {

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fusionerlib import checkpoints, packaged
+from fusionerlib import checkpoints
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
@@ -71,15 +71,15 @@ class Segmenter:
         Raises FusionerError naming the folders tried where none holds ``config.json`` and ``model.safetensors``.
         """
         tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
-        if checkpoint == packaged.NAME:
-            tried.append(packaged.folder())
+        if checkpoint == checkpoints.PACKAGED:
+            tried.append(checkpoints.packaged_folder())
         files = ("config.json", "model.safetensors")
         found = [folder for folder in tried if all((folder / file).is_file() for file in files)]
         if not found:
             places = " nor ".join(str(folder.absolute()) for folder in tried)
             raise FusionerError(
                 f"no checkpoint {str(checkpoint)!r}: neither {places} holds "
-                f"{' and '.join(files)}; pass a checkpoint folder, or load {packaged.NAME!r}"
+                f"{' and '.join(files)}; pass a checkpoint folder, or load {checkpoints.PACKAGED!r}"
             )
         trained = checkpoints.load(found[0])
         pair = trained.run.pair

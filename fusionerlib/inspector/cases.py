@@ -65,7 +65,7 @@ def _title(image: Any, place: int) -> str:
 def saved_cases(directory: Path | str, *, count: int = 4, test: str = "", threshold: float = 0.5) -> Sequence[Case]:
     """The ``count`` best and the ``count`` worst scenes of the run in ``directory``, best first, worst last.
 
-    Its checkpoint answers the questions of ``test`` (a name that ``Evaluator.benchmarks`` knows, "" the first) again, by
+    Its checkpoint answers the questions of ``test`` (a key of ``Evaluator.benchmarks``, "" the first) again, by
     the features that the evaluation left on disk, so the tower seldom runs. Raises FusionerError for a run without a
     checkpoint or data, and for an unknown test.
     """

@@ -6,9 +6,6 @@ from fusionerlib.plots.protocols import confusion, risk_curve, triple
 from fusionerlib.plots.robustness import kind_bars, robustness
 from fusionerlib.plots.style import save, style
 from fusionerlib.plots.training import curves
-from studies.cost_aggregation.figure import gains
-from studies.methods.figure import method_bars
-from studies.performance.figures import cost_growth, step_parts
 
 __all__ = [
     "SceneRow",
@@ -16,11 +13,8 @@ __all__ = [
     "attention",
     "confusion",
     "cosine_matrix",
-    "cost_growth",
     "curves",
-    "gains",
     "kind_bars",
-    "method_bars",
     "pca_colours",
     "pca_tokens",
     "per_class_bars",
@@ -30,7 +24,6 @@ __all__ = [
     "scene_rows",
     "scenes",
     "similarity",
-    "step_parts",
     "style",
     "triple",
 ]

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fusionerlib.datasets.augment import PRESETS, Augmentation, Preset, view
-from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.sampling import Sample, SampleOrder
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.datasets.sets import DataSets
@@ -28,6 +27,7 @@ from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import StoredScenes
+from fusionerlib.files import fingerprint
 
 Key = tuple[int, int]
 """Epoch and index of a view."""

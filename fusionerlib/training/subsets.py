@@ -4,10 +4,10 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 
-from fusionerlib.datasets.mosaics import fingerprint
 from fusionerlib.datasets.sampling import SampleOrder
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.features.store import StoredScenes
+from fusionerlib.files import fingerprint
 from fusionerlib.training.batch_sources import Batch, Pairs, StoredBatchSource
 
 OBJECT = "object"

@@ -20,10 +20,9 @@ from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.evaluator import Evaluator
 from fusionerlib.features.context import RunContext
-from fusionerlib.packaged import recipe
 from fusionerlib.progress import each
 from fusionerlib.records import write_run_record
-from fusionerlib.runs import trained
+from fusionerlib.runs import packaged_run, trained
 from fusionerlib.training.batch_sources import training_batch_source
 from studies.cost_aggregation.measures import bars
 from studies.records import PhotoStudy, finished, rows_of
@@ -179,7 +178,7 @@ class CostAggregationStudy(PhotoStudy):
             key: value.format(vectors=self.vectors) if isinstance(value, str) else value
             for key, value in changes.items()
         }
-        return recipe(
+        return packaged_run(
             **{
                 "voc": self.voc_root,
                 "coco": self.coco_root,

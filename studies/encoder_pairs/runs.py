@@ -30,8 +30,8 @@ from fusionerlib.records import write_run_record
 from fusionerlib.training.batch_sources import names_of
 from fusionerlib.training.loop import train
 from studies.encoder_pairs.study import TEMPLATE, Study, Variant
+from studies.published import rows
 from studies.records import finished, rows_of
-from workbook.report.published import rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fusionerlib.cli.data import pairs
+from fusionerlib.cli.settings import pairs
 from fusionerlib.errors import FusionerError
 
 
@@ -27,8 +27,8 @@ def grid(
 
     What has a record stays, a training that was stopped goes on, and one that fails stops no other.
     """
+    from fusionerlib.cli.settings import parsed
     from studies.paper_grid.grid import Grid, run_grid
-    from workbook.graph import parsed
 
     given = {key: parsed(value) for key, value in pairs(settings or []).items()}
     chosen = Grid.load(name, given)
@@ -58,3 +58,7 @@ def grid_job(
     if job not in graph["jobs"]:
         raise FusionerError(f"no job {job!r} in {config}: expected one of {', '.join(sorted(graph['jobs'])[:3])}, ...")
     typer.echo(run_job(job, graph["jobs"][job], config.parent, device=graph["device"]))
+
+
+if __name__ == "__main__":
+    typer.run(grid_job)

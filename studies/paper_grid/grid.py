@@ -34,7 +34,6 @@ from fusionerlib.runs import trained
 from fusionerlib.training.batch_sources import training_batch_source
 from studies.encoder_pairs.study import FUSIONS
 from studies.tables import markdown_table
-from workbook.graph import find_checkout
 
 
 class Grid(Frozen):
@@ -219,14 +218,14 @@ def run_grid(
         raise FusionerError(
             f"no executor {executor!r}: `pip install snakemake-executor-plugin-{executor}`, or leave --executor out"
         )
-    checkout, folder = find_checkout(), folder.resolve()
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     threads = threads or max(1, len(os.sched_getaffinity(0)) // jobs)
     graph = {"jobs": grid.jobs(), "folder": str(folder), "base": str(Path.cwd()), "device": device, "threads": threads}
     with exclusive(folder / ".grid.lock", f"a grid in {folder}") as lock:
         config = folder / ("dry_run.json" if dry_run else "grid.json")
         write_text(config, json.dumps(graph, indent=1))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(checkout / "workflow" / "grid.smk")]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("grid.smk"))]
         command += ["--directory", str(folder), "--configfile", str(config), "--rerun-incomplete", "--keep-going"]
         command += ["--rerun-triggers", "mtime", "params", "--nolock", *(["--dry-run"] if dry_run else [])]
         command += ["--executor", executor, "--jobs", str(jobs)] if executor else ["--cores", str(jobs * threads)]

@@ -7,7 +7,7 @@ import json
 import sys
 
 OUT, BASE = config["folder"], config["base"]
-FUSIONER = f"{sys.executable!r} -m fusionerlib.cli.app"
+JOB = f"{sys.executable!r} -m studies.paper_grid.commands"
 
 
 rule all:
@@ -26,5 +26,5 @@ rule training:
     threads: config["threads"]
     shell:
         "cd {BASE:q} && OMP_NUM_THREADS={threads} "
-        + FUSIONER
-        + " grid-job {OUT:q}/grid.json {wildcards.job:q} > {OUT:q}/{log:q} 2>&1"
+        + JOB
+        + " {OUT:q}/grid.json {wildcards.job:q} > {OUT:q}/{log:q} 2>&1"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fusionerlib.cli.data import data, pairs
+from fusionerlib.cli.data import data
+from fusionerlib.cli.settings import pairs
 from fusionerlib.errors import FusionerError
 from tests.cli.helped import help_without
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusionerlib.datasets.mosaics import Mosaics, fingerprint, mosaic, mosaic_indices, resized
+from fusionerlib.datasets.mosaics import Mosaics, mosaic, mosaic_indices, resized
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import fingerprint
 
 from .conftest import FlatScene
 

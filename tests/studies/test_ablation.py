@@ -16,11 +16,11 @@ from fusionerlib.features.store import Entry, StoredScene, StoredScenes, TokensA
 from fusionerlib.models import build
 from fusionerlib.training.subsets import OBJECT, OneObject, TrainingSubset, families_of
 from studies.ablations.study import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants
+from studies.published import HOLE
 from tests.conftest import ROOT
 from tests.small_runs import drawn, small_run
 from workbook.notebook import AblationNotebook
 from workbook.report.comparison_tables import PUBLISHED, ablation_tables, pair_lines
-from workbook.report.published import HOLE
 
 
 @pytest.fixture(scope="module")

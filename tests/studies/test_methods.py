@@ -18,11 +18,11 @@ from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.runs import fit
 from fusionerlib.training.loop import train
 from studies.methods.study import METHODS, MosaicTests, compare, method_run
+from studies.published import HOLE, rows
 from studies.variants import VariantRunner
 from tests.small_runs import drawn, small_run
 from workbook.notebook import MosaicNotebook
 from workbook.report.comparison_tables import PUBLISHED, lines_by_test, method_lines
-from workbook.report.published import HOLE, rows
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from fusionerlib.config import RunConfig
 from fusionerlib.datasets.pascal import Split, fold_pairs, published
 from fusionerlib.errors import FusionerError
 from studies.paper_grid.grid import Grid, markdown, record_of, rows_of
+from studies.published import rows as published_rows
 from tests.datasets.test_pascal import save_mask
-from workbook.report.published import rows as published_rows
 
 PAPER = {
     "CLIP-B": "clip-vit-b16", "CLIP-L": "clip-vit-l14", "DINO-B": "dino-vitb16", "MoCo-B": "mocov3-vitb16",

@@ -7,8 +7,8 @@ import pytest
 
 from fusionerlib.errors import FusionerError
 from studies.encoder_pairs.runs import published_gaps
+from studies.published import HOLE, beside, rows
 from tests.conftest import ROOT
-from workbook.report.published import HOLE, beside, rows
 
 PASCAL, COCO, CROSS = "pascal-5i", "coco-20i", "coco-20i->pascal-5i"
 PAPER = ROOT.parent / "shared" / "paper.md"

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
+from studies.published import HOLE
 from tests.conftest import MakeNotebook, requests_of
 from workbook.report import figures, index_page, notebooks_of, write_site
-from workbook.report.published import HOLE
 
 EVIL = "<img src=x onerror=document.title='taken'>"
 LIMIT = 10_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.errors import FusionerError
-from workbook.report.published import FOLDS, HOLE
+from studies.published import FOLDS, HOLE
 from workbook.report.results import notebook_records, part, run_settings
 
 Line = dict[str, str]
@@ -56,7 +56,7 @@ def beside_published(folder: Path, metrics: Mapping[str, Any]) -> list[Beside]:
 
 def _protocols(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Beside]:
     from fusionerlib.evaluation.evaluator import PUBLISHED
-    from workbook.report.published import beside
+    from studies.published import beside
 
     data, fusion = part(run, "data"), part(run, "fusion")
     own, fold = data.get("dataset", ""), data.get("fold", -1)

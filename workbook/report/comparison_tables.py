@@ -9,7 +9,7 @@ from typing import Any
 from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.evaluation.labels import label
 from studies.methods.study import Figures
-from workbook.report.published import HOLE, Published, rows
+from studies.published import HOLE, Published, rows
 
 PUBLISHED = "published: PASCAL-5i mIoU"
 PAPER_NAMES = {"clip-vit-b": "CLIP-B", "clip-vit-l": "CLIP-L", "dino-vitb": "DINO-B", "mocov3-vitb": "MoCo-B"}

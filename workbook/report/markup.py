@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fusionerlib.evaluation.labels import label
-from workbook.report.published import HOLE
+from studies.published import HOLE
 
 FIGURE = re.compile(rf"[-+]?[\d.,]*( ± [\d.]+)?|{HOLE}|nan|True|False")
 """A cell of a column of numbers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.errors import FusionerError
-from workbook.report.published import HOLE
+from studies.published import HOLE
 
 
 @dataclass(frozen=True)

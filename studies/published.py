@@ -35,7 +35,7 @@ class Published:
 
 @cache
 def _all() -> tuple[Published, ...]:
-    file = resources.files("workbook.report") / "published.csv"
+    file = resources.files("studies") / "published.csv"
     found = []
     for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
         first, second, third, fourth, mean = (

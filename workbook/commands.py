@@ -1,0 +1,58 @@
+"""The commands ``fusioner run``, ``notebook`` and ``pages``; entry points of the group ``fusioner.commands``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusionerlib.cli.settings import pairs, parsed
+from fusionerlib.errors import FusionerError
+
+
+def run(
+    profile: Annotated[str, typer.Argument(help="smoke, demo, full, or the path of a profile's .json file.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would run.")] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="How many to use at once (all of them).")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder (outputs/PROFILE).")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="steps=200, 02_training.steps=200, data.seed=1"),
+    ] = None,
+) -> None:
+    """Run the notebooks of PROFILE; what is done already stays, a stopped run goes on."""
+    from workbook.graph import run_profile
+    from workbook.report import read_metrics, terminal_table
+
+    folder = run_profile(profile, output=output, overrides=pairs(settings or []), dry_run=dry_run, cores=cores)
+    if not dry_run:
+        results = terminal_table(read_metrics(folder)) or "no result was measured"
+        typer.echo(f"\n{results}\n\nopen {folder / 'index.html'}")
+
+
+def notebook(
+    source: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="A notebook's path, or its name in notebooks/.")],
+    output: Annotated[Path, typer.Argument(help="Where the executed notebook goes.")],
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="One parameter.")] = None,
+    parameters: Annotated[str, typer.Option(metavar="JSON", help="Parameters as one JSON object.")] = "{}",
+) -> None:
+    """Execute one notebook; an unknown parameter stops it before it starts."""
+    from workbook.execution import execute_notebook
+    from workbook.graph import find_checkout
+
+    path = Path(source) if source.endswith(".ipynb") else find_checkout() / "notebooks" / f"{source}.ipynb"
+    try:
+        given = dict(json.loads(parameters))
+    except (ValueError, TypeError) as error:
+        raise FusionerError(f"--parameters {parameters!r} is no JSON object: write '{{\"steps\": 20}}'") from error
+    given |= {name: parsed(value) for name, value in pairs(parameter or []).items()}
+    execute_notebook(path, output, parameters=given)
+
+
+def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:
+    """Write the HTML pages and the index of a run again."""
+    from workbook.report import write_site
+
+    if not folder.is_dir():
+        raise FusionerError(f"no folder {folder}: give the folder of a run, such as outputs/demo")
+    typer.echo(write_site(folder))
