@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fusionerlib.config import PLACES, RunConfig, checked
+from fusionerlib.config import PLACES, Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
-from workbook.notebook import NotebookParameters
 
 
 @runtime_checkable
@@ -20,18 +19,24 @@ class Training(Protocol):
         ...
 
 
-class PhotoStudy(NotebookParameters):
+class PhotoStudy(Frozen):
     """What studies on photographs are told; a subclass says what it trains, and where it all goes.
 
-    voc_root, coco_root: folders of PASCAL VOC and COCO. vectors: a table of CLIP's text embeddings of COCO's names.
+    run_dir: the folder that gets the study's own. voc_root, coco_root: folders of PASCAL VOC and COCO. vectors: a table of CLIP's text embeddings of COCO's names.
     folds: of PASCAL-5i, each held out in turn.
     """
 
+    run_dir: str = "outputs/notebooks"
     voc_root: Path = Path("data/pascal")
     coco_root: Path = Path("data/coco")
     vectors: Path = Path("data/clip-vit-b32.parquet")
     folds: tuple[int, ...] = (1, 2, 3)
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def directory(self) -> Path:
+        """``run_dir`` as a path."""
+        return Path(self.run_dir)
 
     @property
     def folder(self) -> Path:

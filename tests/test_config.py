@@ -11,9 +11,9 @@ from fusionerlib import checkpoints
 from fusionerlib.cli.train import configured
 from fusionerlib.config import DEMO, PRESETS, RECIPES, TOKENS, FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.runs import packaged_run
 from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
 from studies.encoder_pairs.study import Study, Variant
-from fusionerlib.runs import packaged_run
 from studies.paper_grid.grid import Grid
 from workbook.notebook import TrainingNotebook
 

@@ -16,8 +16,6 @@ from typer.testing import CliRunner
 
 from fusionerlib.cli.app import app
 from fusionerlib.inspector import saved_cases
-from studies.cost_aggregation.study import CostAggregationStudy
-from studies.encoder_pairs.study import Study
 from studies.performance.tables import TITLES
 from tests.conftest import ROOT, requests_of
 from tests.drawn_photos import draw_coco, draw_voc
@@ -41,8 +39,8 @@ each = pytest.mark.parametrize("stem", MODELS)
 CARRY_OVER = "08_words_that_carry_over"
 STUDIES: dict[str, type[NotebookParameters]] = {
     "06_mask_inspector": parameters.MaskInspectorNotebook,
-    "07_encoder_pairs": Study,
-    CARRY_OVER: CostAggregationStudy,
+    "07_encoder_pairs": parameters.EncoderPairsNotebook,
+    CARRY_OVER: parameters.CostAggregationNotebook,
     "09_performance": parameters.PerformanceNotebook,
 }
 """Notebooks beside the graph of a run: for a person to use, or with data of its own."""

@@ -17,6 +17,8 @@ from pydantic import Field, field_validator, model_validator
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.evaluation.queries import Inference, Rule
+from studies.cost_aggregation.study import CostAggregationStudy
+from studies.encoder_pairs.study import Study
 from workbook.parameter_cells import bound_parameters, require_known
 
 
@@ -187,6 +189,14 @@ class MaskInspectorNotebook(NotebookParameters):
     names: str = "cat, cup, person"
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     cases: int = Field(default=0, ge=0)
+
+
+class EncoderPairsNotebook(NotebookParameters, Study):
+    """07: text encoders compared for one visual encoder; the fields are those of the study."""
+
+
+class CostAggregationNotebook(NotebookParameters, CostAggregationStudy):
+    """08: one setting of cost aggregation changed at a time; the fields are those of the study."""
 
 
 class PerformanceNotebook(NotebookParameters):

@@ -121,7 +121,7 @@ def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
 def words_of(
     pair: PairConfig, *, folder: Path | None = None, limit: int | None = None, device: str = "cpu"
 ) -> TextEmbeddingCache:
-    """The frozen text encoder of ``pair`` with its templates and synonyms. folder, limit: see ``TextEmbeddingCache``."""
+    """The frozen text encoder of ``pair``, its templates and synonyms. folder, limit: see ``TextEmbeddingCache``."""
     encoder = load_text(
         pair.text, device=device, weights=pair.text_weights, tokens=pair.text_tokens, precision=pair.precision
     )
