@@ -22,7 +22,8 @@ class Training(Protocol):
 class PhotoStudy(Frozen):
     """What studies on photographs are told; a subclass says what it trains, and where it all goes.
 
-    run_dir: the folder that gets the study's own. voc_root, coco_root: folders of PASCAL VOC and COCO. vectors: a table of CLIP's text embeddings of COCO's names.
+    run_dir: the folder that gets the study's own. voc_root, coco_root: folders of PASCAL VOC and COCO. vectors: a table
+    of CLIP's text embeddings of COCO's names.
     folds: of PASCAL-5i, each held out in turn.
     """
 
