@@ -136,6 +136,8 @@ class PairConfig(Frozen):
     visual_weights, text_weights: a file or folder in the published format, "" for where `fusioner fetch` puts them.
     visual_tokens, text_tokens: which of an encoder's ways of taking tokens, "" for its first (`fusioner encoders`).
     templates: a set's name or a text file, a template a line. synonyms: "" or a JSON file, name to list of words.
+    normalisation: mean and standard deviation of pixel values before the visual encoder. "encoder" takes those that it
+    was trained with, "pascal" and "coco" the paper's own for these data sets.
     precision, compiled: how the towers run; tokens are the same up to rounding.
     """
 
@@ -147,6 +149,7 @@ class PairConfig(Frozen):
     text_tokens: str = ""
     templates: str = "none"
     synonyms: str = ""
+    normalisation: Literal["encoder", "pascal", "coco"] = "encoder"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compiled: bool = False
 
@@ -208,7 +211,8 @@ class DataConfig(Frozen):
 
     fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only; -1 holds no class out (not COCO-20i). novel: what the
     pixels of the fold's own classes are to training there; "" takes each protocol's own, background for the first two
-    (paper), ignored for photos. present_only: COCO-20i goes on without the listed images that are not on disk. objects,
+    (paper), ignored for photos. names: what the text encoder is given for a class, English words ("dining table") or the
+    data set's own identifier ("diningtable", as in the paper's code). present_only: COCO-20i goes on without the listed images that are not on disk. objects,
     train_scenes: read by OpenMoji only (objects 0 draws all there are). coco: read by photos only, which train on
     PASCAL VOC at ``root`` and COCO at ``coco`` together.
     views: augmented copies of each training image, the plain one first. mosaics, pastes: scenes of four training
@@ -221,6 +225,7 @@ class DataConfig(Frozen):
     root: Path = Path("data/openmoji")
     coco: Path = Path("data/coco")
     novel: Literal["", "ignore", "background"] = ""
+    names: Literal["words", "identifiers"] = "words"
     present_only: bool = False
     features: Path = Path("data/features")
     store: Literal["float16", "int8"] = "float16"
