@@ -157,14 +157,14 @@ def quality(options: argparse.Namespace) -> dict[str, float]:
         return {}
     found = {}
     for kind in FORMATS:
-        work, trained = RunContext.of_checkpoint(options.checkpoint, device=options.device)
+        context, trained = RunContext.of_checkpoint(options.checkpoint, device=options.device)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            measure = Evaluator(replace(work, run=work.run.changed(store=kind, features=Path(folder))), trained)
-            everything = measure.benchmarks(dataset=options.dataset, root=str(options.root))["all"]
+            evaluator = Evaluator(replace(context, run=context.run.changed(store=kind, features=Path(folder))), trained)
+            everything = evaluator.benchmarks(dataset=options.dataset, root=str(options.root))["all"]
             count = min(options.scenes, len(everything.scenes))
             spread = [place * len(everything.scenes) // count for place in range(count)]
             some = Benchmark(Subset(everything.scenes, spread), names=everything.names)
-            found[kind] = 100 * measure(some, description=f"{options.dataset}, {kind}").evaluation.counts.miou
+            found[kind] = 100 * evaluator(some, description=f"{options.dataset}, {kind}").evaluation.counts.miou
         print(f"mIoU       {found[kind]:9.2f} with {kind}, all classes of {options.dataset} at once, {count} images")
     print(f"int8 changes mIoU by {found['int8'] - found['float16']:+.2f} points")
     return found

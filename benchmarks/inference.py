@@ -31,7 +31,7 @@ from fusionerlib import Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
+from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.inference.windows import corners, cut, stride_of
 from fusionerlib.models import base as fusion_model
 from fusionerlib.models import build
@@ -77,7 +77,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
 
         def ours(names: list[str] = names) -> torch.Tensor:
             table = TextEmbeddingCache(encoder=text, templates=templates("scene"))
-            segmenter = Segmenter(model=model, visual=visual, words=table, size=WINDOW, stride=stride_of(WINDOW))
+            segmenter = Segmenter(model=model, visual=visual, text_cache=table, size=WINDOW, stride=stride_of(WINDOW))
             return segmenter.set_image(image).segment(names).logits
 
         def bare() -> None:
@@ -117,9 +117,9 @@ def packaged(size: int, device: str) -> Segmenter:
     """The shipped recipe's pair and fusion; its weights change nothing in what it costs."""
     nowhere = Path("data")
     run = packaged_run(voc=nowhere, coco=nowhere, features=nowhere, size=size)
-    visual, table = visual_of(run.pair, device=device), words_of(run.pair, device=device)
+    visual, table = visual_of(run.pair, device=device), text_cache_of(run.pair, device=device)
     model = build(run.fusion, visual_width=visual.width, text_width=table.encoder.width).to(device)
-    return Segmenter(model=model, visual=visual, words=table, size=size)
+    return Segmenter(model=model, visual=visual, text_cache=table, size=size)
 
 
 def words(options: argparse.Namespace) -> dict[str, Any]:
@@ -127,15 +127,15 @@ def words(options: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for size in (WINDOW, 320):
         segmenter = packaged(size, options.device).set_image(picture())
-        table = segmenter.words
+        table = segmenter.text_cache
         segmenter.segment(NAMES)
 
         def cold(segmenter: Segmenter = segmenter, table: TextEmbeddingCache = table) -> None:
-            segmenter.words = TextEmbeddingCache(
+            segmenter.text_cache = TextEmbeddingCache(
                 encoder=table.encoder, templates=["a photo of a {}."], synonyms=table.synonyms
             )
             segmenter.segment(NAMES[:5])
-            segmenter.words = table
+            segmenter.text_cache = table
 
         runs = {"five cold": cold, "twenty cached": lambda segmenter=segmenter: segmenter.segment(NAMES)}
         seconds = paired(runs, 10 * options.turns, device=options.device, warm=3)
@@ -159,7 +159,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     for count in COUNTS[: options.counts]:
         names = vocabulary(count)
         encoding = paired({"text": lambda names=names: fresh(segmenter).add(names)}, 1, warm=0)["text"][0]
-        segmenter.words.add(names)
+        segmenter.text_cache.add(names)
         run = {"segment": lambda names=names: segmenter.segment(names)}
         seconds = fastest(paired(run, options.turns, device=options.device))["segment"]
         before = resident()
@@ -178,7 +178,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
 
 def fresh(segmenter: Segmenter) -> TextEmbeddingCache:
     """A table like the segmenter's that knows no name yet."""
-    table = segmenter.words
+    table = segmenter.text_cache
     return TextEmbeddingCache(encoder=table.encoder, templates=table.templates, synonyms=table.synonyms)
 
 

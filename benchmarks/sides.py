@@ -12,7 +12,7 @@ from fusionerlib.config import RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.features.store import FeatureStore
-from fusionerlib.features.text import visual_of, words_of
+from fusionerlib.features.text import text_cache_of, visual_of
 from fusionerlib.models import build
 from fusionerlib.training.batch_sources import Batch, StoredBatchSource
 from fusionerlib.training.distributed import Distributed
@@ -57,12 +57,14 @@ class Ours:
         torch.manual_seed(0)
         config, count = run.training, run.training.batch
         self.run, self.scenes = run, RandomScenes(count)
-        self.visual, self.words = visual_of(run.pair, device=device), words_of(run.pair, device=device)
+        self.visual, self.text_cache = visual_of(run.pair, device=device), text_cache_of(run.pair, device=device)
         self.feed = StoredBatchSource(
             FeatureStore(folder / run.pair.visual, encoder=self.visual).add(self.scenes, quiet=True)
         )
-        self.words.add(NAMES)
-        self.model = build(run.fusion, visual_width=self.visual.width, text_width=self.words.encoder.width).to(device)
+        self.text_cache.add(NAMES)
+        self.model = build(run.fusion, visual_width=self.visual.width, text_width=self.text_cache.encoder.width).to(
+            device
+        )
         self.model.train()
         self.step = self.stepper(run)
         sampler = NameSampler(NAMES, positives=config.positives, negatives=config.negatives, hard=0.0)
@@ -72,7 +74,7 @@ class Ours:
     def stepper(self, run: RunConfig) -> Stepper:
         """What takes the model a step further, as ``run`` says."""
         team = Distributed(0, 1, self.model.device)
-        return Stepper(self.model, run=run, words=self.words, team=team)
+        return Stepper(self.model, run=run, text_cache=self.text_cache, team=team)
 
     def train(self, batch: Batch, stepper: Stepper | None = None) -> float:
         """One step, to its loss."""

@@ -30,7 +30,7 @@ def stages(plain: Plain, ours: Ours) -> dict[str, Stage]:
     theirs: Any = plain.model
     model: Any = ours.model
     tokens = rearrange(batch.tokens, "b h w d -> b (h w) d").to(model.device)
-    words = ours.words.padded([sample.names for sample in batch.samples])[0].to(model.device)
+    words = ours.text_cache.padded([sample.names for sample in batch.samples])[0].to(model.device)
     grid, name = (batch.tokens.shape[1], batch.tokens.shape[2]), ours.scenes[0].names[0]
     images = torch.stack([rearrange(torch.from_numpy(ours.scenes[i].image), "h w c -> c h w") for i in range(count)])
     with torch.no_grad():
@@ -63,7 +63,9 @@ def stages(plain: Plain, ours: Ours) -> dict[str, Stage]:
         "reference tower": Stage(lambda: plain.towers.image(images[0]), 1, frozen=True),
         "reference fusion": Stage(plain_fused, 1),
         "reference decoder": Stage(plain_decoded, 1),
-        "our text, once a name": Stage(lambda: ours.words.encoder([name], ours.words.templates), 1, frozen=True),
+        "our text, once a name": Stage(
+            lambda: ours.text_cache.encoder([name], ours.text_cache.templates), 1, frozen=True
+        ),
         "our tower": Stage(lambda: ours.visual(images), count, frozen=True),
         "our fusion": Stage(fused, count),
         "our decoder": Stage(decoded, count),

@@ -25,29 +25,29 @@ CHECKED = 100
 
 
 def trained(
-    work: RunContext,
+    context: RunContext,
     feed: BatchSource,
     *,
     directory: Path,
     validate: Callable[[SegmentationModel], dict[str, float]] | None = None,
     quiet: bool = False,
 ) -> tuple[Checkpoint, History]:
-    """The run of ``work`` trained on ``feed``, and its history; directory, validate, quiet: as in ``train``.
+    """The run of ``context`` trained on ``feed``, and its history; directory, validate, quiet: as in ``train``.
 
     A model without parameters is only built: its history is empty.
     """
-    run, words = work.run, work.words
-    model = build(run.fusion, visual_width=feed.width, text_width=words.encoder.width).eval()
+    run, text_cache = context.run, context.text_cache
+    model = build(run.fusion, visual_width=feed.width, text_width=text_cache.encoder.width).eval()
     history: History = []
     if list(model.parameters()):
         model, history = train(
             run=run,
             scenes=feed,
-            words=words,
+            text_cache=text_cache,
             directory=directory,
             validate=validate,
             quiet=quiet,
-            device=work.device,
+            device=context.device,
         )
     elif not quiet:
         print(f"{run.fusion.kind}: nothing to train, its checkpoint is the model as it is")
@@ -64,15 +64,17 @@ def fit(run: RunConfig, folder: Path | str, *, device: str = "", quiet: bool = F
     """
     folder = Path(folder)
     team = Distributed.joined(device)
-    work = RunContext(run, device=str(team.device))
+    context = RunContext(run, device=str(team.device))
     # OpenMoji's scenes are drawn here, where they are missing.
     with team.main_first():
-        tests = {name: scenes for name, scenes in work.sets.tests.items() if name == "seen"}
+        tests = {name: scenes for name, scenes in context.sets.tests.items() if name == "seen"}
     quiet = quiet or not team.main
-    feed = training_batch_source(work, quiet=quiet)
-    stored = {name: work.store.add(scenes, description="test features", quiet=quiet) for name, scenes in tests.items()}
-    measure = validation(stored, work.words, scenes=CHECKED)
-    made, history = trained(work, feed, directory=folder / "training", validate=measure, quiet=quiet)
+    feed = training_batch_source(context, quiet=quiet)
+    stored = {
+        name: context.store.add(scenes, description="test features", quiet=quiet) for name, scenes in tests.items()
+    }
+    validate = validation(stored, context.text_cache, scenes=CHECKED)
+    made, history = trained(context, feed, directory=folder / "training", validate=validate, quiet=quiet)
     if team.main:
         checkpoints.save(folder / "checkpoint", model=made.model, run=run, trained_names=made.trained_names)
         loss = history[-1]["loss"] if history else None
@@ -120,8 +122,8 @@ def train_packaged(run: RunConfig, target: Path, *, quiet: bool = False) -> Path
 
     A rebuild that was stopped goes on from its last running checkpoint. Raises FusionerError where data is missing.
     """
-    work, running = RunContext(run), target / "training"
-    made, _ = trained(work, training_batch_source(work), directory=running, quiet=quiet)
+    context, running = RunContext(run), target / "training"
+    made, _ = trained(context, training_batch_source(context), directory=running, quiet=quiet)
     # Where the data lay is nobody's business but its owner's.
     plain = run.changed(**{place: Path("data") / place for place in PLACES})
     checkpoints.save(

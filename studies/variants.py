@@ -25,22 +25,22 @@ class Trained:
     """A model in eval mode, the words it was trained with, its last loss; None where there was nothing to train."""
 
     model: SegmentationModel
-    words: TextEmbeddingCache
+    text_cache: TextEmbeddingCache
     loss: float | None
 
 
 class VariantRunner:
-    """Trains variations of the run of ``work``; a training that was stopped goes on from ``directory``."""
+    """Trains variations of the run of ``context``; a training that was stopped goes on from ``directory``."""
 
-    def __init__(self, work: RunContext, *, directory: Path) -> None:
-        self.work, self.directory = work, directory
-        self._opened = {self._seen(work.run): work}
-        self._words = {work.run.pair: work}
+    def __init__(self, context: RunContext, *, directory: Path) -> None:
+        self.context, self.directory = context, directory
+        self._opened = {self._seen(context.run): context}
+        self._text_caches = {context.run.pair: context}
         self._stored: dict[Any, StoredScenes] = {}
 
-    def words(self, run: RunConfig) -> TextEmbeddingCache:
+    def text_cache(self, run: RunConfig) -> TextEmbeddingCache:
         """The words of ``run``."""
-        return self._words.setdefault(run.pair, RunContext(run, self.work.device)).words
+        return self._text_caches.setdefault(run.pair, RunContext(run, self.context.device)).text_cache
 
     def features(self, run: RunConfig, scenes: Scenes, description: str) -> StoredScenes:
         """``scenes`` by the features of the visual encoder of ``run``."""
@@ -56,26 +56,28 @@ class VariantRunner:
         return StoredBatchSource(self.features(run, sets.train, "training features"), sets.pairs)
 
     def train(
-        self, run: RunConfig, *, feed: StoredBatchSource | None = None, words: TextEmbeddingCache | None = None
+        self, run: RunConfig, *, feed: StoredBatchSource | None = None, text_cache: TextEmbeddingCache | None = None
     ) -> Trained:
-        """``run`` trained on ``feed`` with ``words``, its own ones if None. A model without parameters is only built.
+        """``run`` trained on ``feed`` with ``text_cache``, its own if None. A model without parameters is only built.
 
         Raises FusionerError where the data leaves nothing to train on.
         """
-        feed, words = feed or self.scenes(run), words or self.words(run)
-        model = build(run.fusion, visual_width=feed.width, text_width=words.encoder.width)
+        feed, text_cache = feed or self.scenes(run), text_cache or self.text_cache(run)
+        model = build(run.fusion, visual_width=feed.width, text_width=text_cache.encoder.width)
         if not list(model.parameters()):
             print(f"{run.fusion.kind}: nothing to train, it is measured as it is")
-            return Trained(model.eval().to(self.work.device), words, None)
+            return Trained(model.eval().to(self.context.device), text_cache, None)
         if not feed.pairs():
             raise FusionerError("no (scene, name) pair is left to train on: take a larger share of images or names")
-        told = [run.model_dump_json(), feed.fingerprint, words.encoder.fingerprint, type(words).__name__]
+        told = [run.model_dump_json(), feed.fingerprint, text_cache.encoder.fingerprint, type(text_cache).__name__]
         folder = self.directory / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
-        model, history = train(run=run, scenes=feed, words=words, directory=folder, device=self.work.device)
-        return Trained(model, words, history[-1]["loss"])
+        model, history = train(
+            run=run, scenes=feed, text_cache=text_cache, directory=folder, device=self.context.device
+        )
+        return Trained(model, text_cache, history[-1]["loss"])
 
     def _of(self, run: RunConfig) -> RunContext:
-        return self._opened.setdefault(self._seen(run), RunContext(run, self.work.device))
+        return self._opened.setdefault(self._seen(run), RunContext(run, self.context.device))
 
     @staticmethod
     def _seen(run: RunConfig) -> Any:

@@ -58,7 +58,7 @@ def feed_of(run: RunConfig, store: Path) -> BatchSource:
 
 def trained(run: RunConfig, folder: Path) -> tuple[SegmentationModel, History]:
     """``run`` trained in ``folder``, which says in ``reached`` at which step the training is."""
-    words = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"])
+    text_cache = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"])
     reached = folder / "reached"
 
     def validate(model: SegmentationModel) -> dict[str, float]:
@@ -67,7 +67,7 @@ def trained(run: RunConfig, folder: Path) -> tuple[SegmentationModel, History]:
 
     folder.mkdir(parents=True, exist_ok=True)
     feed = feed_of(run, folder.parent / "store")
-    return train(run=run, scenes=feed, words=words, directory=folder, validate=validate, quiet=True)
+    return train(run=run, scenes=feed, text_cache=text_cache, directory=folder, validate=validate, quiet=True)
 
 
 def main(folder: Path, configs: Sequence[str]) -> None:

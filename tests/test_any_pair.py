@@ -15,7 +15,7 @@ from fusionerlib import Segmenter, checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders import registry
 from fusionerlib.features.store import FeatureStore
-from fusionerlib.features.text import visual_of, words_of
+from fusionerlib.features.text import text_cache_of, visual_of
 from fusionerlib.training.loop import train
 from tests.encoders import open_clip_models, vision_models
 from tests.encoders.text_models import publish_bert
@@ -79,14 +79,14 @@ def test_two_steps_a_checkpoint_and_masks(published: Any, tmp_path: Path, visual
     given = published["visual", visual] | published["text", text]
     small = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 8, "steps": 2, "batch": 2, "size": 64, "warmup": 0}
     run = RunConfig.flat(**given, **small)
-    encoder, words = visual_of(run.pair), words_of(run.pair)
-    assert (words.encoder.space == encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).main.space) == (
+    encoder, text_cache = visual_of(run.pair), text_cache_of(run.pair)
+    assert (text_cache.encoder.space == encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).main.space) == (
         visual == text == "tiny-clip"
     )
-    towers: dict[str, Any] = {"visual": encoder, "text": words.encoder}
+    towers: dict[str, Any] = {"visual": encoder, "text": text_cache.encoder}
     before = {side: [tensor.clone() for tensor in tensors(tower)] for side, tower in towers.items()}
     scenes = FeatureStore(tmp_path / "features", encoder=encoder).add(Shapes(4), quiet=True)
-    model, history = train(run=run, scenes=scenes, words=words, directory=tmp_path / "training", quiet=True)
+    model, history = train(run=run, scenes=scenes, text_cache=text_cache, directory=tmp_path / "training", quiet=True)
     assert len(history) == 2 and all(np.isfinite(row["loss"]) for row in history)
 
     for side, tower in towers.items():
@@ -96,7 +96,7 @@ def test_two_steps_a_checkpoint_and_masks(published: Any, tmp_path: Path, visual
     checkpoints.save(tmp_path / "checkpoint", model=model, run=run, trained_names=NAMES)
     photo = Shapes(1)[0].image
     found = Segmenter.load(tmp_path / "checkpoint").set_image(photo).segment(NAMES[:3])
-    direct = Segmenter(model=model, visual=encoder, words=words, size=64).set_image(photo).segment(NAMES[:3])
+    direct = Segmenter(model=model, visual=encoder, text_cache=text_cache, size=64).set_image(photo).segment(NAMES[:3])
     assert found.masks.shape == (3, 64, 64)
     torch.testing.assert_close(found.logits, direct.logits, atol=1e-4, rtol=1e-4)
 

@@ -36,13 +36,17 @@ def test_a_gpu_trains_and_measures_what_a_cpu_does(tmp_path: Path) -> None:
     root, losses, figures = drawn(tmp_path / "things"), {}, {}
     for device in ("cpu", "cuda"):
         run = small_run(tmp_path / device, root, steps=3, dropout=0.0, text_noise=0.0)
-        work = RunContext(run, device)
-        made, history = trained(work, training_batch_source(work), directory=tmp_path / device / "training", quiet=True)
+        context = RunContext(run, device)
+        made, history = trained(
+            context, training_batch_source(context), directory=tmp_path / device / "training", quiet=True
+        )
         losses[device] = [row["loss"] for row in history]
         checkpoints.save(tmp_path / device / "made", model=made.model, run=run, trained_names=())
-        work, loaded = RunContext.of_checkpoint(tmp_path / device / "made", device=device)
+        context, loaded = RunContext.of_checkpoint(tmp_path / device / "made", device=device)
         assert loaded.model.device.type == device
-        stored = work.features(work.sets.tests["seen"])
-        figures[device] = evaluate(loaded.model, stored, work.words, present_queries(stored), quiet=True).counts.fb_iou
+        stored = context.features(context.sets.tests["seen"])
+        figures[device] = evaluate(
+            loaded.model, stored, context.text_cache, present_queries(stored), quiet=True
+        ).counts.fb_iou
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=1e-2)
     assert figures["cuda"] == pytest.approx(figures["cpu"], abs=0.05)

@@ -49,7 +49,7 @@ class Measurement:
 class Evaluator:
     """How a checkpoint is measured. names_asked: of a scene whose benchmark says neither pairs nor names."""
 
-    work: RunContext
+    context: RunContext
     trained: Checkpoint
     inference: Inference = "whole"
     threshold: float = 0.5
@@ -61,11 +61,11 @@ class Evaluator:
 
         Raises FusionerError for a data set that can't be tested on, and where files are missing.
         """
-        config = self.work.run.data
+        config = self.context.run.data
         if dataset:
             trained = self.trained.trained_names
             return other_benchmarks(dataset, Path(root), size=config.size, trained=trained)
-        return own_benchmarks(config, self.work.sets, all_at_once=all_at_once)
+        return own_benchmarks(config, self.context.sets, all_at_once=all_at_once)
 
     def unseen(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of ``names`` that training had under none of their names."""
@@ -74,7 +74,7 @@ class Evaluator:
     def queries(self, benchmark: Benchmark) -> list[Query]:
         """The questions of ``benchmark``, published pairs by the episode rule."""
         if benchmark.pairs is not None:
-            by_class = self.work.run.data.dataset == "coco"
+            by_class = self.context.run.data.dataset == "coco"
             return single_queries(episodes(benchmark.pairs, rule=self.rule, by_class=by_class))
         scenes = benchmark.scenes
         if benchmark.names:
@@ -109,7 +109,7 @@ class Evaluator:
 
         One by one: each image for the names that train on it. All at once: for all training names.
         """
-        train = self.work.sets.train
+        train = self.context.sets.train
         chosen = np.random.default_rng(seed).permutation(len(train))[:scenes].tolist()
         some = Subset(train, chosen)
         names = tuple(self.trained.trained_names) if kind.names else ()
@@ -125,11 +125,13 @@ class Evaluator:
         self, benchmark: Benchmark, queries: Sequence[Query], *, description: str = "test"
     ) -> Iterator[Prediction]:
         """``queries`` of the scenes of ``benchmark`` answered one by one."""
-        work, model = self.work, self.trained.model
+        context, model = self.context, self.trained.model
         if self.inference == "whole":
-            return predict(model, work.features(benchmark.scenes, f"features of {description}"), work.words, queries)
-        size = work.run.data.size
-        return predict_windows(model, benchmark.native, work.words, queries, visual=work.visual, window=size)
+            return predict(
+                model, context.features(benchmark.scenes, f"features of {description}"), context.text_cache, queries
+            )
+        size = context.run.data.size
+        return predict_windows(model, benchmark.native, context.text_cache, queries, visual=context.visual, window=size)
 
 
 Row = dict[str, int | float | str]
@@ -139,7 +141,7 @@ PUBLISHED = {"pascal": "pascal-5i", "photos": "pascal-5i", "coco": "coco-20i"}
 
 
 def summary(
-    measure: Evaluator, benchmarks: Mapping[str, Benchmark], results: Mapping[str, Measurement], *, other: str = ""
+    evaluator: Evaluator, benchmarks: Mapping[str, Benchmark], results: Mapping[str, Measurement], *, other: str = ""
 ) -> dict[str, Row]:
     """One row a test, by the names that ``metrics.json`` uses (after ``other``'s, where that was the data set).
 
@@ -149,22 +151,22 @@ def summary(
     """
     rows: dict[str, Row] = {}
     for name, result in results.items():
-        row = _row(measure, result.evaluation.figures(), threshold=measure.threshold)
+        row = _row(evaluator, result.evaluation.figures(), threshold=evaluator.threshold)
         if benchmarks[name].names:
-            new = measure.unseen(benchmarks[name].names)
+            new = evaluator.unseen(benchmarks[name].names)
             row |= zero_shot(result.evaluation.iou, unseen=new)
         rows[_named(name, other)] = row
     if "novel" in results and "all" in benchmarks:
         everything = benchmarks["all"]
-        found = measure.absent(everything, names=measure.unseen(everything.names))
-        painted = found.table.row(measure.threshold)["painted"]
+        found = evaluator.absent(everything, names=evaluator.unseen(everything.names))
+        painted = found.table.row(evaluator.threshold)["painted"]
         figures = {**found.evaluation.figures(), "painted": painted}
-        rows[_named("novel", other) + "_absent"] = _row(measure, figures, threshold=measure.threshold)
+        rows[_named("novel", other) + "_absent"] = _row(evaluator, figures, threshold=evaluator.threshold)
     return rows
 
 
 def calibrate(
-    measure: Evaluator,
+    evaluator: Evaluator,
     benchmarks: Mapping[str, Benchmark],
     results: Mapping[str, Measurement],
     *,
@@ -182,28 +184,28 @@ def calibrate(
     for name, result in results.items():
         together = bool(benchmarks[name].names)
         if together not in kinds:
-            kinds[together] = measure.calibrate(benchmarks[name], scenes=scenes).best()
+            kinds[together] = evaluator.calibrate(benchmarks[name], scenes=scenes).best()
         chosen[name] = kinds[together]
         iou = result.table.iou(chosen[name])
         figures = {"scenes": len(result.queries), "miou": result.table.miou(chosen[name])}
-        row = _row(measure, figures, threshold=chosen[name])
+        row = _row(evaluator, figures, threshold=chosen[name])
         if together:
-            row |= zero_shot(iou, unseen=measure.unseen(benchmarks[name].names))
+            row |= zero_shot(iou, unseen=evaluator.unseen(benchmarks[name].names))
         rows[_named(name, other) + "_calibrated"] = row
     return chosen, rows
 
 
-def published_table(measure: Evaluator, *, other: str = "") -> str:
+def published_table(evaluator: Evaluator, *, other: str = "") -> str:
     """Which published table a run's figures may stand beside, "" for none."""
-    own = measure.work.run.data.dataset
+    own = evaluator.context.run.data.dataset
     if other:
         return "coco-20i->pascal-5i" if (own, other) == ("coco", "pascal") else ""
     return PUBLISHED.get(own, "")
 
 
-def _row(measure: Evaluator, figures: Mapping[str, int | float], *, threshold: float) -> Row:
+def _row(evaluator: Evaluator, figures: Mapping[str, int | float], *, threshold: float) -> Row:
     """``figures``, and how they were measured."""
-    return {**figures, "threshold": threshold, "episodes": measure.rule, "inference": measure.inference}
+    return {**figures, "threshold": threshold, "episodes": evaluator.rule, "inference": evaluator.inference}
 
 
 def _named(name: str, other: str) -> str:

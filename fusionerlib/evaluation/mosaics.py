@@ -22,15 +22,15 @@ from fusionerlib.models import SegmentationModel
 
 
 class ShuffledWords(TextEmbeddingCache):
-    """The tokens of ``words``, each under another name of the same group; the same one in training and in tests.
+    """The tokens of ``text_cache``, each under another name of the same group; the same one in training and in tests.
 
     All that is known of the tokens stays (how many, how alike), only whose they are is drawn by ``seed``. groups: names
     that exchange their tokens, those of training and the others apart, so that an unseen name stays unseen. A name
     alone in its group keeps its token. Raises FusionerError for a name of no group.
     """
 
-    def __init__(self, words: TextEmbeddingCache, groups: Sequence[Sequence[str]], *, seed: int) -> None:
-        super().__init__(encoder=words.encoder, templates=words.templates, synonyms=words.synonyms)
+    def __init__(self, text_cache: TextEmbeddingCache, groups: Sequence[Sequence[str]], *, seed: int) -> None:
+        super().__init__(encoder=text_cache.encoder, templates=text_cache.templates, synonyms=text_cache.synonyms)
         rng = np.random.default_rng((seed, 4))
         self.meant: dict[str, str] = {}
         for group in groups:
@@ -89,7 +89,7 @@ class MosaicResult:
 def evaluate_mosaics(
     model: SegmentationModel,
     scenes: StoredScenes,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     *,
     grid: int = 2,
     tile: int | None = None,
@@ -114,7 +114,7 @@ def evaluate_mosaics(
     queries = shuffled(queries, seed=seed)
     most = max((len(query.names) for query in queries), default=1)
     for query, probabilities, target in predict(
-        model, scenes, words, queries, batch=max(1, min(16, AT_ONCE // most)), quiet=quiet
+        model, scenes, text_cache, queries, batch=max(1, min(16, AT_ONCE // most)), quiet=quiet
     ):
         shown = scenes.names(query.scene)
         here = [name for name in query.names if name in shown]

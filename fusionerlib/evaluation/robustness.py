@@ -37,7 +37,7 @@ Features = Callable[[Scenes, str], StoredScenes]
 def robustness_curves(
     model: SegmentationModel,
     mosaics: Mosaics,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     *,
     features: Features,
     vocabulary: Sequence[str],
@@ -54,7 +54,7 @@ def robustness_curves(
     rows: list[Row] = []
 
     def measured(stored: StoredScenes, **how: Any) -> MosaicResult:
-        return evaluate_mosaics(model, stored, words, seed=seed, threshold=threshold, quiet=quiet, **how)
+        return evaluate_mosaics(model, stored, text_cache, seed=seed, threshold=threshold, quiet=quiet, **how)
 
     def add(curve: str, level: int, result: MosaicResult, *, clean: bool = False) -> None:
         figures = {"miou": result.counts.miou, "assignment": result.assignment, "chance": result.chance}

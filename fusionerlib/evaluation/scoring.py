@@ -46,7 +46,7 @@ MAPS = 64
 def predict(
     model: SegmentationModel,
     scenes: StoredScenes,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
     batch: int = 16,
@@ -56,7 +56,7 @@ def predict(
 
     In those labels k + 1 is ``query.truth[k]``, 0 everything else, 255 ignored. Scenes must share one grid and size.
     """
-    words.add(name for query in queries for name in query.names)
+    text_cache.add(name for query in queries for name in query.names)
     device = model.device
     most = max((len(query.names) for query in queries), default=1)
     batch = max(1, min(batch, MAPS // most))
@@ -64,7 +64,7 @@ def predict(
     shown = progress.bar("evaluation", total=len(queries), unit="scene", quiet=quiet)
     for part in parts:
         patches, labels = scenes.batch([query.scene for query in part])
-        tokens, names_mask = words.padded([query.names for query in part])
+        tokens, names_mask = text_cache.padded([query.names for query in part])
         with torch.no_grad():
             logits: Tensor = model(
                 rearrange(patches, "b h w d -> b (h w) d").to(device),
@@ -114,7 +114,7 @@ class Evaluation:
 def evaluate(
     model: SegmentationModel,
     scenes: StoredScenes,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
     threshold: float = 0.5,
@@ -122,7 +122,7 @@ def evaluate(
     quiet: bool = False,
 ) -> Evaluation:
     """All ``queries`` answered and scored; the parameters of ``predict`` and ``score``."""
-    predictions = predict(model, scenes, words, queries, quiet=quiet)
+    predictions = predict(model, scenes, text_cache, queries, quiet=quiet)
     return score(predictions, present=scenes.names, threshold=threshold, table=table)
 
 
@@ -159,26 +159,26 @@ def zero_shot(iou: Mapping[str, float], *, unseen: Collection[str]) -> dict[str,
 
 
 def validation(
-    tests: Mapping[str, StoredScenes], words: TextEmbeddingCache, *, scenes: int
+    tests: Mapping[str, StoredScenes], text_cache: TextEmbeddingCache, *, scenes: int
 ) -> Callable[[SegmentationModel], dict[str, float]]:
     """What training calls at times: mIoU on ``scenes`` scenes of the test of *seen* names, asked for what they show.
 
     A data set without such a test is not validated on: its novel classes are for the end.
     """
 
-    def measure(model: SegmentationModel) -> dict[str, float]:
+    def validate(model: SegmentationModel) -> dict[str, float]:
         if "seen" not in tests:
             return {}
         queries = present_queries(tests["seen"])[:scenes]
-        return {"miou": evaluate(model, tests["seen"], words, queries, quiet=True).counts.miou}
+        return {"miou": evaluate(model, tests["seen"], text_cache, queries, quiet=True).counts.miou}
 
-    return measure
+    return validate
 
 
 def predict_windows(
     model: SegmentationModel,
     scenes: Scenes,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
     visual: VisualEncoder,
@@ -189,7 +189,7 @@ def predict_windows(
 
     Questions about one scene that follow each other share the tower's work.
     """
-    words.add(name for query in queries for name in query.names)
+    text_cache.add(name for query in queries for name in query.names)
     device = model.device
     scene, encoded, current = None, None, -1
     for query in each(queries, "sliding windows", total=len(queries), unit="question", quiet=quiet):
@@ -198,5 +198,5 @@ def predict_windows(
             pixels = torch.from_numpy(scene.image.copy()).to(device)
             encoded = encode_windows(visual, pixels, window=window, stride=stride_of(window))
         assert scene is not None and encoded is not None
-        logits = window_logits(model, encoded, words.tokens(query.names).to(device))
+        logits = window_logits(model, encoded, text_cache.tokens(query.names).to(device))
         yield query, logits.sigmoid().numpy(), relabelled(scene.labels, scene.names, query.truth)

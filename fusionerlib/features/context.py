@@ -11,7 +11,7 @@ from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import DataSets, prepare
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.features.store import FeatureStore, StoredScenes
-from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
+from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class RunContext:
         return visual_of(self.run.pair, device=self.device)
 
     @cached_property
-    def words(self) -> TextEmbeddingCache:
+    def text_cache(self) -> TextEmbeddingCache:
         """The text tokens of the pair, with its templates."""
-        return words_of(self.run.pair, folder=self.run.data.features, device=self.device)
+        return text_cache_of(self.run.pair, folder=self.run.data.features, device=self.device)
 
     @cached_property
     def sets(self) -> DataSets:

@@ -118,7 +118,7 @@ def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
     )
 
 
-def words_of(
+def text_cache_of(
     pair: PairConfig, *, folder: Path | None = None, limit: int | None = None, device: str = "cpu"
 ) -> TextEmbeddingCache:
     """The frozen text encoder of ``pair``, its templates and synonyms. folder, limit: see ``TextEmbeddingCache``."""

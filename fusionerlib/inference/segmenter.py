@@ -14,7 +14,7 @@ from torch import Tensor
 from fusionerlib import checkpoints
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
-from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
+from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference.inspection import word_attention
 from fusionerlib.inference.result import Segmentation, checked_threshold, winners
@@ -33,7 +33,7 @@ class Segmenter:
     """A trained fusion module with the frozen encoders that it was trained on.
 
     model: a fusion module; put into eval mode.
-    words: the frozen text tokens; a name is encoded the first time it is asked for.
+    text_cache: the frozen text tokens; a name is encoded the first time it is asked for.
     size: pixels; the image is resized to size x size (the paper's first way of inference). None keeps the image's
         proportions: sides rounded to what the tower takes, the longer at most ``LONGEST``.
     stride: pixels; the paper's second way: the image keeps its own size, windows of size x size pixels slide over it
@@ -45,7 +45,7 @@ class Segmenter:
         *,
         model: SegmentationModel,
         visual: VisualEncoder,
-        words: TextEmbeddingCache,
+        text_cache: TextEmbeddingCache,
         size: int | None = 224,
         stride: int | None = None,
     ) -> None:
@@ -55,7 +55,7 @@ class Segmenter:
             )
         if stride is not None and not 1 <= stride <= (size or 0):
             raise FusionerError(f"stride {stride} with size {size}: windows need a size, and a stride from 1 to it")
-        self.model, self.visual, self.words = model.eval(), visual, words
+        self.model, self.visual, self.text_cache = model.eval(), visual, text_cache
         self.size, self.stride = size, stride
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
@@ -86,7 +86,7 @@ class Segmenter:
         return cls(
             model=trained.model.to(device),
             visual=visual_of(pair, device=device),
-            words=words_of(pair, limit=WORDS, device=device),
+            text_cache=text_cache_of(pair, limit=WORDS, device=device),
             size=trained.run.data.size,
             stride=stride_of(trained.run.data.size) if sliding else None,
         )
@@ -170,7 +170,7 @@ class Segmenter:
     @torch.no_grad()
     def text_tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
         """Tokens of ``names``, float32; each name is encoded once. Raises FusionerError as ``segment`` does."""
-        return self.words.tokens(checked_names(names)).to(self._device)
+        return self.text_cache.tokens(checked_names(names)).to(self._device)
 
     @property
     def _device(self) -> torch.device:

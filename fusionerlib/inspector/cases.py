@@ -72,16 +72,16 @@ def saved_cases(directory: Path | str, *, count: int = 4, test: str = "", thresh
     from fusionerlib.evaluation.evaluator import Evaluator
     from fusionerlib.features.context import RunContext
 
-    work, trained = RunContext.of_checkpoint(Path(directory) / "checkpoint")
-    measure = Evaluator(work, trained, threshold=threshold)
-    benchmarks = measure.benchmarks()
+    context, trained = RunContext.of_checkpoint(Path(directory) / "checkpoint")
+    evaluator = Evaluator(context, trained, threshold=threshold)
+    benchmarks = evaluator.benchmarks()
     name = test or next(iter(benchmarks), "")
     if name not in benchmarks:
         known = ", ".join(benchmarks) or "none: the run's data has no test"
         raise FusionerError(f"the run in {directory} has no test {test!r}; there are: {known}")
-    evaluation = measure(benchmarks[name], description=name).evaluation
+    evaluation = evaluator(benchmarks[name], description=name).evaluation
     scores = dict(evaluation.scores)
-    scenes, cases = measure.shown(benchmarks[name]), []
+    scenes, cases = evaluator.shown(benchmarks[name]), []
     for rank, query in enumerate(evaluation.extremes(count), start=1):
         scene = scenes[query.scene]
         kind = "best" if rank <= min(count, len(scores)) else "worst"

@@ -210,10 +210,10 @@ def answered(
     model: SegmentationModel,
     scenes: Scenes,
     stored: StoredScenes,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
     threshold: float = 0.5,
 ) -> list[SceneRow]:
     """``queries`` answered again by their stored features, with their images."""
-    return drawn(predict(model, stored, words, queries, quiet=True), scenes, threshold=threshold)
+    return drawn(predict(model, stored, text_cache, queries, quiet=True), scenes, threshold=threshold)

@@ -257,20 +257,22 @@ class OnlineBatchSource:
             yield Batch(tokens, labels, [self.names(sample.scene) for sample in samples], samples)
 
 
-def training_batch_source(work: RunContext, *, quiet: bool = False) -> BatchSource:
-    """The feed that ``work.run`` asks for, over its training scenes; features to store are computed where missing.
+def training_batch_source(context: RunContext, *, quiet: bool = False) -> BatchSource:
+    """The feed that ``context.run`` asks for, over its training scenes; features to store are computed where missing.
 
     Processes that ask for the same one at the same time share that work.
     """
-    config, sets = work.run.training, work.sets
+    config, sets = context.run.training, context.sets
     if config.feed == "stored":
-        return StoredBatchSource(work.store.add(sets.train, description="training features", quiet=quiet), sets.pairs)
+        return StoredBatchSource(
+            context.store.add(sets.train, description="training features", quiet=quiet), sets.pairs
+        )
     scenes, pairs = without_views(sets)
     return OnlineBatchSource(
         scenes,
-        encoder=work.visual,
+        encoder=context.visual,
         augmentation=config.augmentation,
-        size=work.run.data.size,
+        size=context.run.data.size,
         workers=config.workers,
         pairs=pairs,
     )

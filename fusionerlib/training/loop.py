@@ -29,7 +29,7 @@ def train(
     *,
     run: RunConfig,
     scenes: StoredScenes | BatchSource,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     directory: Path,
     pairs: Sequence[tuple[int, str]] | None = None,
     validate: Callable[[SegmentationModel], dict[str, float]] | None = None,
@@ -62,15 +62,15 @@ def train(
             "there is nothing to train on: the data set has no (scene, name) pair; check its root and fold"
         )
     vocabulary = sorted({name for _, name in pairs})
-    words.add(vocabulary)
+    text_cache.add(vocabulary)
     torch.manual_seed(config.seed)
-    model = build(run.fusion, visual_width=feed.width, text_width=words.encoder.width).to(team.device)
+    model = build(run.fusion, visual_width=feed.width, text_width=text_cache.encoder.width).to(team.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-    stepper = Stepper(model, run=run, words=words, team=team)
+    stepper = Stepper(model, run=run, text_cache=text_cache, team=team)
     described = run.model_dump(mode="json", exclude={"training": HOW})
-    identity = {"run": described, "scenes": feed.fingerprint, "words": words.encoder.fingerprint}
+    identity = {"run": described, "scenes": feed.fingerprint, "words": text_cache.encoder.fingerprint}
     now = TrainingState(model, stepper.optimiser, average, stepper.scaler)
     now.resume(directory, identity)
     if len(set(team.gathered(torch.tensor([now.step], device=team.device)).tolist())) > 1:

@@ -73,9 +73,9 @@ class Stepper:
     """
 
     def __init__(
-        self, model: SegmentationModel, *, run: RunConfig, words: TextEmbeddingCache, team: Distributed
+        self, model: SegmentationModel, *, run: RunConfig, text_cache: TextEmbeddingCache, team: Distributed
     ) -> None:
-        self.model, self.config, self.words, self.team = model, run.training, words, team
+        self.model, self.config, self.text_cache, self.team = model, run.training, text_cache, team
         self.share = team.share(self.config.batch, parts=self.config.accumulate)
         self.optimiser = make_optimiser(model, self.config)
         # In fp16 the gradients of a mean over many pixels would vanish. torch's own first scale costs the first steps.
@@ -117,7 +117,7 @@ class Stepper:
 
     def _asked(self, whole: Sequence[Sample]) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
         """Text tokens of the own share, with their noise, and which of them are names and no padding."""
-        text, names_mask = self.words.padded([sample.names for sample in whole])
+        text, names_mask = self.text_cache.padded([sample.names for sample in whole])
         if self.config.text_noise:
             text = text + torch.randn_like(text) * self.config.text_noise * text.shape[-1] ** -0.5
         return text[self.share], names_mask[self.share]

@@ -69,15 +69,15 @@ def chosen_variants(ablations: Sequence[str] = DEFAULT, *, pairs: Sequence[str] 
 
 
 def ablate(
-    work: RunContext, *, steps: int, batch: int, mosaics: int, seeds: int, directory: Path, variants: Variants
+    context: RunContext, *, steps: int, batch: int, mosaics: int, seeds: int, directory: Path, variants: Variants
 ) -> list[dict[str, Any]]:
     """One row for every variant, seed, test split and figure: ablation, setting, metric, value, seed, parameters.
 
     Each variant trains ``steps`` steps on stored features; running checkpoints lie in ``directory``, so that a stopped
     ablation goes on. All are measured on the same mosaics; at another input size they are drawn at that size.
     """
-    bench = VariantRunner(work, directory=directory)
-    trained = names_of(bench.scenes(work.run).pairs())
+    bench = VariantRunner(context, directory=directory)
+    trained = names_of(bench.scenes(context.run).pairs())
     budget = {"steps": steps, "batch": batch, "warmup": min(20, steps)}
     fixed = {"validate_every": steps, "checkpoint_every": steps, "feed": "stored"}
     done: dict[tuple[RunConfig, tuple[tuple[str, float], ...]], list[dict[str, Any]]] = {}
@@ -87,7 +87,7 @@ def ablate(
             shares = {key: value for key, value in changes.items() if key in SHARES}
             leaves = {key: value for key, value in changes.items() if key not in SHARES}
             for seed in range(seeds):
-                run = work.run.changed(**{**leaves, **budget, **fixed, "seed": seed})
+                run = context.run.changed(**{**leaves, **budget, **fixed, "seed": seed})
                 key = (run, tuple(sorted(shares.items())))
                 if key not in done:
                     sets = mosaic_sets(run.data, count=mosaics, seed=0, trained=trained)
@@ -106,8 +106,10 @@ def _trained(bench: VariantRunner, run: RunConfig, shares: Mapping[str, float]) 
 
 
 def _measured(trained: Trained, stored: Mapping[str, StoredScenes]) -> list[dict[str, Any]]:
-    model, words = trained.model, trained.words
-    figures = {name: evaluate_mosaics(model, mosaics, words, quiet=True).figures() for name, mosaics in stored.items()}
+    model, text_cache = trained.model, trained.text_cache
+    figures = {
+        name: evaluate_mosaics(model, mosaics, text_cache, quiet=True).figures() for name, mosaics in stored.items()
+    }
     shared = {"parameters": model.trainable()["total"], "loss": trained.loss}
     return [
         {"metric": f"{figure}, {name}", "value": figures[name][figure], **shared}

@@ -37,7 +37,7 @@ class PredictedArea:
         return {kind: float(above[step] / max(1, self._count[kind])) for kind, above in self._above.items()}
 
 
-def bars(measure: Evaluator, *, classes: Collection[str], thresholds: Sequence[float] = ()) -> dict[str, Any]:
+def bars(evaluator: Evaluator, *, classes: Collection[str], thresholds: Sequence[float] = ()) -> dict[str, Any]:
     """The figures of a checkpoint with a fold of PASCAL-5i held out, by IoU (0-1) of those of ``classes`` held out.
 
     one: published pairs asked one by one. absent: the same classes' images asked for a name that is not there, compared
@@ -46,16 +46,16 @@ def bars(measure: Evaluator, *, classes: Collection[str], thresholds: Sequence[f
     where true masks are named by the text side alone (word maps only). at: one, absent, all and painted at further
     ``thresholds``, without training or answering again.
     """
-    tests = measure.benchmarks()
+    tests = evaluator.benchmarks()
     everything, names = tests["all"], tests["all"].names
-    new = measure.unseen(names)
+    new = evaluator.unseen(names)
     scored = [name for name in new if name in classes]
     painted = PredictedArea({name: "novel" if name in new else "seen" for name in names})
     table = ThresholdTable(names)
-    queries = measure.queries(everything)
-    answers = _watched(measure.predictions(everything, queries), everything, painted)
-    together = score(answers, present=everything.scenes.names, threshold=measure.threshold, table=table).iou
-    one, absent = measure(tests["novel"]), measure.absent(everything, names=new)
+    queries = evaluator.queries(everything)
+    answers = _watched(evaluator.predictions(everything, queries), everything, painted)
+    together = score(answers, present=everything.scenes.names, threshold=evaluator.threshold, table=table).iou
+    one, absent = evaluator(tests["novel"]), evaluator.absent(everything, names=new)
 
     def chosen(iou: dict[str, float]) -> dict[str, float]:
         return {name: iou[name] for name in scored if name in iou}
@@ -65,7 +65,7 @@ def bars(measure: Evaluator, *, classes: Collection[str], thresholds: Sequence[f
         "absent": chosen(absent.evaluation.iou),
         "all": chosen(together),
         "triple": zero_shot(together, unseen=new),
-        "painted": painted.share(measure.threshold),
+        "painted": painted.share(evaluator.threshold),
         "at": {
             str(level): {
                 "one": chosen(one.table.iou(level)),
@@ -76,21 +76,21 @@ def bars(measure: Evaluator, *, classes: Collection[str], thresholds: Sequence[f
             for level in thresholds
         },
     }
-    model = measure.trained.model
+    model = evaluator.trained.model
     if isinstance(model, CostAggregation):
-        stored = measure.work.features(everything.scenes, "features of test")
-        found["perfect"] = chosen(named_masks(model, stored, measure, names=names))
+        stored = evaluator.context.features(everything.scenes, "features of test")
+        found["perfect"] = chosen(named_masks(model, stored, evaluator, names=names))
     return found
 
 
 def named_masks(
-    model: CostAggregation, scenes: StoredScenes, measure: Evaluator, *, names: Sequence[str]
+    model: CostAggregation, scenes: StoredScenes, evaluator: Evaluator, *, names: Sequence[str]
 ) -> dict[str, float]:
     """IoU (0-1) by name where every true mask is filled with the one of ``names`` that the text side finds likest.
 
     A mask's tokens are averaged, by the share of each patch that it covers; nothing is painted outside masks.
     """
-    words, counts = measure.work.words.tokens(names)[None], ClassCounts()
+    words, counts = evaluator.context.text_cache.tokens(names)[None], ClassCounts()
     for index in range(len(scenes)):
         scene = scenes[index]
         rows, columns = scene.tokens.shape[:2]

@@ -229,14 +229,14 @@ def run_trial(study: CostAggregationStudy, trial: Trial, threads: int) -> None:
     torch.set_num_threads(threads)
     run = study.run_of(trial)
     folder = study.folder / "training" / trial.stem
-    work = RunContext(run)
-    feed = training_batch_source(work)
+    context = RunContext(run)
+    feed = training_batch_source(context)
     started = time.process_time()
-    made, history = trained(work, feed, directory=folder, quiet=True)
+    made, history = trained(context, feed, directory=folder, quiet=True)
     seconds = time.process_time() - started
-    measure = Evaluator(work, made, threshold=study.threshold)
+    evaluator = Evaluator(context, made, threshold=study.threshold)
     measured = {
-        **bars(measure, classes=CLASSES, thresholds=LEVELS),
+        **bars(evaluator, classes=CLASSES, thresholds=LEVELS),
         "loss": statistics.mean(row["loss"] for row in history[-50:]),
         "parameters": made.model.trainable()["total"],
         "images": run.training.steps * run.training.batch,

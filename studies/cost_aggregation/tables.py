@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusionerlib.config import RunConfig
-from fusionerlib.features.text import visual_of, words_of
+from fusionerlib.features.text import text_cache_of, visual_of
 from fusionerlib.files import write_text
 from fusionerlib.models import build
 from studies.cost_aggregation.study import BASE, CLASSES, CostAggregationStudy, Trial
@@ -46,7 +46,7 @@ def gigaflops(study: CostAggregationStudy, settings: Iterable[str]) -> dict[str,
 
 def costs(runs: Mapping[str, RunConfig]) -> dict[str, dict[str, int]]:
     """``training_cost`` of each of ``runs``, with the widths of its own encoders, which are loaded for it."""
-    widths = {run.pair: (visual_of(run.pair).width, words_of(run.pair).encoder.width) for run in runs.values()}
+    widths = {run.pair: (visual_of(run.pair).width, text_cache_of(run.pair).encoder.width) for run in runs.values()}
     return {
         name: training_cost(run, visual_width=widths[run.pair][0], text_width=widths[run.pair][1])
         for name, run in runs.items()

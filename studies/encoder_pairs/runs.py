@@ -23,7 +23,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Query, single_queries
 from fusionerlib.evaluation.scoring import evaluate
 from fusionerlib.features.store import FeatureStore, StoredScenes
-from fusionerlib.features.text import TextEmbeddingCache, visual_of, words_of
+from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.files import write_text
 from fusionerlib.progress import each
 from fusionerlib.records import write_run_record
@@ -64,7 +64,7 @@ def compare(study: Study, *, quiet: bool = False) -> list[dict[str, Any]]:
     write_text(study.template, TEMPLATE + "\n")
     waiting = [variant for variant in study.trials() if not finished(study, variant)]
     folds: dict[int, FoldData] = {}
-    words: dict[str, TextEmbeddingCache] = {}
+    text_cache: dict[str, TextEmbeddingCache] = {}
     if waiting:
         run = study.run_of(waiting[0])
         store = FeatureStore(run.data.features, encoder=visual_of(run.pair), number_format=run.data.store)
@@ -72,9 +72,9 @@ def compare(study: Study, *, quiet: bool = False) -> list[dict[str, Any]]:
         run = study.run_of(variant)
         if variant.fold not in folds:
             folds[variant.fold] = fold_data(study, run, store)
-        if variant.text not in words:
-            words[variant.text] = words_of(run.pair)
-        _measure(study, variant, run, folds[variant.fold], words[variant.text])
+        if variant.text not in text_cache:
+            text_cache[variant.text] = text_cache_of(run.pair)
+        _measure(study, variant, run, folds[variant.fold], text_cache[variant.text])
     return rows_of(study)
 
 
@@ -96,14 +96,14 @@ def fold_data(study: Study, run: RunConfig, store: FeatureStore) -> FoldData:
     return FoldData(trained, tested, pairs)
 
 
-def _measure(study: Study, variant: Variant, run: RunConfig, data: FoldData, words: TextEmbeddingCache) -> None:
+def _measure(study: Study, variant: Variant, run: RunConfig, data: FoldData, text_cache: TextEmbeddingCache) -> None:
     """Train and measure one run, and leave its record."""
     started = time.perf_counter()
     folder = study.folder / "training" / variant.stem
-    model, history = train(run=run, scenes=data.train, words=words, directory=folder, quiet=True)
+    model, history = train(run=run, scenes=data.train, text_cache=text_cache, directory=folder, quiet=True)
     questions = {"single": single_queries(data.pairs), "multi": data.together}
     answers = {
-        figure: evaluate(model, data.test, words, queries, quiet=True).counts.only(data.classes)
+        figure: evaluate(model, data.test, text_cache, queries, quiet=True).counts.only(data.classes)
         for figure, queries in questions.items()
     }
     measured = {

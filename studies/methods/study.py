@@ -105,50 +105,50 @@ def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:
 
 
 def compare(
-    work: RunContext, names: Sequence[str], tests: MosaicTests, *, directory: Path, steps: int = 0
+    context: RunContext, names: Sequence[str], tests: MosaicTests, *, directory: Path, steps: int = 0
 ) -> dict[str, tuple[int, Figures]]:
-    """Each method of ``names`` trained on the data of ``work`` and measured: trainable parameters, and figures by test.
+    """Each method of ``names`` trained on the data of ``context`` and evaluated: trainable parameters, figures by test.
 
     Running checkpoints lie in ``directory``. Raises FusionerError as ``method_run`` does, before anything is trained.
     """
-    runs = {name: method_run(work.run, name, steps=steps) for name in names}
-    bench = VariantRunner(work, directory=directory)
+    runs = {name: method_run(context.run, name, steps=steps) for name in names}
+    bench = VariantRunner(context, directory=directory)
     found = {}
     for name, run in runs.items():
-        feed, words = bench.scenes(run), bench.words(run)
+        feed, text_cache = bench.scenes(run), bench.text_cache(run)
         if METHODS[name].one_object:
             feed = OneObject(feed.scenes, feed.pairs())
         if METHODS[name].shuffled:
             trained = {pair[1] for pair in feed.pairs()}
             groups = [sorted(trained), sorted(tests.names() - trained)]
-            words = ShuffledWords(words, groups, seed=run.training.seed)
-        model = bench.train(run, feed=feed, words=words).model
+            text_cache = ShuffledWords(text_cache, groups, seed=run.training.seed)
+        model = bench.train(run, feed=feed, text_cache=text_cache).model
         features = _Features(bench, run)
-        found[name] = (model.trainable()["total"], measured(model, words, tests, features=features))
+        found[name] = (model.trainable()["total"], measured(model, text_cache, tests, features=features))
     return found
 
 
 def measured(
     model: SegmentationModel,
-    words: TextEmbeddingCache,
+    text_cache: TextEmbeddingCache,
     tests: MosaicTests,
     *,
     features: Callable[[Any, str], StoredScenes],
 ) -> Figures:
     """The figures of ``model`` on all ``tests``. features: ``RunContext.features``, what stores frozen features."""
     results = {
-        split: evaluate_mosaics(model, features(scenes, f"mosaics of {split}"), words, quiet=True)
+        split: evaluate_mosaics(model, features(scenes, f"mosaics of {split}"), text_cache, quiet=True)
         for split, scenes in tests.sets.items()
     }
     for name, kind in tests.kinds.items():
         stored = features(kind.scenes, name)
         results[name] = evaluate_mosaics(
-            model, stored, words, grid=kind.grid, tile=kind.tile, asked=kind.asked, quiet=True
+            model, stored, text_cache, grid=kind.grid, tile=kind.tile, asked=kind.asked, quiet=True
         )
     if tests.curves is None:
         return figures_of(results)
     curves = robustness_curves(
-        model, tests.curves, words, features=features, vocabulary=sorted(tests.known), seed=tests.seed, quiet=True
+        model, tests.curves, text_cache, features=features, vocabulary=sorted(tests.known), seed=tests.seed, quiet=True
     )
     return figures_of(results, curves)
 

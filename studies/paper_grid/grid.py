@@ -156,14 +156,14 @@ def run_job(job: str, leaves: dict[str, Any], folder: Path, *, device: str = "")
     """
     run = RunConfig.flat(**leaves)
     with own_device(folder, device) as place:
-        work = RunContext(run, device=place)
+        context = RunContext(run, device=place)
         # Missing weights are told before an image is opened.
-        words, _ = work.words, work.visual
+        text_cache, _ = context.text_cache, context.visual
         directory = folder / "training" / job
-        made, history = trained(work, training_batch_source(work), directory=directory)
-        pairs = work.sets.test_pairs[TEST]
-        test = work.features(work.sets.tests[TEST], "test features")
-        counts = evaluate(made.model, test, words, single_queries(pairs)).counts.only({name for _, name in pairs})
+        made, history = trained(context, training_batch_source(context), directory=directory)
+        pairs = context.sets.test_pairs[TEST]
+        test = context.features(context.sets.tests[TEST], "test features")
+        counts = evaluate(made.model, test, text_cache, single_queries(pairs)).counts.only({name for _, name in pairs})
     checkpoints.save(folder / "checkpoints" / job, model=made.model, run=run, trained_names=made.trained_names)
     measured = {
         "miou": counts.miou,

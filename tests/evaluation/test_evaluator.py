@@ -46,7 +46,9 @@ def test_single_names_and_all_at_once_are_what_the_segmenter_answers(measure: Ev
     assert [(query.scene, query.names) for query in found.queries] == [(0, ("chair",)), (1, ("cow",))]
     together = measure(benchmarks["all"])
     assert [query.names for query in together.queries] == [NAMES, NAMES]
-    segmenter = Segmenter(model=measure.trained.model, visual=measure.work.visual, words=measure.work.words, size=64)
+    segmenter = Segmenter(
+        model=measure.trained.model, visual=measure.context.visual, text_cache=measure.context.text_cache, size=64
+    )
     scene = benchmarks["all"].scenes[1]
     answer = segmenter.set_image(scene.image).segment(NAMES)
     one = next(measure.predictions(benchmarks["all"], together.queries[1:]))
@@ -58,7 +60,7 @@ def test_single_names_and_all_at_once_are_what_the_segmenter_answers(measure: Ev
 
 
 def test_a_benchmark_says_how_it_is_asked(measure: Evaluator) -> None:
-    scenes = measure.work.sets.train
+    scenes = measure.context.sets.train
     assert [scenes.names(index) for index in range(len(scenes))] == [("bottle", "person"), ("dog",)]
     pairs = Benchmark(scenes, pairs=[(1, "dog"), (0, "person")])
     assert measure.queries(pairs) == [Query(1, ("dog",)), Query(0, ("person",))]
@@ -110,7 +112,7 @@ def test_calibration_asks_for_training_names_on_training_images_alone(measure: E
 
 
 def test_sliding_windows_answer_at_the_images_own_size(measure: Evaluator) -> None:
-    sliding = Evaluator(measure.work, measure.trained, inference="sliding")
+    sliding = Evaluator(measure.context, measure.trained, inference="sliding")
     benchmark = sliding.benchmarks()["novel"]
     found = sliding(benchmark)
     assert found.table.confusion(0.5).sum() == 2 * 96 * 80

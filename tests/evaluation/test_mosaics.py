@@ -16,7 +16,7 @@ from tests.evaluation.test_scoring import NAMES, Favourite
 
 
 @pytest.fixture(scope="module")
-def words():
+def text_cache():
     return TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
 
 
@@ -44,8 +44,8 @@ def store(tmp_path_factory):
     return FeatureStore(tmp_path_factory.mktemp("store"), encoder=load_visual("packaged"))
 
 
-def test_mosaics_of_a_model_that_knows_one_name(store, words) -> None:
-    result = evaluate_mosaics(Favourite(words, "red box"), store.add(Tiles(), quiet=True), words, quiet=True)
+def test_mosaics_of_a_model_that_knows_one_name(store, text_cache) -> None:
+    result = evaluate_mosaics(Favourite(text_cache, "red box"), store.add(Tiles(), quiet=True), text_cache, quiet=True)
     # The favourite wins its own tile and loses the three others; its mask covers all four tiles.
     figures = result.figures()
     assert (figures["scenes"], figures["assignment"], figures["fb_iou"]) == (3, 0.25, 1.0)
@@ -59,10 +59,10 @@ def asked_without(gone: str, *more: str) -> list[tuple[str, ...]]:
     return [(*(name for name in NAMES if name != gone), *more) for _ in range(3)]
 
 
-def test_a_name_that_is_not_there_takes_everything(store, words) -> None:
+def test_a_name_that_is_not_there_takes_everything(store, text_cache) -> None:
     stored = store.add(Tiles(ignored=8), quiet=True)
     absent = evaluate_mosaics(
-        Favourite(words, "a dog"), stored, words, asked=asked_without("red box", "a dog"), quiet=True
+        Favourite(text_cache, "a dog"), stored, text_cache, asked=asked_without("red box", "a dog"), quiet=True
     )
     figures = absent.kind_figures()
     assert (figures["absent_painted"], figures["orphan_painted"], figures["chance"]) == (1.0, 1.0, 0.25)
@@ -71,10 +71,10 @@ def test_a_name_that_is_not_there_takes_everything(store, words) -> None:
     assert {row["name"] for row in absent.counts.table()} == set(NAMES) - {"red box"}
 
 
-def test_a_name_that_is_there_takes_the_orphan_too(store, words) -> None:
+def test_a_name_that_is_there_takes_the_orphan_too(store, text_cache) -> None:
     stored = store.add(Tiles(ignored=8), quiet=True)
     present = evaluate_mosaics(
-        Favourite(words, "blue box"), stored, words, asked=asked_without("red box", "a dog"), quiet=True
+        Favourite(text_cache, "blue box"), stored, text_cache, asked=asked_without("red box", "a dog"), quiet=True
     )
     figures = present.kind_figures()
     assert (figures["absent_painted"], figures["orphan_painted"]) == (0.0, 1.0)
@@ -86,28 +86,28 @@ def test_a_name_that_is_there_takes_the_orphan_too(store, words) -> None:
     assert by_name["blue box"] == pytest.approx(own / valid) and by_name["green box"] == 0
 
 
-def test_distractors_compete_for_the_tiles(store, words) -> None:
+def test_distractors_compete_for_the_tiles(store, text_cache) -> None:
     stored = store.add(Tiles(), quiet=True)
     asked = [(*NAMES, "a dog", "a cat", "a tree", "a house") for _ in range(3)]
     for favourite, expected, painted in (("a cat", 0.0, 1.0), ("red box", 0.25, 0.0)):
-        result = evaluate_mosaics(Favourite(words, favourite), stored, words, asked=asked, quiet=True)
+        result = evaluate_mosaics(Favourite(text_cache, favourite), stored, text_cache, asked=asked, quiet=True)
         assert (result.assignment, result.absent_painted, result.chance) == (expected, painted, 0.125)
         assert set(NAMES) == {row["name"] for row in result.counts.table()}
         assert np.isnan(result.orphan_painted) and "orphan_painted" not in result.kind_figures()
 
 
-def test_a_mosaic_in_the_middle_of_a_border(store, words) -> None:
+def test_a_mosaic_in_the_middle_of_a_border(store, text_cache) -> None:
     stored = store.add(Bordered(Tiles(side=13), size=64), quiet=True)
-    result = evaluate_mosaics(Favourite(words, "red box"), stored, words, tile=13, quiet=True)
+    result = evaluate_mosaics(Favourite(text_cache, "red box"), stored, text_cache, tile=13, quiet=True)
     assert result.assignment == 0.25
     by_name = {row["name"]: row["iou"] for row in result.counts.table()}
     assert by_name["red box"] == pytest.approx(13 * 13 / (64 * 64))
 
 
-def test_each_mosaic_is_asked_once(store, words) -> None:
+def test_each_mosaic_is_asked_once(store, text_cache) -> None:
     stored = store.add(Tiles(), quiet=True)
     with pytest.raises(FusionerError, match="2 lists of names for 3 mosaics"):
-        evaluate_mosaics(Favourite(words, "red box"), stored, words, asked=[tuple(NAMES)] * 2, quiet=True)
+        evaluate_mosaics(Favourite(text_cache, "red box"), stored, text_cache, asked=[tuple(NAMES)] * 2, quiet=True)
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,11 +35,11 @@ class Full:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     store = FeatureStore(tmp_path_factory.mktemp("store"), encoder=load_visual("packaged"))
-    words = TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
+    text_cache = TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
     return robustness_curves(
-        Favourite(words, "red box"),
+        Favourite(text_cache, "red box"),
         Mosaics(Full(), [(0, 1, 2, 3), (2, 0, 3, 1)], size=64),
-        words,
+        text_cache,
         features=lambda scenes, description: store.add(scenes, description=description, quiet=True),
         vocabulary=[*NAMES, *(f"thing {k}" for k in range(8)), "box"],
         quiet=True,

@@ -17,7 +17,7 @@ NAMES = ["red box", "green box", "blue box", "yellow box"]
 
 
 @pytest.fixture(scope="module")
-def words():
+def text_cache():
     return TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
 
 
@@ -29,17 +29,17 @@ def scenes(tmp_path_factory):
 class Favourite(SegmentationModel):
     """Paints the whole image with one name: its logit is 4 everywhere, any other's -4."""
 
-    def __init__(self, words: TextEmbeddingCache, name: str) -> None:
+    def __init__(self, text_cache: TextEmbeddingCache, name: str) -> None:
         super().__init__(FusionConfig(preset="small", width=12, heads=2), visual_width=432, text_width=384)
-        self.token = words.tokens([name])[0]
+        self.token = text_cache.tokens([name])[0]
 
     def forward(self, patch_tokens, text_tokens, *, grid, size, names_mask=None):
         mine = torch.isclose(text_tokens, self.token, atol=1e-5).all(-1)
         return torch.where(mine, 4.0, -4.0)[:, :, None, None].expand(-1, -1, *size)
 
 
-def test_a_model_that_paints_one_name_everywhere(scenes, words) -> None:
-    result = evaluate(Favourite(words, "red box"), scenes, words, present_queries(scenes), quiet=True)
+def test_a_model_that_paints_one_name_everywhere(scenes, text_cache) -> None:
+    result = evaluate(Favourite(text_cache, "red box"), scenes, text_cache, present_queries(scenes), quiet=True)
     inside, asked = 0, 0
     for index in range(len(scenes)):
         if "red box" in scenes.names(index):
@@ -54,16 +54,18 @@ def test_a_model_that_paints_one_name_everywhere(scenes, words) -> None:
     assert "red box" in best.names and dict(result.scores)[worst] == 0
 
 
-def test_absent_names_are_no_classes_but_cost_their_pixels(scenes, words) -> None:
+def test_absent_names_are_no_classes_but_cost_their_pixels(scenes, text_cache) -> None:
     queries = [Query(1, ("yellow box", *scenes.names(1)))]
-    result = evaluate(Favourite(words, "yellow box"), scenes, words, queries, quiet=True)
+    result = evaluate(Favourite(text_cache, "yellow box"), scenes, text_cache, queries, quiet=True)
     assert [row["name"] for row in result.counts.table()] == list(scenes.names(1))
     assert result.counts.miou == 0
 
 
-def test_lists_of_different_length_share_a_batch(scenes, words) -> None:
+def test_lists_of_different_length_share_a_batch(scenes, text_cache) -> None:
     queries = [Query(0, ("red box",)), Query(1, tuple(NAMES))]
-    for query, probabilities, target in predict(Favourite(words, "red box"), scenes, words, queries, quiet=True):
+    for query, probabilities, target in predict(
+        Favourite(text_cache, "red box"), scenes, text_cache, queries, quiet=True
+    ):
         assert probabilities.shape == (len(query.names), 64, 64)
         assert set(np.unique(target)) <= {0, 255, *range(1, len(query.names) + 1)}
 

@@ -52,7 +52,7 @@ class Hashed:
         return F.normalize(torch.tensor(np.array(tokens)), dim=-1)
 
 
-def words(templates=("{}",), **settings):
+def text_cache(templates=("{}",), **settings):
     return TextEmbeddingCache(encoder=Hashed(), templates=templates, **settings)
 
 
@@ -60,7 +60,7 @@ def make(kind="fusioner", **changes):
     torch.manual_seed(0)
     config = FusionConfig(preset="small", kind=kind, width=24, heads=2, depth=2)
     model = build(config, visual_width=3, text_width=5)
-    return Segmenter(**{"model": model, "visual": MeanColours(), "words": words(), "size": 64, **changes})
+    return Segmenter(**{"model": model, "visual": MeanColours(), "text_cache": text_cache(), "size": 64, **changes})
 
 
 @pytest.fixture
@@ -135,13 +135,13 @@ def test_tower_runs_once_an_image_and_words_are_encoded_once(segmenter, photo):
     segmenter.segment(["cat", "sky"])
     segmenter.segment(["sky", "tree", "cat"])
     assert len(segmenter.visual.seen) == 1
-    assert segmenter.words.encoder.asked == [["cat", "sky"], ["tree"]]
+    assert segmenter.text_cache.encoder.asked == [["cat", "sky"], ["tree"]]
     assert segmenter.text_tokens(["cat"]).dtype == torch.float32
     torch.testing.assert_close(segmenter.text_tokens(["tree", "cat"]), Hashed()(["tree", "cat"], ["{}"]).float())
 
 
 def test_templates_reach_the_text_encoder(photo):
-    segmenter = make(words=words(("a {}.", "the {}.")))
+    segmenter = make(text_cache=text_cache(("a {}.", "the {}.")))
     torch.testing.assert_close(segmenter.text_tokens(["cat"]), Hashed()(["cat"], ["a {}.", "the {}."]).float())
 
 
@@ -187,13 +187,13 @@ def test_packaged_pair_from_a_checkpoint_folder_and_from_a_runs_name(tmp_path, m
     checkpoints.save(folder, model=model, run=run, trained_names=["cat"])
     monkeypatch.chdir(tmp_path)
     loaded = [Segmenter.load(folder), Segmenter.load("tiny")]
-    assert loaded[0].size == 96 and loaded[0].words.templates == ("a photo of a {}.",)
+    assert loaded[0].size == 96 and loaded[0].text_cache.templates == ("a photo of a {}.",)
     results = [one.set_image(chelsea()).segment(["cat", "sofa"]) for one in loaded]
     assert torch.equal(results[0].logits, results[1].logits)
     assert results[0].logits.shape == (2, 300, 451)
     small = Image.fromarray(chelsea()).resize((96, 96), Image.Resampling.BILINEAR)
     tokens = loaded[0].visual(torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]).main
-    words = loaded[0].words.encoder(["cat", "sofa"], ["a photo of a {}."])[None]
+    words = loaded[0].text_cache.encoder(["cat", "sofa"], ["a photo of a {}."])[None]
     with torch.no_grad():
         expected = model.eval()(tokens.tokens, words, grid=tokens.grid, size=(96, 96))[0]
     torch.testing.assert_close(results[0].coarse, expected)

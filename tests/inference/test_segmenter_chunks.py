@@ -47,7 +47,7 @@ def make(preset: str = "modern", **changes) -> Segmenter:
     segmenter = Segmenter(
         model=model,
         visual=Squares(),
-        words=TextEmbeddingCache(encoder=Seeded(), templates=["{}"]),
+        text_cache=TextEmbeddingCache(encoder=Seeded(), templates=["{}"]),
         size=SIZE,
         **changes,
     )

@@ -25,7 +25,7 @@ def parts():
     torch.manual_seed(0)
     visual, text = load_visual("packaged"), load_text("packaged")
     model = build(FusionConfig(preset="small", width=24, heads=2, depth=1), visual_width=432, text_width=384).eval()
-    return {"model": model, "visual": visual, "words": TextEmbeddingCache(encoder=text, templates=["{}"])}
+    return {"model": model, "visual": visual, "text_cache": TextEmbeddingCache(encoder=text, templates=["{}"])}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def by_hand(parts, photo: np.ndarray, stride: int) -> torch.Tensor:
     height, width = photo.shape[:2]
     rows, columns = (-(-(side - SIZE) // stride) + 1 for side in (height, width))
     grown = F.pad(torch.from_numpy(photo).permute(2, 0, 1).float(), (0, 500, 0, 500), value=0)  # (x - 127) / 128 = -1
-    words = parts["words"].tokens(NAMES)[None]
+    words = parts["text_cache"].tokens(NAMES)[None]
     total, times = torch.zeros(3, height + 500, width + 500), torch.zeros(height + 500, width + 500)
     for top, left in ((row * stride, column * stride) for row in range(rows) for column in range(columns)):
         window = grown[None, :, top : top + SIZE, left : left + SIZE].to(torch.uint8)
@@ -88,7 +88,9 @@ def test_an_evaluation_by_windows_is_at_the_images_own_size(parts, photo) -> Non
     labels[20:60, 30:100], labels[:5] = 1, 255
     scenes = OneScene(Scene(image=photo, labels=labels, names=("cat",), key="chelsea"))
     queries = [Query(0, ("cat",)), Query(0, ("sky", "cat"))]
-    answers = list(predict_windows(parts["model"], scenes, parts["words"], queries, visual=parts["visual"], window=64))
+    answers = list(
+        predict_windows(parts["model"], scenes, parts["text_cache"], queries, visual=parts["visual"], window=64)
+    )
     expected = Segmenter(**parts, size=64, stride=43).set_image(photo).segment(["sky", "cat"]).probabilities
     np.testing.assert_allclose(answers[1][1], expected, atol=1e-5)
     np.testing.assert_array_equal(answers[0][2], labels)

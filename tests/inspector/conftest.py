@@ -24,14 +24,14 @@ MakeSegmenter = Callable[..., Segmenter]
 def make_segmenter() -> MakeSegmenter:
     """The packaged encoders under a small fusion of random weights: ``kind``, and what Segmenter takes."""
     visual, text = load_visual("packaged"), load_text("packaged")
-    words = TextEmbeddingCache(encoder=text, templates=templates("photo"))
+    text_cache = TextEmbeddingCache(encoder=text, templates=templates("photo"))
 
     def make(kind: str = "fusioner", **settings: object) -> Segmenter:
         torch.manual_seed(0)
         # Without a bias the random logits lie round 0, and every threshold decides something.
         config = FusionConfig(preset="small", kind=kind, width=24, heads=2, depth=2, logit_bias=0.0)
         model = build(config, visual_width=visual.width, text_width=text.width)
-        return Segmenter(**{"model": model, "visual": visual, "words": words, "size": 96, **settings})
+        return Segmenter(**{"model": model, "visual": visual, "text_cache": text_cache, "size": 96, **settings})
 
     return make
 

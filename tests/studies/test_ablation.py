@@ -140,22 +140,22 @@ def test_one_object_joins_all_labels_but_ignored_ones() -> None:
 
 
 def test_an_ablation_runs_and_its_table_has_a_hole_for_what_was_not_published(tmp_path, openmoji) -> None:
-    work = RunContext(small_run(tmp_path, openmoji))
+    context = RunContext(small_run(tmp_path, openmoji))
     variants = {
         **chosen_variants(["training classes"]),
         "where they meet": {name: {**VARIANTS["where they meet"][name], "depth": 1} for name in ("early", "late")},
     }
     variants["training classes"] = {name: variants["training classes"][name] for name in ("1/2", "all")}
     given = {"steps": 1, "batch": 2, "mosaics": 2, "directory": tmp_path / "ablations", "variants": variants}
-    rows = ablate(work, seeds=2, **given)
+    rows = ablate(context, seeds=2, **given)
     assert {(row["ablation"], row["setting"], row["seed"]) for row in rows} == {
         (name, setting, seed) for name, settings in variants.items() for setting in settings for seed in (0, 1)
     }
     # Early fusion of one block is the run itself: trained once, and written down twice.
     alike = [[r["value"] for r in rows if r["setting"] == setting] for setting in ("early", "all")]
     assert alike[0] == alike[1]
-    assert ablate(work, seeds=2, **given) == rows
-    tables = ablation_tables(rows, pair=work.run.pair)
+    assert ablate(context, seeds=2, **given) == rows
+    tables = ablation_tables(rows, pair=context.run.pair)
     assert list(tables) == list(variants)
     values = [row["value"] for row in rows if row["setting"] == "late" and row["metric"] == "miou, objects"]
     (late,) = (line for line in tables["where they meet"] if line["setting"] == "late")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusionerlib import checkpoints, plots
+from fusionerlib import checkpoints
 from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.datasets.mosaic_sets import first_mosaics, mosaic_kinds, plain_mosaics, tile_sets
 from fusionerlib.encoders.registry import load_text
@@ -17,6 +17,7 @@ from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.runs import fit
 from fusionerlib.training.loop import train
+from studies.methods.figure import method_bars
 from studies.methods.study import METHODS, MosaicTests, compare, method_run
 from studies.published import HOLE, rows
 from studies.variants import VariantRunner
@@ -31,7 +32,7 @@ def openmoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, openmoji: Path) -> RunContext:
+def context(tmp_path_factory: pytest.TempPathFactory, openmoji: Path) -> RunContext:
     return RunContext(small_run(tmp_path_factory.mktemp("run"), openmoji))
 
 
@@ -96,53 +97,55 @@ def test_shuffled_words_are_the_same_tokens_under_other_names() -> None:
         shuffled.tokens(["zebra"])
 
 
-def test_every_method_is_measured_on_the_same_mosaics(work: RunContext, tmp_path: Path) -> None:
-    tiles = tile_sets(work.run.data)
+def test_every_method_is_measured_on_the_same_mosaics(context: RunContext, tmp_path: Path) -> None:
+    tiles = tile_sets(context.run.data)
     sets = {"objects": plain_mosaics(tiles, count=3, seed=0)["objects"]}
     kinds, _ = mosaic_kinds(tiles, count=2, seed=0)
     kinds = {name: kinds[name] for name in ("one absent",)}
     tests = MosaicTests(sets, kinds)
-    found = compare(work, list(METHODS), tests, directory=tmp_path)
+    found = compare(context, list(METHODS), tests, directory=tmp_path)
     assert list(found) == list(METHODS)
     assert all(set(figures) == {"objects", "one absent"} for _, figures in found.values())
     assert found["similarity"][0] == 0 and found["spnet"][0] == 432 * 384 + 384 + 1
     assert found["fusioner"][0] == found["shuffled names"][0] == found["class-agnostic"][0]
     # The first is nothing but the run trained by itself.
-    features = work.features(work.sets.train)
-    model, _ = train(run=work.run, scenes=features, words=work.words, directory=tmp_path / "alone", quiet=True)
-    alone = evaluate_mosaics(model, work.features(sets["objects"]), work.words, quiet=True).figures()
+    features = context.features(context.sets.train)
+    model, _ = train(
+        run=context.run, scenes=features, text_cache=context.text_cache, directory=tmp_path / "alone", quiet=True
+    )
+    alone = evaluate_mosaics(model, context.features(sets["objects"]), context.text_cache, quiet=True).figures()
     assert found["fusioner"][1]["objects"] == {
         **{key: alone[key] for key in ("assignment", "miou", "miou_permuted")},
         "chance": 0.25,
     }
 
 
-def test_similarity_is_not_trained_and_says_so(work: RunContext, tmp_path: Path, capsys) -> None:
-    done = VariantRunner(work, directory=tmp_path).train(method_run(work.run, "similarity"))
+def test_similarity_is_not_trained_and_says_so(context: RunContext, tmp_path: Path, capsys) -> None:
+    done = VariantRunner(context, directory=tmp_path).train(method_run(context.run, "similarity"))
     assert done.loss is None and not done.model.training and not list(tmp_path.iterdir())
     assert "similarity: nothing to train" in capsys.readouterr().out
 
 
-def test_a_run_of_similarity_is_its_checkpoint_without_a_step(work: RunContext, tmp_path: Path) -> None:
-    run = method_run(work.run, "similarity")
+def test_a_run_of_similarity_is_its_checkpoint_without_a_step(context: RunContext, tmp_path: Path) -> None:
+    run = method_run(context.run, "similarity")
     trained = checkpoints.load(fit(run, tmp_path, device="cpu", quiet=True))
     record = json.loads((tmp_path / "records" / "training.json").read_text())
     assert record["history"] == [] and record["loss"] is None and record["parameters"] == 0
     assert trained.run == run and not (tmp_path / "training").exists()
     assert set(trained.trained_names) == {
-        name for _, name in VariantRunner(work, directory=tmp_path).scenes(run).pairs()
+        name for _, name in VariantRunner(context, directory=tmp_path).scenes(run).pairs()
     }
 
 
-def test_training_similarity_by_hand_comes_to_its_end_and_its_checkpoint_comes_back(work, tmp_path: Path) -> None:
-    run = method_run(work.run, "similarity")
-    bench = VariantRunner(work, directory=tmp_path)
-    feed, words = bench.scenes(run), bench.words(run)
-    model, history = train(run=run, scenes=feed, words=words, directory=tmp_path / "run", quiet=True)
+def test_training_similarity_by_hand_comes_to_its_end_and_its_checkpoint_comes_back(context, tmp_path: Path) -> None:
+    run = method_run(context.run, "similarity")
+    bench = VariantRunner(context, directory=tmp_path)
+    feed, text_cache = bench.scenes(run), bench.text_cache(run)
+    model, history = train(run=run, scenes=feed, text_cache=text_cache, directory=tmp_path / "run", quiet=True)
     assert len(history) == run.training.steps
     checkpoints.save(tmp_path / "kept", model=model, run=run, trained_names=["cat"])
     back = checkpoints.load(tmp_path / "kept").model
-    patches, tokens = torch.randn(1, 4, feed.width), words.tokens(["cat", "dog"])[None]
+    patches, tokens = torch.randn(1, 4, feed.width), text_cache.tokens(["cat", "dog"])[None]
     given = {"grid": (2, 2), "size": (8, 8)}
     torch.testing.assert_close(back(patches, tokens, **given), model(patches, tokens, **given))
 
@@ -161,15 +164,15 @@ def test_a_published_system_has_no_figure_on_mosaics_and_ours_none_on_pascal() -
         assert line[PUBLISHED] == (HOLE if math.isnan(row.mean) else f"{row.mean:.1f}")
 
 
-def test_curves_are_measured_at_their_hardest(work: RunContext, tmp_path: Path) -> None:
-    sets = plain_mosaics(tile_sets(work.run.data), count=2, seed=0)
+def test_curves_are_measured_at_their_hardest(context: RunContext, tmp_path: Path) -> None:
+    sets = plain_mosaics(tile_sets(context.run.data), count=2, seed=0)
     tests = MosaicTests({"objects": sets["objects"]}, curves=first_mosaics(sets["objects"], 1), known=["zebra", "tank"])
-    _, figures = compare(work, ["similarity"], tests, directory=tmp_path)["similarity"]
+    _, figures = compare(context, ["similarity"], tests, directory=tmp_path)["similarity"]
     assert list(figures) == ["objects", "tile size 8", "blur 8", "noise 80", "JPEG 5", "distractors 1"]
     assert figures["distractors 1"]["chance"] == 0.2
-    figure = plots.method_bars({"similarity": figures, "late": {"objects": figures["objects"]}})
+    figure = method_bars({"similarity": figures, "late": {"objects": figures["objects"]}})
     assert [axes.get_title() for axes in figure.axes[:6]] == list(figures)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == [figures["objects"][key] for key in ("assignment", "assignment", "miou", "miou")]
     with pytest.raises(FusionerError, match="no method to draw"):
-        plots.method_bars({})
+        method_bars({})

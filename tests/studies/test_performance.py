@@ -9,13 +9,13 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusionerlib import plots
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.tables import training_cost
 from studies.paper_grid import cost as grid_cost
 from studies.paper_grid.cost import Rate, estimates, fusion_flops, images_shown, tower_flops
 from studies.paper_grid.grid import Grid
+from studies.performance.figures import cost_growth, step_parts
 from studies.performance.page import machine_text, markdown, rate_rows, section
 from studies.performance.tables import bars, machines, read_record, read_records
 
@@ -236,12 +236,12 @@ def test_days_are_operations_by_the_rate() -> None:
 
 
 def test_the_figures_draw_every_part_and_axis() -> None:
-    left, right = plots.step_parts(training()).axes
+    left, right = step_parts(training()).axes
     # Text and tower forward only, fusion and decoder both ways: six times 0.5 s.
     stacked = [sum(bar.get_width() for bar in left.patches if round(bar.get_y() + 0.4) == row) for row in range(4)]
     assert stacked == pytest.approx([3.0, 2.5, 3.0, 2.5])
     assert [line.get_xdata()[0] for line in left.lines] == [6.0, 4.0, 2.0, 1.5]
     assert len(right.get_yticklabels()) == 13 and list(right.lines[2].get_xdata()) == [25.0] * 13
-    (panel,) = plots.cost_growth(records()["scale"]).axes
+    (panel,) = cost_growth(records()["scale"]).axes
     assert [line.get_label() for line in panel.lines] == ["train, power 1.00", "answer, power 1.00"]
     assert list(panel.lines[0].get_ydata()) == [1.0, 2.0]

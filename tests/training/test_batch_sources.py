@@ -111,10 +111,10 @@ def test_the_config_chooses_the_feed(visual, tmp_path) -> None:
         run = RunConfig.flat(
             feed=kind, augmentation="coco", workers=1, size=64, views=2, features=str(tmp_path / "features")
         )
-        work = RunContext(run)
+        context = RunContext(run)
         sets = DataSets(train=Views(Shapes(3), views=2, seed=0, size=64), tests={})
         # Cached properties: what a workspace would otherwise open from disk.
-        work.__dict__.update(sets=sets, visual=visual)
-        feed = training_batch_source(work)
+        context.__dict__.update(sets=sets, visual=visual)
+        feed = training_batch_source(context)
         assert feed.kind == kind and len(feed) == len(scenes)
     assert isinstance(feed, OnlineBatchSource) and (feed.augmentation, feed.workers, feed.size) == ("coco", 1, 64)

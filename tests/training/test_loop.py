@@ -26,7 +26,7 @@ def visual():
 
 
 @pytest.fixture(scope="module")
-def words():
+def text_cache():
     return TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"])
 
 
@@ -46,8 +46,8 @@ class Stopped(Exception):
     pass
 
 
-def test_resumed_run_ends_at_the_same_weights(scenes, words, tmp_path) -> None:
-    straight, history = train(run=config(), scenes=scenes, words=words, directory=tmp_path / "a", quiet=True)
+def test_resumed_run_ends_at_the_same_weights(scenes, text_cache, tmp_path) -> None:
+    straight, history = train(run=config(), scenes=scenes, text_cache=text_cache, directory=tmp_path / "a", quiet=True)
 
     def stop(model):
         raise Stopped
@@ -56,13 +56,13 @@ def test_resumed_run_ends_at_the_same_weights(scenes, words, tmp_path) -> None:
         train(
             run=config(validate_every=5),
             scenes=scenes,
-            words=words,
+            text_cache=text_cache,
             directory=tmp_path / "b",
             validate=stop,
             quiet=True,
         )
     resumed, again = train(
-        run=config(validate_every=5), scenes=scenes, words=words, directory=tmp_path / "b", quiet=True
+        run=config(validate_every=5), scenes=scenes, text_cache=text_cache, directory=tmp_path / "b", quiet=True
     )
     assert [row["loss"] for row in again] == [row["loss"] for row in history] and len(history) == 6
     for name, tensor in straight.state_dict().items():
@@ -70,11 +70,13 @@ def test_resumed_run_ends_at_the_same_weights(scenes, words, tmp_path) -> None:
     assert len(list((tmp_path / "b").glob("step-*"))) == 1
 
 
-def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, words, tmp_path) -> None:
+def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, text_cache, tmp_path) -> None:
     def trained(folder, workers, validate=None):
         feed = OnlineBatchSource(Shapes(8), encoder=visual, augmentation="pascal", size=64, workers=workers)
         run = config(feed="online", workers=workers, checkpoint_every=3, validate_every=4)
-        return train(run=run, scenes=feed, words=words, directory=tmp_path / folder, validate=validate, quiet=True)
+        return train(
+            run=run, scenes=feed, text_cache=text_cache, directory=tmp_path / folder, validate=validate, quiet=True
+        )
 
     def stop(model):
         raise Stopped
@@ -88,15 +90,15 @@ def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, 
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_a_feed_of_the_other_kind_is_refused(scenes, words, tmp_path) -> None:
+def test_a_feed_of_the_other_kind_is_refused(scenes, text_cache, tmp_path) -> None:
     with pytest.raises(FusionerError, match="feed = 'online' but is given a stored one"):
-        train(run=config(feed="online"), scenes=scenes, words=words, directory=tmp_path, quiet=True)
+        train(run=config(feed="online"), scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
 
 
-def test_running_checkpoint_of_another_run_is_refused(scenes, words, tmp_path) -> None:
-    train(run=config(steps=2), scenes=scenes, words=words, directory=tmp_path, quiet=True)
+def test_running_checkpoint_of_another_run_is_refused(scenes, text_cache, tmp_path) -> None:
+    train(run=config(steps=2), scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
     with pytest.raises(FusionerError, match=r"training\.lr was 0\.001, is 0\.002.*delete"):
-        train(run=config(steps=2, lr=2e-3), scenes=scenes, words=words, directory=tmp_path, quiet=True)
+        train(run=config(steps=2, lr=2e-3), scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
 
 
 def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
@@ -117,16 +119,16 @@ def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
             running().resume(tmp_path, {})
 
 
-def test_frozen_stays_frozen_and_the_shapes_are_learnt(scenes, words, visual, tmp_path) -> None:
-    encoders = (visual, words.encoder)
+def test_frozen_stays_frozen_and_the_shapes_are_learnt(scenes, text_cache, visual, tmp_path) -> None:
+    encoders = (visual, text_cache.encoder)
     before = [{name: tensor.clone() for name, tensor in encoder.state_dict().items()} for encoder in encoders]
     run = config(steps=250, text_noise=0.0, dropout=0.0, weight_decay=0.01, checkpoint_every=250)
-    model, history = train(run=run, scenes=scenes, words=words, directory=tmp_path, quiet=True)
+    model, history = train(run=run, scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
     for encoder, state in zip(encoders, before, strict=True):
         assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
         assert all(parameter.grad is None for parameter in encoder.parameters())
     assert history[-1]["loss"] < history[0]["loss"] / 3
-    assert evaluate(model, scenes, words, present_queries(scenes), quiet=True).counts.miou > 0.5
+    assert evaluate(model, scenes, text_cache, present_queries(scenes), quiet=True).counts.miou > 0.5
 
 
 def test_masks_of_asked_names(scenes) -> None:
@@ -139,9 +141,9 @@ def test_masks_of_asked_names(scenes) -> None:
     assert not masks[0, 1].any() and not masks[1, 1].any()
 
 
-def test_nothing_to_train_on_is_told(scenes, words, tmp_path) -> None:
+def test_nothing_to_train_on_is_told(scenes, text_cache, tmp_path) -> None:
     with pytest.raises(FusionerError, match="nothing to train on"):
-        train(run=config(), scenes=scenes, words=words, directory=tmp_path, pairs=[], quiet=True)
+        train(run=config(), scenes=scenes, text_cache=text_cache, directory=tmp_path, pairs=[], quiet=True)
 
 
 def test_paper_schedules() -> None:
