@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from fusionerlib.cli.settings import parsed
 from fusionerlib.config import Frozen, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
@@ -77,7 +78,7 @@ def find_checkout() -> Path:
 
     Raises FusionerError where there is neither (the library alone was installed).
     """
-    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]):
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
         if (folder / "Snakefile").is_file() and (folder / "notebooks").is_dir():
             return folder
     raise FusionerError(

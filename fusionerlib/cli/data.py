@@ -69,7 +69,7 @@ def data_openmoji(
     record: Annotated[Path | None, typer.Option(help="Also write what was made to this JSON file.")] = None,
 ) -> None:
     """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
-    from fusionerlib.cli.settings import parsed
+    from fusionerlib.cli.settings import pairs, parsed
     from fusionerlib.datasets import openmoji
     from fusionerlib.files import write_text
 

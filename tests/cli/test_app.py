@@ -12,7 +12,8 @@ from skimage.data import chelsea
 from typer.testing import CliRunner
 
 from fusionerlib import Segmenter
-from fusionerlib.cli.app import app, pairs
+from fusionerlib.cli.app import app
+from fusionerlib.cli.settings import pairs
 from fusionerlib.encoders.registry import PREFIXES, get_row, list_encoders, table
 from fusionerlib.errors import FusionerError
 from tests.cli.helped import help_without

@@ -86,7 +86,7 @@ def static_page(text: str, *, index: str) -> str:
     if head is None or body is None:
         raise FusionerError(f"a page without head and body can't be made static: {text[:60]!r}")
     head.insert(0, BeautifulSoup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">', "html.parser"))
-    style = (resources.files("workbook.report") / "pages.css").read_text(encoding="utf-8")
+    style = (resources.files("workbook.report") / "notebook_pages.css").read_text(encoding="utf-8")
     head.append(BeautifulSoup(f"<style>\n{style}</style>", "html.parser"))
     link = f'<nav class="back"><a href="{html.escape(index)}">back to the run</a></nav>'
     body.insert(0, BeautifulSoup(link, "html.parser"))
