@@ -1,4 +1,4 @@
-"""Where torch works, by the name that a person gives."""
+"""Choosing a torch device by its name."""
 
 import torch
 
@@ -6,16 +6,16 @@ from fusionerlib.errors import FusionerError
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device ``name``, such as cpu, cuda, cuda:1 or mps; "" is a CUDA GPU where there is one, else the CPU.
+    """The device ``name`` (cpu, cuda, cuda:1, mps); "" means a CUDA GPU if there is one, else the CPU.
 
-    Raises FusionerError where torch knows no such device, or this machine has none.
+    Raises FusionerError for a name that torch does not know and for a device that this machine does not have.
     """
     if not name:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    # A build of torch without CUDA answers with an AssertionError.
+    # A build of torch without CUDA raises an AssertionError.
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise FusionerError(

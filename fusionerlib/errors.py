@@ -1,14 +1,14 @@
-"""The one error that is meant for people: it names the value, what was expected, and the remedy."""
+"""The one error type of the library, and the hint for a misspelt name."""
 
 import difflib
 from collections.abc import Sequence
 
 
 class FusionerError(ValueError):
-    """Bad input, told in one or two sentences: the value, what was expected, what to do about it."""
+    """Bad input. The message names the value, what was expected, and what to do about it."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The remedy for an unknown ``name``: the one of ``known`` that is spelt nearly so, or all of them."""
+    """A hint for an unknown ``name``: ``did you mean 'x'?`` for the most similar of ``known``, else the whole list."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -1,6 +1,5 @@
-"""Files that are never seen half written, and locks that never go stale."""
+"""Atomic writes, file locks that end with their process, and fingerprints."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -10,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from filelock import lock_descriptor
+
 from fusionerlib.errors import FusionerError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, making its folder; readers see the old file or the new one, never a part."""
+    """Write ``text`` to ``path`` atomically as UTF-8, making its folder: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
@@ -22,29 +23,31 @@ def write_text(path: Path, text: str) -> None:
 
 
 def plain_name(name: str) -> str:
-    """``name`` as part of a file's name: an encoder's may hold a path, as ``vectors:tables/clip.parquet``."""
+    """``name`` with every run of other characters than letters, digits, ``_``, ``.`` and ``-`` replaced by one ``-``.
+
+    For the part of a file's name that comes from an encoder: ``vectors:tables/clip.parquet`` holds a path.
+    """
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
 def fingerprint(*parts: object) -> str:
-    """SHA-256 in hex of the ``repr`` of ``parts``: what decides a data set, an encoder or a store."""
+    """SHA-256 (64 hex digits) of the ``repr`` of ``parts``; equal parts give equal fingerprints in every process."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 @contextmanager
 def exclusive(path: Path, what: str, *, patience: float = 2.0) -> Iterator[TextIO]:
-    """Hold ``path`` as a lock that dies with its holders (and the children it is handed to), so never goes stale.
+    """Lock the file ``path``, made if missing, for the ``with`` block; yields the open file.
 
-    Raises FusionerError where another process holds it for more than ``patience`` seconds: one that was killed may
-    take a moment to go.
+    The operating system releases the lock when its holder ends, also when it is killed, so no lock is ever stale. On
+    POSIX a child that inherits the file (``subprocess.Popen(..., pass_fds=[file.fileno()])``) keeps the lock too.
+    Raises FusionerError where another process holds it for more than ``patience`` seconds (a killed one may take a
+    moment to end); ``what`` names the work in that message.
     """
     with path.open("a", encoding="utf-8") as file:
-        for last in [*[False] * round(patience / 0.1), True]:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if last:
-                    raise FusionerError(f"{what} is going on in another process: wait for it, or stop it") from error
-                time.sleep(0.1)
+        until = time.monotonic() + patience
+        while not lock_descriptor(file.fileno(), blocking=False):
+            if time.monotonic() >= until:
+                raise FusionerError(f"{what} is going on in another process: wait for it, or stop it")
+            time.sleep(0.1)
         yield file

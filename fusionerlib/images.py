@@ -1,4 +1,4 @@
-"""Reading an image from whatever a person has: a file, a Pillow image, an array."""
+"""Reading an image from a file, a Pillow image or an array."""
 
 import os
 from io import BytesIO
@@ -12,12 +12,17 @@ from PIL import Image, ImageOps
 from fusionerlib.errors import FusionerError
 
 JPEG = b"\xff\xd8\xff"
-"""How every JPEG file begins."""
+"""The first bytes of every JPEG file."""
 ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
 
 
 def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB 0-255, upright, transparency put on white. Raises FusionerError naming a file or array that can't be read."""
+    """The pixels of ``image`` (``ImageLike``) as RGB, 0-255.
+
+    EXIF orientation is applied, transparent pixels are blended with white, 16-bit grey keeps its upper byte.
+    Raises FusionerError for a missing or unreadable file, another type, and an array that is not uint8 of shape
+    (height, width), (height, width, 3) or (height, width, 4).
+    """
     if isinstance(image, np.ndarray):
         shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         if image.dtype != np.uint8 or not shaped or not image.size:
@@ -39,7 +44,7 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
             return pixels
         with Image.open(BytesIO(content)) as opened:
             return _rgb(opened)
-    # Pillow's readers raise whatever their parsers stumble over; all of it means the same to the caller.
+    # Pillow's parsers raise errors of many types; all of them mean that the file can't be read.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise FusionerError(
@@ -48,11 +53,14 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _jpeg(content: bytes) -> np.ndarray | None:
-    """A JPEG, upright: torchvision's decoder gives Pillow's pixels in two thirds of the time. None for one in CMYK."""
+    """The pixels of a JPEG, EXIF orientation applied; None for CMYK, which Pillow reads.
+
+    torchvision's decoder gives the same pixels as Pillow's in two thirds of the time.
+    """
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    # A copy that may be written to, as torch wants its memory.
+    # bytearray, because torch warns about memory that is read-only.
     coded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     decoded = decode_jpeg(coded, mode=ImageReadMode.UNCHANGED, apply_exif_orientation=True)
     if len(decoded) not in (1, 3):
@@ -63,9 +71,9 @@ def _jpeg(content: bytes) -> np.ndarray | None:
 def _rgb(image: Image.Image) -> np.ndarray:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
-        # Pillow clips 16-bit grey at 255; the upper byte is the picture.
+        # Pillow would clip 16-bit values at 255 instead of scaling them.
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.has_transparency_data:
-        clear = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))

@@ -1,4 +1,4 @@
-"""What long work shows and asks for: a bar, or plain lines where nobody looks; and room on the disk."""
+"""Progress of long work (a bar in a notebook or terminal, plain lines in a log), sizes in bytes, and free disk."""
 
 import os
 import shutil
@@ -13,30 +13,33 @@ from tqdm import tqdm
 from fusionerlib.errors import FusionerError
 
 PATIENCE = 10.0
-"""Seconds between plain lines, at first: long work writes one every ``SHARE`` of the time it took so far."""
+"""Seconds between two plain lines, at least."""
 SHARE = 0.05
+"""The interval between plain lines as a share of the time so far, where that is longer than ``PATIENCE``."""
 Item = TypeVar("Item")
 
 HEADLESS = "FUSIONER_HEADLESS"
-"""Environment variable that the runner sets for the kernels it starts."""
+"""Environment variable that the workbook's runner sets for the kernels it starts: no widgets."""
 
 FRONTENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
-"""What the servers with a person in front of them put into a kernel's environment."""
+"""Environment variables that JupyterLab, VS Code and Colab set in a kernel that a person works in."""
 
 
 def bar(what: str, *, total: int | None, done: int = 0, unit: str = "B", quiet: bool = False) -> Any:
-    """To be told of each ``update(count)`` and closed, best by ``with``; bytes are written as kB, MB, ...
+    """A progress display with ``update(count)`` and ``close()``, and a context manager; the text goes to stderr.
 
-    A widget in JupyterLab, VS Code and Colab, a bar in a terminal. In executed notebooks, logs and pipes, where a bar
-    would leave a tail of itself for each of its states: a plain line now and then, and one at the end.
+    A widget in JupyterLab, VS Code and Colab, a bar in a terminal. In executed notebooks, logs and pipes, where each
+    state of a bar would be kept, it is a plain line from time to time and one at the end.
+    what: what is being worked on. total: the number of items, None if unknown. done: how many of them are done
+    already. unit: an item in the singular; "B" is bytes, written as kB, MB or GB. quiet: show nothing.
     """
     if plain() and not quiet:
         return Lines(what, total=total, done=done, unit=unit)
-    return rich()(desc=what, total=total, initial=done, unit=unit, unit_scale=unit == "B", disable=quiet)
+    return tqdm_class()(desc=what, total=total, initial=done, unit=unit, unit_scale=unit == "B", disable=quiet)
 
 
 def each(items: Iterable[Item], what: str, *, total: int, unit: str, quiet: bool = False) -> Iterator[Item]:
-    """``items`` one by one, shown as ``bar`` does; each counts when the next is asked for."""
+    """Yield ``items`` and show their progress with ``bar``; an item counts as done when the next one is asked for."""
     with bar(what, total=total, unit=unit, quiet=quiet) as shown:
         for item in items:
             yield item
@@ -44,46 +47,46 @@ def each(items: Iterable[Item], what: str, *, total: int, unit: str, quiet: bool
 
 
 def headless() -> bool:
-    """Whether nobody sits in front of this kernel: plain progress lines then, and no widgets.
+    """Whether this process is not a kernel that a person works in, so that widgets are useless.
 
-    True under the project's runner, under plain papermill, and in scripts; False in JupyterLab, VS Code and Colab.
+    True under the workbook's runner, under plain papermill and in scripts; False in JupyterLab, VS Code and Colab.
     """
     return HEADLESS in os.environ or not any(name in os.environ for name in FRONTENDS)
 
 
 def plain() -> bool:
-    """Whether what is shown goes neither to a person's notebook nor to a terminal."""
+    """Whether progress is written as plain lines: stderr is neither a terminal nor a person's notebook."""
     return headless() and not sys.stderr.isatty()
 
 
-def rich() -> Any:
-    """The class of tqdm's bars here: widgets in a notebook with a person in front of it, text elsewhere."""
-    if headless():  # in papermill's kernels tqdm.auto would make widgets too: dead text in the saved notebook
+def tqdm_class() -> Any:
+    """The class of tqdm's bars: widgets in a kernel that a person works in, else text."""
+    if headless():  # in papermill's kernels tqdm.auto would make widgets, which a saved notebook shows as dead text
         return tqdm
-    from tqdm.auto import tqdm as widgets_or_text  # takes asyncio, and in a kernel ipywidgets
+    from tqdm.auto import tqdm as widgets_or_text  # imports asyncio, and ipywidgets in a kernel
 
     return widgets_or_text
 
 
 class Lines:
-    """Lines on stderr in place of a bar: ``what: 50%, 20 of 40 images, 4.0 images/s, 00:05 gone, 00:05 left``."""
+    """Plain lines on stderr instead of a bar: ``what: 50%, 20 of 40 images, 4.0 images/s, 00:05 gone, 00:05 left``."""
 
     def __init__(self, what: str, *, total: int | None, done: int, unit: str) -> None:
         self.what, self.total, self.n, self.unit = what, total, done, unit
-        self._first = self._told = done
-        self._began = self._last = time.monotonic()
+        self._first = self._last_n = done
+        self._start = self._last_time = time.monotonic()
 
     def update(self, count: int = 1) -> None:
-        """``count`` more are done."""
+        """Count ``count`` more items as done."""
         self.n += count
         now = time.monotonic()
-        if now - self._last >= max(PATIENCE, SHARE * (now - self._began)):
-            self._tell(now)
+        if now - self._last_time >= max(PATIENCE, SHARE * (now - self._start)):
+            self._write(now)
 
     def close(self) -> None:
-        """The last line, where something was done since the one before."""
-        if self.n != self._told:
-            self._tell(time.monotonic())
+        """Write the last line, if anything was done since the line before."""
+        if self.n != self._last_n:
+            self._write(time.monotonic())
 
     def __enter__(self) -> Self:
         return self
@@ -91,17 +94,17 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tell(self, now: float) -> None:
-        self._last, self._told = now, self.n
-        seconds = max(now - self._began, 1e-9)
+    def _write(self, now: float) -> None:
+        self._last_time, self._last_n = now, self.n
+        seconds = max(now - self._start, 1e-9)
         rate = (self.n - self._first) / seconds
-        # What was there already comes at once: no rate worth telling.
-        gone = f", {self._rate(rate)}/s, {tqdm.format_interval(seconds)} gone" if seconds >= 1 else ""
+        # Work that was done before, or is over within a second, has no meaningful rate.
+        elapsed = f", {self._rate(rate)}/s, {tqdm.format_interval(seconds)} gone" if seconds >= 1 else ""
         if not self.total:
-            line = f"{self._amount(self.n)}{gone}"
+            line = f"{self._amount(self.n)}{elapsed}"
         else:
-            line = f"{self.n / self.total:.0%}, {self._amount(self.n, self.total)}{gone}"
-            if self.n < self.total and gone:
+            line = f"{self.n / self.total:.0%}, {self._amount(self.n, self.total)}{elapsed}"
+            if self.n < self.total and elapsed:
                 line += f", {tqdm.format_interval((self.total - self.n) / rate)} left"
         print(f"{self.what}: {line}", file=sys.stderr, flush=True)
 
@@ -115,7 +118,7 @@ class Lines:
 
 
 def need_room(folder: Path, needed: int, *, what: str) -> None:
-    """Raises FusionerError where the disk of ``folder`` has fewer than ``needed`` bytes left for ``what``."""
+    """Raise FusionerError if the disk of ``folder`` has fewer than ``needed`` free bytes; ``what`` needs them."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FusionerError(
@@ -124,7 +127,7 @@ def need_room(folder: Path, needed: int, *, what: str) -> None:
 
 
 def size_text(count: int) -> str:
-    """``count`` bytes for people, such as 440 MB or 1.4 GB."""
+    """``count`` bytes in decimal units, such as 440 MB or 1.4 GB."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}" if count < 10 * unit else f"{count / unit:.0f} {name}"

