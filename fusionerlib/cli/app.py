@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fusionerlib.cli.data import data
+from fusionerlib.cli.doctor import doctor
 from fusionerlib.cli.train import train
 from fusionerlib.errors import FusionerError
 
@@ -63,6 +64,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data", help="Make the data that a run reads, or bring published data into their layout.")
 app.command()(train)
+app.command()(doctor)
 
 
 @app.callback()
