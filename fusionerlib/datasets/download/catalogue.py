@@ -1,4 +1,4 @@
-"""What the publishers of the data sets offer, and the layout it becomes: the rows of ``sources.json``."""
+"""What the publishers of the data sets offer, and the layout it becomes: the rows of ``catalogue.json``."""
 
 import json
 from functools import cache
@@ -105,6 +105,6 @@ class DataSet(Frozen):
 @cache
 def load_sources() -> dict[str, DataSet]:
     """All data sets that can be prepared, by name."""
-    file = resources.files("fusionerlib") / "datasets" / "sources.json"
+    file = resources.files(__package__) / "catalogue.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     return {name: DataSet(**row) for name, row in rows.items()}
