@@ -1,248 +1,196 @@
-"""The paper's augmentation of image and labels together; a view is decided by (seed, epoch, index) alone.
+"""Augmentation of an image and its labels together: torchvision's v2 transforms, drawn anew for every view.
 
-What is drawn (``Change``) is apart from how it is applied (``changed``). The result is that of a chain of torchvision's
-v2 transforms, but the chain resamples up to four times and draws from torch's one generator. Here a crop is resized
-once, at which most views are done; flip, elastic, shift, scale and rotation are one grid over the ``size`` x ``size``
-result, and all jitter is one 3x3 matrix on its colours. Feeding must not cost more than decoding.
+A view is decided by its seed alone, whichever process makes it, so a training is the same with any number of workers.
 """
 
-import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
 
 from fusionerlib.datasets.scene import Scene
 
-Jitter = Literal["brightness", "contrast", "saturation"]
 Preset = Literal["pascal", "coco"]
-GREY = np.array([0.2989, 0.587, 0.114])
-"""Red, green and blue in a pixel's grey, as torchvision weighs them."""
-KNOTS = 13
-SMOOTH = 1 / (KNOTS - 5)
-"""Distance of the knots of an elastic displacement, and how far each reaches, as a share of the view's side."""
+SIDE = 224
+"""Side of the view, in pixels, that ``Augmentation.elastic`` is given for; other views have it in proportion."""
+_GENERATOR = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far views may differ. Where the paper gives no figure, the choice is ours and marked so.
+    """How views of an image may differ. The defaults are what the paper's two settings share.
 
-    crop: how often a view is a random resized crop, of ``area`` (a share of the image's) and ``ratio`` (width by
-    height, torchvision's default); else the shorter side becomes the view's, and a square is cropped.
-    several: how often anything more happens; each: how often each of the following does then.
-    jitter: brightness, contrast and saturation change by a factor in 1 - jitter to 1 + jitter. Hue stays: the paper
-    gives none, and a name may hold a colour word. noise: standard deviation, white being 1 (torchvision's default).
-    elastic: standard deviation of the displacement both ways, as a share of the side (ours).
-    shift, scale: at most so much, as a share of the side and of 1. rotation: at most so many degrees.
+    crop: probability of a random resized crop, which keeps ``area`` (a share of the image's); otherwise the shorter
+    side is resized to the view's and a square is cropped at random.
+    several: probability that anything else changes at all; each: probability of each of the following if so.
+    jitter: brightness, contrast and saturation are multiplied by factors in 1 - jitter to 1 + jitter. hue: shifted by
+    at most so much, of a full circle. noise: range of the variance of Gaussian noise on levels 0-255; None for no
+    noise. Then a flip left to right. elastic: see ``Elastic``; None for none.
+    shift, scale: at most so much, as shares of the side and of 1. rotation: at most so many degrees.
+    What comes from outside the image is 0: black, and background in the labels.
     """
 
     jitter: float
+    hue: float
     rotation: float
     crop: float = 0.5
     area: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     several: float = 0.5
     each: float = 0.5
-    noise: float = 0.1
-    elastic: float = 0.01
+    noise: tuple[float, float] | None = (10.0, 50.0)
+    elastic: tuple[float, float, float] | None = (1.0, 50.0, 20.0)
     shift: float = 0.1
     scale: float = 0.1
 
+    def chain(self, size: int) -> v2.Transform:
+        """The transform that makes ``size`` x ``size`` views; it draws from torch's global generator."""
+        cropped = v2.RandomResizedCrop(size, scale=self.area)
+        squared = v2.Compose([v2.Resize(size), v2.RandomCrop(size)])
+        changes: list[v2.Transform] = []
+        if self.jitter or self.hue:
+            changes.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter, self.hue))
+        if self.noise:
+            changes.append(Noise(self.noise))
+        changes.append(v2.RandomHorizontalFlip(1.0))
+        if self.elastic:
+            changes.append(Elastic(*self.elastic))
+        if self.rotation or self.shift or self.scale:
+            moved = v2.RandomAffine(
+                self.rotation,
+                translate=(self.shift, self.shift),
+                scale=(1 - self.scale, 1 + self.scale),
+                interpolation=InterpolationMode.BILINEAR,
+            )
+            changes.append(moved)
+        return v2.Compose(
+            [
+                v2.RandomChoice([cropped, squared], p=[self.crop, 1 - self.crop]),
+                v2.RandomApply([v2.RandomApply([change], self.each) for change in changes], self.several),
+            ]
+        )
+
 
 PRESETS: dict[Preset, Augmentation] = {
-    "pascal": Augmentation(jitter=0.5, rotation=20.0),
-    "coco": Augmentation(jitter=0.2, rotation=10.0),
+    "pascal": Augmentation(jitter=0.5, hue=0.5, rotation=20.0),
+    "coco": Augmentation(jitter=0.2, hue=0.2, rotation=10.0),
 }
 """The paper's two settings."""
 
+STORED = Augmentation(
+    jitter=0.5, hue=0.0, rotation=0.0, crop=1.0, several=1.0, noise=None, elastic=None, shift=0.0, scale=0.0
+)
+"""Of views whose features are stored: crop, flip and jitter. Hue stays, since a name may hold a colour word."""
 
-@dataclass(frozen=True)
-class Change:
-    """One view's draws. By default nothing changes but the size.
 
-    box: top, left, height and width of the crop in source pixels. jitter: (what, factor) in order of application.
-    noise: standard deviation as in ``Augmentation``; noise_start: where in the
-    table of noise it begins, 0 to 1. flip: mirrored left to right.
-    knots: displacements (2, n, n) at the knots, x first, as shares of the side; None for no elastic.
-    shift: to the right and down, as shares of the side. scale: above 1 enlarges. angle: clockwise, in degrees.
+def view(scene: Scene, *, augmentation: Augmentation, size: int, seed: tuple[int, ...]) -> Scene:
+    """A ``size`` x ``size`` view of ``scene``, decided by ``seed``: any whole numbers that are not negative.
+
+    Names stay, even where the crop left an object out: its mask is then empty. torch's global generator stays as it
+    was.
     """
-
-    box: tuple[int, int, int, int]
-    jitter: tuple[tuple[Jitter, float], ...] = ()
-    noise: float = 0.0
-    noise_start: float = 0.0
-    flip: bool = False
-    knots: Float[np.ndarray, "2 knots knots"] | None = None
-    shift: tuple[float, float] = (0.0, 0.0)
-    scale: float = 1.0
-    angle: float = 0.0
-
-    @property
-    def warps(self) -> bool:
-        """Whether pixels move by more than crop, resize and flip."""
-        return self.knots is not None or (self.shift, self.scale, self.angle) != ((0.0, 0.0), 1.0, 0.0)
-
-
-def view(scene: Scene, *, augmentation: Augmentation, size: int, seed: int, epoch: int, index: int) -> Scene:
-    """The ``size`` x ``size`` view of ``scene``, the ``index``-th of its set, in ``epoch``.
-
-    Names stay, even where the crop left an object out: its mask is then empty. No global generator is drawn from.
-    """
-    rng = np.random.default_rng((seed, epoch, index))
-    height, width = scene.labels.shape
-    return changed(scene, drawn(augmentation, height=height, width=width, rng=rng), size=size)
-
-
-def drawn(augmentation: Augmentation, *, height: int, width: int, rng: np.random.Generator) -> Change:
-    """A random change of an image of ``height`` x ``width`` pixels."""
-    a = augmentation
-    box = _box(a, height, width, rng)
-    if rng.random() >= a.several:
-        return Change(box)
-    jittered, noisy, flip, elastic, moved = (bool(chosen) for chosen in rng.random(5) < a.each)
-    kinds: tuple[Jitter, ...] = ("brightness", "contrast", "saturation")
-    factors = [float(factor) for factor in rng.uniform(max(0.0, 1 - a.jitter), 1 + a.jitter, 3)]
-    jitter = tuple((kinds[kind], factors[kind]) for kind in rng.permutation(3))
-    right, down, zoom, turn = (float(part) for part in rng.uniform(-1, 1, 4))
-    knots = rng.standard_normal((2, *[KNOTS] * 2), dtype=np.float32) * a.elastic if elastic else None
-    return Change(
-        box,
-        jitter=jitter if jittered else (),
-        noise=a.noise if noisy else 0.0,
-        noise_start=float(rng.random()),
-        flip=flip,
-        knots=knots,
-        shift=(right * a.shift, down * a.shift) if moved else (0.0, 0.0),
-        scale=1 + zoom * a.scale if moved else 1.0,
-        angle=turn * a.rotation if moved else 0.0,
-    )
-
-
-def changed(scene: Scene, change: Change, *, size: int) -> Scene:
-    """``scene`` after ``change``, ``size`` x ``size`` pixels: crop, jitter, noise, flip, elastic and affine, in turn.
-
-    The image is resized antialiased and warped bilinearly, labels go to the nearest pixel. What comes from outside
-    is 0: black, and background in the labels.
-    """
-    top, left, height, width = change.box
-    window = np.s_[top : top + height, left : left + width]
-    # What v2.resize calls; v2 then puts the channels last again, as the array has them, and what follows is slower.
-    pixels = torch.from_numpy(scene.image[window].copy()).permute(2, 0, 1)[None]
-    image = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[0].contiguous()
-    labels = torch.from_numpy(_nearest(scene.labels[window], size))
-    if change.jitter or change.noise or change.warps:
-        levels = _recoloured(image.float(), change)
-        if change.warps:
-            grid = _grid(change, size)
-            levels = F.grid_sample(levels[None], grid, align_corners=False)[0]
-            moved = F.grid_sample(labels[None, None].float(), grid, mode="nearest", align_corners=False)
-            labels = _bytes(moved[0, 0])
-        image = _bytes(levels)
-    if change.flip and not change.warps:
-        image, labels = image.flip(-1), labels.flip(-1)
-    return Scene(image=image.permute(1, 2, 0).numpy(), labels=labels.numpy(), names=scene.names, key=scene.key)
-
-
-def _box(augmentation: Augmentation, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    # A square of the shorter side, scaled, is what scaling the shorter side and cropping the view's square gives.
-    box = min(height, width), min(height, width)
-    if rng.random() < augmentation.crop:
-        low, high = augmentation.ratio
-        for _ in range(10):
-            area = height * width * rng.uniform(*augmentation.area)
-            ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
-            tall, wide = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-            if 0 < tall <= height and 0 < wide <= width:
-                box = tall, wide
-                break
-    return int(rng.integers(height - box[0] + 1)), int(rng.integers(width - box[1] + 1)), *box
-
-
-def _nearest(labels: UInt8[np.ndarray, "height width"], size: int) -> UInt8[np.ndarray, "size size"]:
-    """The label under each output pixel's centre (v2 resizes masks half a source pixel off the image)."""
-    rows, columns = (((np.arange(size) + 0.5) * length / size).astype(np.intp) for length in labels.shape)
-    return labels.take(rows, axis=0).take(columns, axis=1)
-
-
-def _recoloured(levels: Float[Tensor, "3 size size"], change: Change) -> Float[Tensor, "3 size size"]:
-    """Jitter and noise on levels 0-255; only the end is cut at black and white, not every step."""
-    if not (change.jitter or change.noise):
-        return levels
-    size = levels.shape[-1]
-    flat = levels.view(3, -1)
-    if change.jitter:
-        # numpy's mean: torch's last bits depend on the number of threads, and views must not.
-        matrix, offset = colour_matrix(change.jitter, mean=flat.numpy().mean(1))
-        flat = torch.addmm(torch.from_numpy(offset[:, None]).float(), torch.from_numpy(matrix).float(), flat)
-    if change.noise:
-        noise = _noise(flat.numel())
-        start = int(change.noise_start * 7 * flat.numel())
-        flat = flat.add(noise[start : start + flat.numel()].view_as(flat), alpha=255 * change.noise)
-    return flat.clamp_(0, 255).view(3, size, size)
+    image = tv_tensors.Image(torch.from_numpy(scene.image.copy()).permute(2, 0, 1))
+    labels = tv_tensors.Mask(torch.from_numpy(scene.labels.copy()))
+    with _seeded(int(np.random.SeedSequence(seed).generate_state(1)[0])):
+        image, labels = _chain(augmentation, size)(image, labels)
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return Scene(image=pixels, labels=labels.numpy(), names=scene.names, key=scene.key)
 
 
 @cache
-def _noise(count: int) -> Float[Tensor, " values"]:
-    """Eight images' worth of noise: drawing it anew for each view takes longer than opening the image."""
-    return torch.from_numpy(np.random.default_rng(0).standard_normal(8 * count, dtype=np.float32))
+def _chain(augmentation: Augmentation, size: int) -> v2.Transform:
+    return augmentation.chain(size)
 
 
-def colour_matrix(
-    jitter: tuple[tuple[Jitter, float], ...], *, mean: Float[np.ndarray, "3"]
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
-    """Matrix and offset that take a pixel through ``jitter``; ``mean``: the image's mean red, green and blue.
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator at ``seed`` in here, and one thread: the last bits of a mean depend on their number."""
+    threads = torch.get_num_threads()
+    # One generator serves the whole process, so views made in threads take turns.
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
+        if threads > 1:
+            torch.set_num_threads(1)
+        try:
+            # The CPU generator alone: torch.manual_seed would reach the accelerators' too, which nothing here restores.
+            torch.default_generator.manual_seed(seed)
+            yield
+        finally:
+            if threads > 1:
+                torch.set_num_threads(threads)
 
-    Each step is linear in the pixel: brightness scales it, saturation mixes it with its grey, and contrast with the
-    mean grey of the image so far, which is the grey of the mean.
+
+class Noise(v2.Transform):
+    """Gaussian noise on the levels (0-255) of a uint8 image, of a variance drawn from ``variance`` for each image.
+
+    v2.GaussianNoise has one deviation, and cuts off the fractions of its noise: a fifth of a variance of 10.
     """
-    matrix, offset = np.eye(3), np.zeros(3)
-    for kind, factor in jitter:
-        step = factor * np.eye(3)
-        shift = np.zeros(3)
-        if kind == "saturation":
-            step += (1 - factor) * np.outer(np.ones(3), GREY)
-        elif kind == "contrast":
-            shift += (1 - factor) * GREY @ (matrix @ mean + offset)
-        matrix, offset = step @ matrix, step @ offset + shift
-    return matrix, offset
+
+    def __init__(self, variance: tuple[float, float]) -> None:
+        super().__init__()
+        self.variance = variance
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The standard deviation for this image."""
+        low, high = self.variance
+        return {"deviation": float(low + (high - low) * torch.rand(())) ** 0.5}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The image with its noise, rounded to whole levels; labels as they are."""
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        levels = inpt + params["deviation"] * torch.randn(inpt.shape)
+        return tv_tensors.wrap(levels.round_().clamp_(0, 255).to(torch.uint8), like=inpt)
 
 
-def _grid(change: Change, size: int) -> Float[Tensor, "1 size size 2"]:
-    """Where each output pixel comes from, -1 to 1 from edge to edge: affine, then elastic, then flip, all inverted."""
-    axis = (np.arange(size, dtype=np.float32) * 2 + 1) / size - 1
-    cosine, sine = (part(math.radians(change.angle)) / change.scale for part in (math.cos, math.sin))
-    x, y = (axis - np.float32(2 * shift) for shift in change.shift)
-    grid = np.empty((size, size, 2), dtype=np.float32)
-    np.add.outer(y * np.float32(sine), x * np.float32(cosine), out=grid[..., 0])
-    np.add.outer(y * np.float32(cosine), x * np.float32(-sine), out=grid[..., 1])
-    if change.knots is not None:
-        # A chain would take the displacement where the affine leads, not here: as random a field, only turned.
-        basis, columns = _basis(size)
-        rows = (basis @ torch.from_numpy(change.knots)).permute(1, 2, 0).reshape(size, -1)
-        grid += (rows @ columns).numpy().reshape(grid.shape)
-    if change.flip:
-        np.negative(grid[..., 0], out=grid[..., 0])
-    return torch.from_numpy(grid[None])
+class Elastic(v2.Transform):
+    """A random affine map and a random smooth displacement of every pixel.
+
+    The affine map takes three corners of a square in the middle, a third of the side from its own middle, each to
+    within ``affine`` pixels of where it was, both ways. The displacement is uniform noise in -alpha to alpha pixels,
+    smoothed by a Gaussian of deviation ``sigma`` pixels: at the paper's alpha 1 and sigma 50 some 0.003 pixels, so the
+    affine map is all that is seen. All three are for a view of ``SIDE`` pixels.
+    """
+
+    def __init__(self, alpha: float, sigma: float, affine: float) -> None:
+        super().__init__()
+        self.alpha, self.sigma, self.affine = alpha, sigma, affine
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The displacement of this image's pixels, as v2's functional takes it: a share of half a side."""
+        height, width = v2.query_size(flat_inputs)
+        # The corners (x, y, 1) before and after, in half sides around the middle; a pixel comes from the inverse map.
+        before = torch.tensor([[1.0, 1.0, 1.5], [1.0, -1.0, 1.5], [-1.0, -1.0, 1.5]]) * (2 / 3)
+        after = before.clone()
+        after[:, :2] += (2 * torch.rand(3, 2) - 1) * (2 * self.affine / SIDE)
+        back = torch.linalg.solve(after, before)
+        y, x = torch.meshgrid(_centres(height), _centres(width), indexing="ij")
+        pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        noise = 2 * torch.rand(2, height, width) - 1
+        smooth = _gaussian(height, self.sigma / SIDE) @ noise @ _gaussian(width, self.sigma / SIDE).T
+        displacement = (pixels @ back - pixels)[..., :2] + smooth.permute(1, 2, 0) * (2 * self.alpha / SIDE)
+        return {"displacement": displacement[None]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """The image bilinearly, labels from the nearest pixel."""
+        return v2.functional.elastic(inpt, **params, fill=0)
+
+
+def _centres(length: int) -> Float[Tensor, " length"]:
+    """Middles of pixels, -1 to 1 from edge to edge."""
+    return (2 * torch.arange(length) + 1) / length - 1
 
 
 @cache
-def _basis(size: int) -> tuple[Float[Tensor, "size knots"], Float[Tensor, "both_knots both_sizes"]]:
-    """What each knot along an axis adds at each pixel: Gaussians, so scaled that knots of deviation 1 displace by 1.
-
-    Then the same for x and y in turns, both ways, so that one product gives a grid's layout; doubled, since a side
-    of a grid is 2 long.
-    """
-    pixels = (torch.arange(size) + 0.5) / size
-    knots = (torch.arange(KNOTS) - 2) * SMOOTH
-    basis = F.normalize(torch.exp(-(((pixels[:, None] - knots) / SMOOTH) ** 2) / 2), dim=1)
-    return basis, torch.kron(2 * basis.T.contiguous(), torch.eye(2))
-
-
-def _bytes(levels: Tensor) -> Tensor:
-    # numpy converts to bytes several times faster than torch does.
-    return torch.from_numpy(np.rint(levels.numpy()).astype(np.uint8))
+def _gaussian(length: int, sigma: float) -> Float[Tensor, "length length"]:
+    """The matrix that smooths along an axis by a Gaussian of deviation ``sigma``, a share of the axis."""
+    distance = (torch.arange(length)[:, None] - torch.arange(length)) / (sigma * length)
+    weights = torch.exp(-(distance**2) / 2)
+    return weights / weights.sum(1, keepdim=True)

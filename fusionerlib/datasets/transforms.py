@@ -6,8 +6,8 @@ Photographs of PASCAL VOC and COCO as one training set: one name a category, the
 """
 
 import hashlib
-import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,16 +17,6 @@ from fusionerlib.datasets.pascal import Novel
 from fusionerlib.datasets.scene import IGNORE, Scene, Scenes
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import fingerprint
-
-CROP = (0.5, 1.0)
-"""Share of the image's area that a random resized crop keeps."""
-FLIP = 0.5
-"""How often a view is mirrored left to right."""
-JITTER = (0.5, 0.5, 0.5)
-"""Brightness, contrast and saturation change by a factor in 1 - JITTER to 1 + JITTER."""
-JITTERED = 0.5
-"""How often a view's colours change at all."""
-_GENERATOR = threading.Lock()
 
 
 class Subset:
@@ -86,17 +76,19 @@ class Resized(Mapped):
 class Views:
     """``views`` versions of every scene, each ``size`` x ``size`` pixels; scene i's view v is at ``i * views + v``.
 
-    View 0 is the scene as ``Resized`` gives it. The others are a random resized crop, mirrored half of the time, with
-    changed colours half of the time, image and labels together (the paper's augmentation without noise and warps).
+    View 0 is the scene as ``Resized`` gives it. The others are augmented as ``augment.STORED`` says, image and labels
+    together: the paper's augmentation without hue, noise and warps.
     A view is decided by (seed, i, v) alone. Its names are the scene's, even where the crop left an object out: that
     name's mask is then empty, which is a correct answer and not an error.
     Raises FusionerError for views or a size below 1.
     """
 
     def __init__(self, scenes: Scenes, *, views: int, seed: int, size: int) -> None:
-        self.scenes, self.seed = scenes, seed
+        from fusionerlib.datasets.augment import STORED
+
+        self.scenes, self.seed, self.augmentation = scenes, seed, STORED
         self.views, self.size = _positive("views", views), _positive("size", size)
-        self.fingerprint = fingerprint(scenes.fingerprint, "views", views, seed, size, CROP, FLIP, JITTER, JITTERED)
+        self.fingerprint = fingerprint(scenes.fingerprint, "views", views, seed, size, STORED)
 
     def __len__(self) -> int:
         return len(self.scenes) * self.views
@@ -106,39 +98,14 @@ class Views:
         return self.scenes.names(index // self.views)
 
     def __getitem__(self, index: int) -> Scene:
-        place, view = divmod(index, self.views)
+        from fusionerlib.datasets.augment import view
+
+        place, number = divmod(index, self.views)
         scene = self.scenes[place]
-        if view == 0:
+        if number == 0:
             return resized(scene, width=self.size, height=self.size)
-        key = int(np.random.SeedSequence((self.seed, place, view)).generate_state(1)[0])
-        return augmented(scene, size=self.size, seed=key, key=f"{scene.key} view {view}")
-
-
-def augmented(scene: Scene, *, size: int, seed: int, key: str) -> Scene:
-    """One random ``size`` x ``size`` view of ``scene``, decided by ``seed``; torch's own generator stays as it was."""
-    import torch
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
-    # Hue stays: a name may hold a colour word.
-    brightness, contrast, saturation = JITTER
-    colours = v2.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation)
-    change = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=CROP, antialias=True),
-            v2.RandomHorizontalFlip(FLIP),
-            v2.RandomApply([colours], JITTERED),
-        ]
-    )
-    image = tv_tensors.Image(torch.from_numpy(scene.image.copy()).permute(2, 0, 1))
-    labels = tv_tensors.Mask(torch.from_numpy(scene.labels.copy()))
-    # One generator serves the whole process, so views made in threads take turns.
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
-        # The CPU generator alone: torch.manual_seed would reach the accelerators' too, which nothing here restores.
-        torch.default_generator.manual_seed(seed)
-        image, labels = change(image, labels)
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    return Scene(image=pixels, labels=labels.numpy(), names=scene.names, key=key)
+        made = view(scene, augmentation=self.augmentation, size=self.size, seed=(self.seed, place, number))
+        return replace(made, key=f"{scene.key} view {number}")
 
 
 def _positive(name: str, value: int) -> int:

@@ -49,7 +49,7 @@ class AugmentedScenes(Dataset[tuple[Tensor, Tensor]]):
     def view(self, key: Key, scene: Scene) -> tuple[UInt8[Tensor, "3 size size"], UInt8[Tensor, "size size"]]:
         """The view at ``key`` of its scene, which was opened before."""
         epoch, index = key
-        made = view(scene, augmentation=self.augmentation, size=self.size, seed=self.seed, epoch=epoch, index=index)
+        made = view(scene, augmentation=self.augmentation, size=self.size, seed=(self.seed, epoch, index))
         return torch.from_numpy(made.image).permute(2, 0, 1), torch.from_numpy(made.labels)
 
 

@@ -63,7 +63,7 @@ def test_a_batch_holds_the_views_at_its_keys() -> None:
     assert images.shape == (2, 3, 32, 32) and labels.shape == (2, 32, 32)
     assert images.dtype == labels.dtype == torch.uint8
     for row, (epoch, index) in enumerate([(2, 5), (0, 1)]):
-        shown = view(scenes[index], augmentation=PRESETS["pascal"], size=32, seed=4, epoch=epoch, index=index)
+        shown = view(scenes[index], augmentation=PRESETS["pascal"], size=32, seed=(4, epoch, index))
         assert np.array_equal(images[row].permute(1, 2, 0).numpy(), shown.image)
         assert np.array_equal(labels[row].numpy(), shown.labels)
 
