@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy import stats
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from fusionerlib.datasets.augment import PRESETS, STORED, Augmentation, Elastic, Noise, view
 from fusionerlib.datasets.scene import Scene
@@ -40,10 +39,10 @@ def found_with(scene: Scene, *, count: int, size: int, **settings) -> list[Scene
 
 
 def inner(labels: np.ndarray, label: int) -> np.ndarray:
-    """The pixels of ``label`` at least two pixels away from any other and from the border."""
-    mask = np.pad(labels == label, 2)
-    near = [np.roll(mask, (down, right), (0, 1)) for down in range(-2, 3) for right in range(-2, 3)]
-    return np.logical_and.reduce(near)[2:-2, 2:-2]
+    """The pixels of ``label`` at least three pixels away from any other and from the border."""
+    mask = np.pad(labels == label, 3)
+    near = [np.roll(mask, (down, right), (0, 1)) for down in range(-3, 4) for right in range(-3, 4)]
+    return np.logical_and.reduce(near)[3:-3, 3:-3]
 
 
 def test_without_any_change_a_view_is_the_scene_itself() -> None:
@@ -62,10 +61,11 @@ def test_jitter_multiplies_brightness_contrast_and_saturation_and_turns_the_hue(
     """Of a grey image brightness alone is seen; the mean grey stays under contrast and saturation."""
     own = PRESETS[preset]
     assert own.jitter == own.hue == most
-    views = found_with(flat(100), count=400, size=8, jitter=own.jitter)
-    factors = np.array([made.image[0, 0, 0] for made in views]) / 100
+    views = found_with(flat(160), count=400, size=8, jitter=own.jitter)
+    # Each of the three steps cuts off the fraction of a level.
+    factors = (np.array([made.image[0, 0, 0] for made in views]) + 1.0) / 160
     assert stats.kstest(factors, stats.uniform(1 - most, 2 * most).cdf).pvalue > 0.01
-    assert 1 - most - 0.01 <= factors.min() < 1 - 0.9 * most and 1 + 0.9 * most < factors.max() <= 1 + most
+    assert 1 - most - 0.02 <= factors.min() < 1 - 0.9 * most and 1 + 0.9 * most < factors.max() <= 1 + most + 0.02
     red = Scene(image=np.tile(np.uint8([200, 0, 0]), (8, 8, 1)), labels=np.zeros((8, 8), np.uint8), names=(), key="")
     turned = [made.image[0, 0] for made in found_with(red, count=400, size=8, hue=own.hue)]
     angles = np.array([hue_of(pixel) for pixel in turned])
@@ -185,7 +185,7 @@ def test_what_comes_from_outside_is_black_and_background() -> None:
 
 def test_half_of_the_views_change_and_each_change_comes_half_of_the_time_then() -> None:
     """On grey above white: jitter without hue or brightness shows nothing, so each is looked for on its own."""
-    own, count, plain = PRESETS["pascal"], 1500, {**vars(STILL), "crop": 0.0}
+    own, count, plain = PRESETS["pascal"], 500, {**vars(STILL), "crop": 0.0}
     happened = {}
     for name, changes, seen in (
         ("noise", {"noise": own.noise}, lambda made: made.image.std() > 0),
@@ -194,17 +194,16 @@ def test_half_of_the_views_change_and_each_change_comes_half_of_the_time_then() 
         ("moved", {"rotation": own.rotation}, lambda made: made.image.min() == 0),
     ):
         some = Augmentation(**{**plain, **changes})
-        views = [view(flat(128, 16), augmentation=some, size=16, seed=(7, index)) for index in range(count)]
+        views = [view(flat(128, 32), augmentation=some, size=32, seed=(7, index)) for index in range(count)]
         happened[name] = np.mean([seen(made) for made in views])
     flips = [view(blocks(16, 16), augmentation=Augmentation(**plain), size=16, seed=(8, i)) for i in range(count)]
     happened["flip"] = np.mean([made.labels.tobytes() != blocks(16, 16).labels.tobytes() for made in flips])
     for name, rate in happened.items():
-        # An elastic change may leave every pixel inside, and a factor of 1 +- 1/256 changes no level.
-        assert rate == pytest.approx(0.25, abs=0.04), name
+        assert rate == pytest.approx(0.25, abs=0.058), name
     several = Augmentation(**{**vars(own), "crop": 0.0})
     whole = [view(blocks(24, 24), augmentation=several, size=24, seed=(9, index)) for index in range(count)]
     same = np.mean([made.image.tobytes() == blocks(24, 24).image.tobytes() for made in whole])
-    assert same == pytest.approx(0.5 + 0.5**6, abs=0.04)
+    assert same == pytest.approx(0.5 + 0.5**6, abs=0.067)
 
 
 def test_half_of_the_crops_are_squares_of_the_shorter_side_and_half_of_half_to_all_of_the_area() -> None:
@@ -233,7 +232,7 @@ def test_stored_views_are_cropped_flipped_and_jittered_without_hue() -> None:
 
 
 def test_a_view_depends_on_its_seed_alone() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (60, 900, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     scene = Scene(image=noise, labels=noise[..., 0] % 4, names=("a", "b", "c"), key="")
 
     def pixels(*seed: int) -> bytes:
@@ -243,11 +242,27 @@ def test_a_view_depends_on_its_seed_alone() -> None:
     keys = [(seed, epoch, index) for seed in range(2) for epoch in range(3) for index in range(4)]
     first = {key: pixels(*key) for key in keys}
     torch.manual_seed(5)
-    before, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    before = torch.random.get_rng_state()
     numpy_before = np.random.get_state()[1].copy()
     assert all(pixels(*key) == first[key] for key in reversed(keys))
     assert torch.equal(torch.random.get_rng_state(), before) and (np.random.get_state()[1] == numpy_before).all()
-    assert torch.get_num_threads() == threads and len(set(first.values())) == len(keys)
+    assert len(set(first.values())) >= len(keys) - 2  # two square crops may be one
+
+
+def test_a_view_does_not_depend_on_the_number_of_threads() -> None:
+    """Contrast mixes with a mean, whose last bits do: it shows where a level lies at the edge of two."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    scene = Scene(image=noise, labels=noise[..., 0] % 4, names=("a", "b", "c"), key="")
+    before, made = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            views = [view(scene, augmentation=PRESETS["pascal"], size=224, seed=(index,)) for index in range(40)]
+            made[threads] = [one.image.tobytes() for one in views]
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert made[1] == made[4]
 
 
 def test_a_strip_of_an_image_gives_a_view_and_the_scene_is_not_written_to() -> None:
@@ -258,8 +273,3 @@ def test_a_strip_of_an_image_gives_a_view_and_the_scene_is_not_written_to() -> N
             shown = view(scene, augmentation=PRESETS["coco"], size=32, seed=(0, 0, index))
             assert shown.labels.shape == (32, 32)
     assert np.array_equal(scene.image, kept.image) and np.array_equal(scene.labels, kept.labels)
-
-
-def test_the_chain_is_torchvision_s() -> None:
-    kinds = {type(module) for module in PRESETS["pascal"].chain(32).modules()}
-    assert {v2.RandomResizedCrop, v2.Resize, v2.RandomCrop, v2.ColorJitter, v2.RandomHorizontalFlip} <= kinds

@@ -113,7 +113,7 @@ def test_torch_s_own_generator_stays_untouched() -> None:
 
 def test_image_and_labels_move_together() -> None:
     """Inside a label the grey is constant, and a larger label is lighter, whatever crop, mirror and jitter did."""
-    views = Views(Blocks(), views=21, seed=0, size=64)
+    views = Views(Blocks(), views=21, seed=1, size=64)
     compared, mirrored, recoloured, cropped = 0, 0, 0, 0
     for index in range(1, 21):
         scene = views[index]
