@@ -191,7 +191,7 @@ def test_half_of_the_views_change_and_each_change_comes_half_of_the_time_then() 
         ("noise", {"noise": own.noise}, lambda made: made.image.std() > 0),
         ("jitter", {"jitter": own.jitter}, lambda made: made.image.mean() != 128),
         ("elastic", {"elastic": own.elastic}, lambda made: (made.labels == 0).any() or made.image.min() == 0),
-        ("moved", {"rotation": own.rotation}, lambda made: made.image.min() == 0),
+        ("moved", {"shift": own.shift, "rotation": own.rotation}, lambda made: made.image.min() == 0),
     ):
         some = Augmentation(**{**plain, **changes})
         views = [view(flat(128, 32), augmentation=some, size=32, seed=(7, index)) for index in range(count)]

@@ -181,7 +181,7 @@ def test_a_fingerprint_follows_every_setting() -> None:
         fingerprint = "other"
 
     made = [
-        fingerprint(scenes)
+        recipe(scenes)
         for scenes in (Blocks(), Other())
         for recipe in (
             lambda scenes: Subset(scenes, [0, 1]),

@@ -64,9 +64,7 @@ def test_online_batches_are_the_tower_s_tokens_of_the_views(visual) -> None:
         for row, sample in enumerate(batch.samples):
             epoch, place = (step * 3 + row) // len(pairs), pairs.index((sample.scene, sample.names[0]))
             seen.add((epoch, place))
-            shown = view(
-                scenes[sample.scene], augmentation=PRESETS["pascal"], size=64, seed=11, epoch=epoch, index=place
-            )
+            shown = view(scenes[sample.scene], augmentation=PRESETS["pascal"], size=64, seed=(11, epoch, place))
             assert np.array_equal(batch.labels[row].numpy(), shown.labels)
             image = torch.from_numpy(shown.image.copy()).permute(2, 0, 1)[None]
             assert torch.allclose(batch.tokens[row].flatten(0, 1), visual(image).main.tokens[0], atol=1e-4)
