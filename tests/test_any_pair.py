@@ -51,8 +51,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[s
 
     options = {"config": open_clip_models.TINY_VIT, "quick_gelu": True}
     rows = [
-        open_clip_models.row("visual", **options),
-        open_clip_models.row("text", tokens=("pooled",), **options),
+        open_clip_models.spec("visual", **options),
+        open_clip_models.spec("text", tokens=("pooled",), **options),
         vision_models.small("mocov3-vits16", embed_dim=48, depth=1, num_heads=4),
     ]
     names = ("tiny-clip", "tiny-clip", "tiny-mocov3")
@@ -70,7 +70,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[s
         ("text", "vectors"): {"text": f"vectors:{root / 'names.parquet'}"},
     }
     for row in rows:
-        del registry._rows()[row.role, row.name]
+        del registry._specs()[row.role, row.name]
 
 
 @pytest.mark.parametrize("text", TEXT)

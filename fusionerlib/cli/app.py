@@ -135,9 +135,9 @@ def fetch(
 ) -> None:
     """Download the weights of an encoder; those that are here already stay."""
     from fusionerlib.encoders import weights
-    from fusionerlib.encoders.registry import rows_named
+    from fusionerlib.encoders.registry import specs_named
 
-    for row in rows_named(name, role):
+    for row in specs_named(name, role):
         files = weights.fetch(row)
         typer.echo(f"{row.role} {row.name}: " + (f"{weights.locate(row)}" if files else "nothing to download"))
 

@@ -1,8 +1,8 @@
-"""The two protocols behind which every frozen encoder stands. Nothing downstream knows which one made a token.
+"""What every frozen encoder is: two protocols, the data known before loading (``EncoderSpec``), and two base modules.
 
-What is known of an encoder before it is loaded: a row of data.
-
-What every frozen tower does alike, so that a family's file holds only what is its own.
+A visual encoder maps an image batch to named maps of patch tokens, a text encoder maps names to one token each. Code
+outside this package uses these two protocols and never asks which network made a token. ``VisualTower`` and
+``TextTower`` hold what all families share, so that a family's file holds only what is its own.
 """
 
 import hashlib
@@ -21,13 +21,20 @@ from torch import Tensor, nn
 from fusionerlib.config import Frozen
 from fusionerlib.errors import FusionerError
 
+Triple = tuple[float, float, float]
+"""One value for each of red, green and blue."""
+
+CHUNK = 256
+"""Sentences embedded in one forward pass: bounds the memory of a large vocabulary."""
+
 
 @dataclass(frozen=True)
 class TokenMap:
-    """Patch tokens of a batch, row by row, with the grid they came from.
+    """The patch tokens of an image batch.
 
-    stride: input pixels a token, both ways.
-    space: name of the embedding space; words and patches may be compared only where it is equal.
+    tokens: in row-major order of the grid. grid: rows and columns of patches. stride: side of a patch in input pixels.
+    space: name of the embedding space; a cosine between a text token and a patch token is meaningful only where both
+    name the same space.
     """
 
     tokens: Float[Tensor, "batch patches dim"]
@@ -38,48 +45,52 @@ class TokenMap:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """Everything one pass of a frozen tower gives: named token maps, one of them the main one."""
+    """All token maps of one forward pass of a visual encoder; ``main_name`` is the key of the one that models read."""
 
     maps: dict[str, TokenMap]
     main_name: str
 
     @property
     def main(self) -> TokenMap:
-        """The map that the fusion reads."""
+        """The map that models read."""
         return self.maps[self.main_name]
 
 
 @runtime_checkable
 class VisualEncoder(Protocol):
-    """A frozen tower from images to named token maps; works on the device that its weights are on."""
+    """A frozen network from images to named token maps. It runs on the device of its weights."""
 
     name: str
     width: int
     """Channels of the main token map."""
     stride: int
+    """Side of a patch of the main map in input pixels."""
     multiple: int
-    """Height and width of an input must be multiples of this, in pixels."""
+    """Height and width of an input must be multiples of this many pixels."""
     border: tuple[int, int, int]
-    """The colour (0-255) nearest to what normalisation takes to -1: what lies beyond an image's border (paper)."""
+    """The 8-bit colour (0-255) whose normalised value is nearest to -1: the fill outside the image (paper)."""
     fingerprint: str
-    """Hex digest over weights and preprocessing: two encoders of one fingerprint make the same tokens."""
+    """Hex digest of weights and preprocessing: encoders with equal fingerprints give equal tokens."""
 
     def __call__(self, images: UInt8[Tensor, "batch 3 height width"]) -> VisualTokens:
-        """Patch tokens of RGB images, 0-255; normalisation happens inside; no gradient is recorded."""
+        """Patch tokens of RGB images with values 0-255. Normalises the pixels itself; records no gradient."""
         ...
 
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """A frozen tower from names to one token each."""
+    """A frozen network from names to one token each."""
 
     name: str
     width: int
+    """Channels of a token."""
     space: str
+    """Name of the embedding space, see ``TokenMap``."""
     fingerprint: str
+    """Hex digest of weights, tokenizer and pooling: encoders with equal fingerprints give equal tokens."""
 
     def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "names dim"]:
-        """One unit-length token a name: templates embedded, normalised, averaged, normalised again."""
+        """One unit-length token a name: each filled template embedded and normalised, the mean normalised again."""
         ...
 
 
@@ -88,11 +99,11 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class WeightFile(Frozen):
-    """One published file: on the hub (``repo``, ``revision``) or at ``url``.
+    """One published file, in a repository of the Hugging Face hub (``repo``, ``revision``) or at ``url``.
 
-    bytes: size of the download as it is shown, 0 where it was not looked up. sha256: checked after a download, as far
-    as it is known: all of it, or its first digits. optional: whether the encoder loads without it, as a repository may
-    be published without it.
+    bytes: size of the download, 0 if unknown. sha256: hex digest of the published file or its first digits, "" if
+    unknown; a download is checked against it. optional: the encoder loads without this file, and some repositories
+    don't have it.
     """
 
     file: str
@@ -105,13 +116,13 @@ class WeightFile(Frozen):
 
 
 class EncoderSpec(Frozen):
-    """What is known of an encoder before it is loaded.
+    """What is known of an encoder before it is loaded: one entry of ``specs/*.json``.
 
-    loader: ``module:function``, called with the row and a ``LoadOptions``; imported only when the encoder is asked for.
-    width: channels of a token; 0 where only the weights tell. space: words and patches may be compared only where it
-    is equal. tokens: the ways to take tokens from it, the default first. files: what must be on this machine; none
-    for weights that come with the installation. stride, multiple, size: pixels a token, what an input's sides must be
-    multiples of, and the side it was trained at (0 for text). options: what its loader needs to know beyond this.
+    space: see ``TokenMap``. width: channels of a token, 0 if only the weights tell. parameters: their number, 0 if
+    unknown. loader: ``module:function``, called with the spec and a ``LoadOptions``; its module is imported when the
+    encoder is loaded, not before. tokens: the kinds of token it can give, the default first. files: what must be on
+    this machine, empty for weights that are installed as a package. stride, multiple: see ``VisualEncoder``. size: side
+    in pixels of its training images. The three are 0 for text. options: what else the loader needs.
     """
 
     name: str
@@ -132,11 +143,11 @@ class EncoderSpec(Frozen):
 
     @property
     def download(self) -> int:
-        """Bytes of all files; 0 where nothing is to be downloaded, or the sizes are not known."""
+        """Bytes of all files; 0 where there is nothing to download or no size is known."""
         return sum(file.bytes for file in self.files)
 
-    def way(self, tokens: str) -> str:
-        """``tokens`` where this encoder has that way of taking them, its default for "". FusionerError otherwise."""
+    def resolve_tokens(self, tokens: str) -> str:
+        """``tokens``, or the default kind for "". Raises FusionerError where this encoder has no such kind."""
         if tokens and tokens not in self.tokens:
             raise FusionerError(
                 f"{self.role} encoder {self.name!r} has no tokens {tokens!r}: expected one of {', '.join(self.tokens)}"
@@ -145,61 +156,78 @@ class EncoderSpec(Frozen):
 
 
 class LoadOptions(Frozen):
-    """How an encoder is wanted. weights: a file or folder, "" for where `fusioner fetch` puts them."""
+    """How an encoder is to be loaded.
+
+    weights: a file or folder in the published format, "" for the place where `fusioner fetch` puts them. tokens: one of
+    ``EncoderSpec.tokens``. precision: of weights and activations; tokens are float32 in any case. compiled: run the
+    network through ``torch.compile`` (visual encoders). mean, std: normalisation of pixels 0-1 that replaces the
+    published one (visual encoders), as the paper does with its data sets' own statistics.
+    """
 
     device: str = "cpu"
     weights: str = ""
     tokens: str
     precision: Precision = "float32"
     compiled: bool = False
-
-
-CHUNK = 256
-"""Sentences embedded at once: bounds the memory of a large vocabulary."""
-
-Triple = tuple[float, float, float]
+    mean: Triple | None = None
+    std: Triple | None = None
 
 
 class FrozenModule(nn.Module):
-    """A module that stays in eval mode whatever it is told: batch norms keep their published statistics, and dropout
-    never makes a token random."""
+    """A module that stays in eval mode, so that batch norms keep their published statistics and dropout stays off."""
 
     def train(self, mode: bool = True) -> Self:
-        """Eval mode, with or without ``mode``."""
+        """Stays in eval mode for any ``mode``."""
         return super().train(False)
 
 
 class VisualTower(FrozenModule):
-    """A frozen network behind the ``VisualEncoder`` protocol: normalises pixels, checks sizes, L2-normalises tokens.
+    """A frozen network behind the ``VisualEncoder`` protocol: checks sizes, normalises pixels and tokens.
 
-    network: float images (B, 3, H, W), normalised, to named feature maps (B, C, h, w), the main one first. Its weights
-    are frozen, moved and cast as ``how`` says; tokens come back in float32. The main map has ``row.space``; the others
-    have spaces of their own.
-    mean, std: of pixels 0-1, for each channel. fingerprint: hex digest over the weights.
+    network: normalised float images (batch, 3, height, width) to named feature maps (batch, channels, rows, columns),
+    the main map first. Its weights are frozen, then moved and cast as ``options`` says. The main map gets the space
+    ``spec.space``, every other map a space of its own.
+    mean, std: the published normalisation of pixels 0-1, which ``options`` may override; the attributes of the same
+    names hold the one in use as tensors (3, 1, 1).
+    fingerprint: hex digest of the weights and of whatever else decides the network's output.
+    Raises FusionerError for a standard deviation that is not positive.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, *, row: EncoderSpec, how: LoadOptions, mean: Triple, std: Triple, fingerprint: str
+        self,
+        network: nn.Module,
+        *,
+        spec: EncoderSpec,
+        options: LoadOptions,
+        mean: Triple,
+        std: Triple,
+        fingerprint: str,
     ) -> None:
         super().__init__()
-        self.dtype = getattr(torch, how.precision)
+        self.dtype = getattr(torch, options.precision)
         # A third of the time on a CPU for convolutional towers: depthwise ones read neighbouring channels.
-        self.network = frozen(network).to(how.device, self.dtype).to(memory_format=torch.channels_last)
-        self._run = torch.compile(self.network) if how.compiled else self.network
-        self.name, self.space, self.width = row.name, row.space, row.width
-        self.stride, self.multiple = row.stride, row.multiple
-        self.fingerprint = digest(f"{fingerprint} {mean} {std} {how.tokens} {how.precision}")
+        self.network = frozen(network).to(options.device, self.dtype).to(memory_format=torch.channels_last)
+        self._run = torch.compile(self.network) if options.compiled else self.network
+        self.name, self.space, self.width = spec.name, spec.space, spec.width
+        self.stride, self.multiple = spec.stride, spec.multiple
+        mean, std = options.mean or mean, options.std or std
+        if min(std) <= 0:
+            raise FusionerError(f"encoder {self.name!r}: std is {std}, expected three values above 0")
+        self.fingerprint = digest(f"{fingerprint} {mean} {std} {options.tokens} {options.precision}")
         red, green, blue = (min(255, max(0, round((m - s) * 255))) for m, s in zip(mean, std, strict=True))
         self.border = (red, green, blue)
-        self.register_buffer("mean", torch.tensor(mean, device=how.device)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std, device=how.device)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, device=options.device)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std, device=options.device)[:, None, None], persistent=False)
 
     @torch.no_grad()
     def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> VisualTokens:
-        """Unit-length patch tokens of RGB images, 0-255. Raises FusionerError for a size that does not fit."""
+        """Unit-length float32 patch tokens of RGB images, values 0-255.
+
+        Raises FusionerError where a side is no multiple of ``multiple``.
+        """
         height, width = images.shape[-2:]
         if height % self.multiple or width % self.multiple:
             raise FusionerError(
@@ -222,21 +250,24 @@ class VisualTower(FrozenModule):
 
 
 class TextTower(FrozenModule):
-    """A frozen network behind the ``TextEncoder`` protocol: fills templates, averages, bounds memory.
+    """A frozen network behind the ``TextEncoder`` protocol: fills the templates, averages, works in chunks.
 
-    network: a list of sentences to embeddings (sentences, dim) of any length, on the device of its weights.
+    network: a list of sentences to embeddings (sentences, dim) of any length, on the device of its weights. Its weights
+    are frozen, then moved and cast as ``options`` says. width: dim. fingerprint: as for ``VisualTower``.
     """
 
-    def __init__(self, network: nn.Module, *, row: EncoderSpec, how: LoadOptions, width: int, fingerprint: str) -> None:
+    def __init__(
+        self, network: nn.Module, *, spec: EncoderSpec, options: LoadOptions, width: int, fingerprint: str
+    ) -> None:
         super().__init__()
-        self.network = frozen(network).to(device=how.device, dtype=getattr(torch, how.precision))
-        self.name, self.space, self.width = row.name, row.space, width
-        self.fingerprint = digest(f"{fingerprint} {how.tokens} {how.precision}")
+        self.network = frozen(network).to(device=options.device, dtype=getattr(torch, options.precision))
+        self.name, self.space, self.width = spec.name, spec.space, width
+        self.fingerprint = digest(f"{fingerprint} {options.tokens} {options.precision}")
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences dim"]:
-        """Embeddings of whole sentences as the network gives them, not normalised, float32."""
-        # Chunks of sentences of like length, so that little is padded: about half the time for a large vocabulary.
+        """Embeddings of whole sentences as the network gives them: float32, not normalised."""
+        # Chunks of sentences of similar length need little padding: about half the time for a large vocabulary.
         order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
         chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
         embedded = torch.cat([self.network([sentences[index] for index in chunk]).float() for chunk in chunks])
@@ -244,7 +275,7 @@ class TextTower(FrozenModule):
 
     @torch.no_grad()
     def forward(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "names dim"]:
-        """One unit-length token a name: each template's embedding normalised, averaged, normalised (paper)."""
+        """One unit-length token a name: each filled template embedded and normalised, the mean normalised again."""
         sentences = [template.format(name) for name in names for template in templates]
         each = F.normalize(self.embed(sentences), dim=-1)
         mean = rearrange(each, "(names templates) dim -> names templates dim", names=len(names)).mean(1)
@@ -252,7 +283,7 @@ class TextTower(FrozenModule):
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """``network`` in eval mode with no parameter that could ever hold a gradient."""
+    """``network`` in eval mode, with gradients off for every parameter."""
     return network.eval().requires_grad_(False)
 
 

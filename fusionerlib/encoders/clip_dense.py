@@ -1,7 +1,7 @@
-"""Patch tokens of CLIP's image towers: as the paper takes them, and three training-free repairs of the last block.
+"""Patch tokens of CLIP's image towers: as trained, and with three training-free changes of the last block's attention.
 
-CLIP trains only the pooled token, and what the last block leaves on a patch is mostly what the whole image is about.
-The repairs change how the patches of the last block attend; the weights stay as published.
+CLIP trains only the pooled token, so in the last block every patch attends to what the whole image is about. The
+changes (MaskCLIP, SCLIP, ClearCLIP) make it attend to itself or to its like; the weights stay as published.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,17 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fusionerlib.encoders.positions import TIMMS, is_plain, use_positions
 from fusionerlib.errors import FusionerError
 
 Tokens = Float[Tensor, "batch tokens dim"]
 Heads = Float[Tensor, "batch heads tokens channels"]
 GRIDS = 16
-"""Grids whose interpolated positions are kept: enough for a sliding window or a training at several sizes."""
+"""Grids whose interpolated positions are cached: enough for sliding windows or a training at several sizes."""
 
 
 def last(block: Any, tokens: Tokens) -> Tokens:
-    """The block as it was trained (CLIP, Radford et al., ICML 2021); what the paper takes."""
+    """The block as it was trained (CLIP, Radford et al., ICML 2021), which the paper uses."""
     if tokens.device.type == "cpu" and tokens.dtype != torch.float32:
         trained: Tensor = block(tokens)  # torch's older kernel: 13% faster than SDPA here, 6% slower in float32
         return trained
@@ -31,7 +32,7 @@ def last(block: Any, tokens: Tokens) -> Tokens:
 
 
 def value(block: Any, tokens: Tokens) -> Tokens:
-    """MaskCLIP (Zhou, Loy and Dai, ECCV 2022): each token attends to itself alone, so its own value goes on."""
+    """MaskCLIP (Zhou, Loy and Dai, ECCV 2022): each token attends to itself alone: attention output = its value."""
     return _rest(block, tokens, _heads(block, tokens)[2])
 
 
@@ -47,51 +48,65 @@ def clear(block: Any, tokens: Tokens) -> Tokens:
     return _joined(block, F.scaled_dot_product_attention(q, q, v))
 
 
-WAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+LAST_BLOCKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "last": last,
     "value": value,
     "self-self": self_self,
     "clear": clear,
 }
+"""How the last block of a CLIP ViT is run, by the kind of token."""
 
 
-def ways(vision: dict[str, Any]) -> tuple[str, ...]:
-    """The ways to take tokens from the tower that open_clip's ``vision_cfg`` describes, the default first."""
+def token_kinds(vision: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds of token of the tower that open_clip's ``vision_cfg`` describes, the default first."""
     if "timm_model_name" in vision:
         return ("last", "value") if vision.get("timm_pool") == "map" else ("last",)
-    return tuple(WAYS) if isinstance(vision["layers"], int) else ("last",)
+    return tuple(LAST_BLOCKS) if isinstance(vision["layers"], int) else ("last",)
 
 
-def is_joint(vision: dict[str, Any], way: str) -> bool:
-    """Whether tokens taken this way lie in the space of the text embeddings.
+def is_joint(vision: dict[str, Any], kind: str) -> bool:
+    """Whether tokens of this kind lie in the space of the text embeddings.
 
-    They do where the tower pools by taking one token (CLIP, EVA-CLIP): what it does to that one can be done to each.
-    An attention pool (SigLIP, PE) makes the joint embedding of all patches; ``value`` gives each patch to it alone, as
-    is done with CLIP's ResNets. Any other pool: the patches are in a space of their own.
+    They do where the tower pools by taking one token (CLIP, EVA-CLIP): the projection of that token applies to each.
+    An attention pool (SigLIP, PE) makes one joint embedding of all patches; ``value`` sends each patch through it
+    alone, as is done with CLIP's ResNets. With any other pool the patches are in a space of their own.
     """
     if "timm_model_name" not in vision or vision.get("timm_pool") == "token":
         return True
-    return way == "value"
+    return kind == "value"
 
 
-def dense(tower: Any, vision: dict[str, Any], way: str) -> "DenseViT | DenseResNet | DenseTrunk":
-    """``tower``, which open_clip built from ``vision_cfg``, as a network from pixels to a token map.
+def trunk_positions(vision: dict[str, Any]) -> dict[str, str]:
+    """The arguments of ``use_positions`` for a timm network inside open_clip, by its family; {} for CLIP's own towers.
 
-    Each of the three has ``width``, the channels of the map, and ``stride``, the pixels a token stands for.
+    SigLIP's own code takes no size but its training's, so its positions are resized by timm's method.
+    """
+    name = vision.get("timm_model_name", "")
+    if name.startswith("vit_pe_"):
+        return {"method": "bilinear", "rotary": "counted"}
+    if name.startswith("eva"):
+        return {"method": "bicubic"}
+    return {"method": TIMMS} if name else {}
+
+
+def dense(tower: Any, vision: dict[str, Any], kind: str) -> "DenseViT | DenseResNet | DenseTrunk":
+    """``tower``, which open_clip built from ``vision_cfg``, as a network from pixels to one token map named ``kind``.
+
+    Each of the three has ``width``, the channels of the map, and ``stride``, the side of a patch in pixels.
     """
     if "timm_model_name" in vision:
-        return DenseTrunk(tower, way=way, alone=is_joint(vision, way))
-    return DenseViT(tower, way=way) if isinstance(vision["layers"], int) else DenseResNet(tower)
+        return DenseTrunk(tower, kind=kind, alone=is_joint(vision, kind), positions=trunk_positions(vision))
+    return DenseViT(tower, kind=kind) if isinstance(vision["layers"], int) else DenseResNet(tower)
 
 
 class DenseViT(nn.Module):
-    """Tokens of open_clip's ``VisionTransformer``: the patches after ln_post and the projection, without CLS.
+    """Tokens of open_clip's ``VisionTransformer``: the patches after ln_post and the projection, without [CLS].
 
-    way: how the last block is run, a key of ``WAYS``. Positions are interpolated to any grid as open_clip does when it
-    loads weights for another image size. Raises FusionerError for a tower whose tokens are no patches.
+    kind: how the last block is run, a key of ``LAST_BLOCKS``. Positions are interpolated to any grid as open_clip does
+    when it loads weights for another image size. Raises FusionerError for a tower without patch tokens.
     """
 
-    def __init__(self, tower: Any, *, way: str) -> None:
+    def __init__(self, tower: Any, *, kind: str) -> None:
         super().__init__()
         blocks = tower.transformer.resblocks
         if tower.attn_pool is not None or not all(isinstance(block.attn, nn.MultiheadAttention) for block in blocks):
@@ -99,13 +114,13 @@ class DenseViT(nn.Module):
                 "this open_clip tower pools by learned queries or has blocks of its own kind, so it has no patch "
                 "tokens in the space of its text: choose a CLIP without attentional_pool, such as ViT-B-16"
             )
-        self.tower, self.way = tower, way
+        self.tower, self.kind = tower, kind
         self.stride = int(tower.patch_size[0])
         self.width = int(tower.proj.shape[1])
         self._positions: dict[tuple[Any, ...], Tensor] = {}
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """One map, named after the way: (batch, width, height / patch, width / patch)."""
+        """One map, named after the kind: (batch, width, height / patch, width / patch)."""
         patches = self.tower.conv1(pixels)
         height, width = patches.shape[-2:]
         tokens = rearrange(patches, "b c h w -> b (h w) c")
@@ -114,16 +129,16 @@ class DenseViT(nn.Module):
         *blocks, final = self.tower.transformer.resblocks
         for block in blocks:
             tokens = last(block, tokens)
-        tokens = WAYS[self.way](final, tokens)
+        tokens = LAST_BLOCKS[self.kind](final, tokens)
         tokens = self.tower.ln_post(tokens[:, 1:]) @ self.tower.proj
-        return {self.way: rearrange(tokens, "b (h w) c -> b c h w", h=height)}
+        return {self.kind: rearrange(tokens, "b (h w) c -> b c h w", h=height)}
 
     def positions(self, height: int, width: int) -> Float[Tensor, "tokens dim"]:
         """Positional embeddings of CLS and of height * width patches, row by row."""
         stored: Tensor = self.tower.positional_embedding
         if (height, width) == tuple(self.tower.grid_size):
             return stored
-        if torch.compiler.is_compiling():  # a compiled graph must not depend on what it met before
+        if torch.compiler.is_compiling():  # a compiled graph must not depend on the cache
             return self._interpolated(height, width)
         key = (height, width, stored.device, stored.dtype)
         if key not in self._positions:
@@ -142,8 +157,8 @@ class DenseViT(nn.Module):
 class DenseResNet(nn.Module):
     """Tokens of CLIP's ResNets: the map before the attention pool, through the pool's v and c projections.
 
-    It is what the pool makes of one position alone (MaskCLIP, ECCV 2022), in the space of the text. The pool's
-    positional embedding stays out: it fits one grid only, and tells where, not what.
+    This is what the pool makes of one position alone (MaskCLIP, ECCV 2022), in the space of the text. The pool's
+    positional embedding is left out: it fits one grid only, and holds places, not content.
     """
 
     def __init__(self, tower: Any) -> None:
@@ -162,29 +177,38 @@ class DenseResNet(nn.Module):
 
 
 class DenseTrunk(nn.Module):
-    """Tokens of a timm network inside open_clip (SigLIP, EVA-CLIP, PE): its last map, through its final norm.
+    """Tokens of a timm network inside open_clip (SigLIP, EVA-CLIP, PE): its last map after its final norm.
 
-    alone: each patch then goes alone through the network's own pool and projection (see ``is_joint``).
+    alone: send each patch alone through the network's own pool and projection (see ``is_joint``). positions: arguments
+    of ``use_positions``, applied where the network takes any image size.
     """
 
-    def __init__(self, tower: Any, *, way: str, alone: bool) -> None:
+    def __init__(self, tower: Any, *, kind: str, alone: bool, positions: dict[str, str]) -> None:
         super().__init__()
-        self.tower, self.way, self.alone = tower, way, alone
+        self.tower, self.kind, self.alone = tower, kind, alone
         trunk = tower.trunk
         patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
         self.stride = int(patch[0] if patch else trunk.feature_info[-1]["reduction"])
+        self.plain = is_plain(trunk) and trunk.dynamic_img_size
+        if self.plain:
+            use_positions(trunk, **positions)
         with torch.no_grad():
-            empty = torch.zeros(1, trunk.num_features, 1, 1, device=next(trunk.parameters()).device)
+            empty = next(trunk.parameters()).new_zeros(1, trunk.num_features, 1, 1)
             self.width = int(self._alone(empty).shape[1]) if alone else int(trunk.num_features)
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """One map, named after the way: (batch, width, height / stride, width / stride)."""
-        (features,) = self.tower.trunk.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)
-        return {self.way: self._alone(features) if self.alone else features}
+        """One map, named after the kind: (batch, width, height / stride, width / stride)."""
+        trunk = self.tower.trunk
+        if self.plain:
+            tokens = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]
+            features = rearrange(tokens, "b (h w) c -> b c h w", h=pixels.shape[-2] // self.stride)
+        else:
+            (features,) = trunk.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)
+        return {self.kind: self._alone(features) if self.alone else features}
 
     def _alone(self, features: Tensor) -> Tensor:
         batch, _, height, _ = features.shape
-        # timm's pools may leave out CLS: each patch stands in its place too, which changes nothing for other pools.
+        # timm's pools may skip [CLS]: each patch stands in its place too, which changes nothing for other pools.
         count = 1 + getattr(self.tower.trunk, "num_prefix_tokens", 0)
         tokens = repeat(features, "b c h w -> (b h w) count c", count=count)
         tokens = self.tower.head(self.tower.trunk.forward_head(tokens))

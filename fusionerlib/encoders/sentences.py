@@ -58,8 +58,8 @@ class SentenceNetwork(nn.Module):
         return (hidden * weight).sum(1) / weight.sum(1)
 
 
-def row(name: str) -> EncoderSpec:
-    """The row of ``hf:NAME``: a local folder, or a repository of the hub (``owner/name``) in the same layout.
+def make_spec(name: str) -> EncoderSpec:
+    """The spec of ``hf:NAME``: a local folder, or a repository of the hub (``owner/name``) in the same layout.
 
     Raises FusionerError where NAME can be neither.
     """
@@ -88,34 +88,34 @@ def row(name: str) -> EncoderSpec:
     )
 
 
-def load(row: EncoderSpec, how: LoadOptions) -> TextTower:
+def load(spec: EncoderSpec, options: LoadOptions) -> TextTower:
     """A text encoder from a folder in transformers' published format. Raises FusionerError where it is not there."""
-    given = how.weights or row.options.get("folder", "")
-    folder = Path(given) if given else locate(row)
+    given = options.weights or spec.options.get("folder", "")
+    folder = Path(given) if given else locate(spec)
     lacking = [file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()]
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
         lacking.append("tokenizer.json")
     if lacking:
         raise FusionerError(
-            f"encoder {row.name!r}: {folder} holds no {' and no '.join(lacking)}: expected a folder in transformers' "
+            f"encoder {spec.name!r}: {folder} holds no {' and no '.join(lacking)}: expected a folder in transformers' "
             "format with safetensors, as `save_pretrained` of both the model and its tokenizer writes it"
         )
-    return load_folder(folder, row=row, how=how, sha256=file_digest(folder / "model.safetensors"))
+    return load_folder(folder, spec=spec, options=options, sha256=file_digest(folder / "model.safetensors"))
 
 
-def load_folder(folder: Path, *, row: EncoderSpec, how: LoadOptions, sha256: str) -> TextTower:
+def load_folder(folder: Path, *, spec: EncoderSpec, options: LoadOptions, sha256: str) -> TextTower:
     """The encoder in ``folder``, whose weights' hex digest is ``sha256``.
 
     Raises FusionerError where transformers can't read it, or the weights are not those of the network in its config.
     """
-    pooling = own_pooling(folder) if how.tokens == "own" else how.tokens
+    pooling = own_pooling(folder) if options.tokens == "own" else options.tokens
     settings = _json(folder / "sentence_bert_config.json")
     try:
         network, tokenizer = _from_transformers(folder)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise FusionerError(
-            f"encoder {row.name!r}: {folder} can't be read ({reason}): fetch or save it again, with safetensors"
+            f"encoder {spec.name!r}: {folder} can't be read ({reason}): fetch or save it again, with safetensors"
         ) from error
     limits = (settings.get("max_seq_length") or LONGEST, tokenizer.model_max_length, _positions(network))
     lower = bool(settings.get("do_lower_case"))
@@ -123,7 +123,7 @@ def load_folder(folder: Path, *, row: EncoderSpec, how: LoadOptions, sha256: str
     files = [folder / file for file in ("config.json", *TOKENIZER_FILES) if (folder / file).is_file()]
     parts = [sha256, pooling, str(min(limits)), str(lower), *map(file_digest, files)]
     width = network.config.hidden_size
-    return TextTower(sentences, row=row, how=how, width=width, fingerprint=digest(" ".join(parts)))
+    return TextTower(sentences, spec=spec, options=options, width=width, fingerprint=digest(" ".join(parts)))
 
 
 def own_pooling(folder: Path) -> str:

@@ -83,8 +83,8 @@ class VectorTable(FrozenModule):
         )
 
 
-def row(file: str) -> EncoderSpec:
-    """The row of ``vectors:FILE``; the file is opened when it is loaded."""
+def make_spec(file: str) -> EncoderSpec:
+    """The spec of ``vectors:FILE``; the file is opened when it is loaded."""
     return EncoderSpec(
         name=f"vectors:{file}",
         role="text",
@@ -100,14 +100,14 @@ def row(file: str) -> EncoderSpec:
     )
 
 
-def load(row: EncoderSpec, how: LoadOptions) -> VectorTable:
-    """The encoder of ``vectors:FILE``, or of ``how.weights`` in its place; precision does not matter to a table.
+def load(spec: EncoderSpec, options: LoadOptions) -> VectorTable:
+    """The encoder of ``vectors:FILE``, or of ``options.weights`` in its place; precision does not matter to a table.
 
     Raises FusionerError where the file is missing or no such table.
     """
-    file = Path(how.weights or row.options["file"])
+    file = Path(options.weights or spec.options["file"])
     table = read(file)
-    return VectorTable(table, name=row.name, space=row.space, fingerprint=file_digest(file)).to(how.device)
+    return VectorTable(table, name=spec.name, space=spec.space, fingerprint=file_digest(file)).to(options.device)
 
 
 def read(file: Path) -> Table:

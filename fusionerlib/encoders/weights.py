@@ -12,36 +12,36 @@ from fusionerlib.progress import size_text
 PATIENCE = 10.0
 """Seconds that a silent server is waited for."""
 TRIES = 3
-"""Attempts in a row without a new byte: a machine without a network is told so within seconds."""
+"""Attempts in a spec without a new byte: a machine without a network is told so within seconds."""
 LOCK = ".fusioner.lock"
 """Beside the files from URLs: of two downloads of one file, each would write into what the other has."""
 
 
-def locate(row: EncoderSpec, weights: str = "") -> Path:
-    """The file of a row that has one file, the folder of a row that has several.
+def locate(spec: EncoderSpec, weights: str = "") -> Path:
+    """The file of a spec that has one file, the folder of a spec that has several.
 
     weights: a path given by the user, or "" for the hub's and torch's caches. Raises FusionerError naming the encoder,
     the file, its size and both remedies where a file is missing.
     """
     if not weights:
-        missing = [file for file in row.files if cached(file) is None and not _known_absent(file)]
+        missing = [file for file in spec.files if cached(file) is None and not _known_absent(file)]
         if missing:
-            raise _missing(row, missing, "not on this machine")
-        return _root(row, cached(row.files[0]) or Path())
+            raise _missing(spec, missing, "not on this machine")
+        return _root(spec, cached(spec.files[0]) or Path())
     given = Path(weights)
     if not given.exists():
-        raise FusionerError(f"encoder {row.name!r}: weights {weights!r} do not exist: pass a file or a folder")
+        raise FusionerError(f"encoder {spec.name!r}: weights {weights!r} do not exist: pass a file or a folder")
     if given.is_file():
-        if len(row.files) > 1:
+        if len(spec.files) > 1:
             raise FusionerError(
-                f"encoder {row.name!r}: weights {weights!r} are one file, expected a folder with "
-                + ", ".join(file.file for file in row.files)
+                f"encoder {spec.name!r}: weights {weights!r} are one file, expected a folder with "
+                + ", ".join(file.file for file in spec.files)
             )
         return given
-    missing = [file for file in row.files if not (given / file.file).is_file() and not file.optional]
+    missing = [file for file in spec.files if not (given / file.file).is_file() and not file.optional]
     if missing:
-        raise _missing(row, missing, f"not in {weights}")
-    return _root(row, given / row.files[0].file)
+        raise _missing(spec, missing, f"not in {weights}")
+    return _root(spec, given / spec.files[0].file)
 
 
 def cached(file: WeightFile) -> Path | None:
@@ -53,25 +53,25 @@ def cached(file: WeightFile) -> Path | None:
     return path if path.is_file() else None
 
 
-def present(row: EncoderSpec) -> bool:
-    """Whether ``row`` can be loaded on this machine without a download."""
-    return all(cached(file) is not None or _known_absent(file) for file in row.files)
+def present(spec: EncoderSpec) -> bool:
+    """Whether ``spec`` can be loaded on this machine without a download."""
+    return all(cached(file) is not None or _known_absent(file) for file in spec.files)
 
 
-def fetch(row: EncoderSpec) -> list[Path]:
-    """The files of ``row``, downloaded with a progress bar where they are missing.
+def fetch(spec: EncoderSpec) -> list[Path]:
+    """The files of ``spec``, downloaded with a progress bar where they are missing.
 
     A broken download leaves nothing under the file's name; it goes on where it stopped, in this call and in the next
     one, where the file is the hub's or its sha256 is known, and from its first byte otherwise. Raises FusionerError
     naming the encoder, the file and the other remedy where it can't be had.
     """
-    paths = [cached(file) or _downloaded(row, file) for file in row.files if not _known_absent(file)]
+    paths = [cached(file) or _downloaded(spec, file) for file in spec.files if not _known_absent(file)]
     return [path for path in paths if path is not None]
 
 
-def _downloaded(row: EncoderSpec, file: WeightFile) -> Path | None:
+def _downloaded(spec: EncoderSpec, file: WeightFile) -> Path | None:
     if not file.repo:
-        return _from_url(row, file)
+        return _from_url(spec, file)
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     try:
@@ -81,11 +81,11 @@ def _downloaded(row: EncoderSpec, file: WeightFile) -> Path | None:
         if gone and file.optional:
             return None
         reason = " ".join(str(error).split()) or type(error).__name__
-        remedy = f"get it on another machine and set {row.role}_weights=PATH"
+        remedy = f"get it on another machine and set {spec.role}_weights=PATH"
         if isinstance(error, GatedRepoError):
             remedy = f"accept its terms at https://huggingface.co/{file.repo}, run `hf auth login`, and fetch again"
         raise FusionerError(
-            f"encoder {row.name!r}: {_named(file)} can't be downloaded from {file.repo} ({reason[:300]}): {remedy}"
+            f"encoder {spec.name!r}: {_named(file)} can't be downloaded from {file.repo} ({reason[:300]}): {remedy}"
         ) from error
 
 
@@ -106,19 +106,19 @@ def _from_hub(file: WeightFile) -> Path:
     return path
 
 
-def _from_url(row: EncoderSpec, file: WeightFile) -> Path:
+def _from_url(spec: EncoderSpec, file: WeightFile) -> Path:
     from fusionerlib import download  # its HTTP client takes 0.2 s that looking does not need
 
     path = _torch_hub() / file.file
     # WeightFile.bytes may be an estimate: nothing to hold a download against.
     digests = {"sha256": file.sha256} if file.sha256 else {}
-    other = f"get it on another machine and set {row.role}_weights=PATH"
+    other = f"get it on another machine and set {spec.role}_weights=PATH"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.parent / LOCK, f"downloading into {path.parent}"):
             download.fetch([file.url], path, digests=digests, timeout=PATIENCE, tries=TRIES, instead=other)
     except (FusionerError, OSError) as error:
-        raise FusionerError(f"encoder {row.name!r}: {error}") from error
+        raise FusionerError(f"encoder {spec.name!r}: {error}") from error
     return path
 
 
@@ -127,18 +127,18 @@ def _check(file: WeightFile, sha256: str) -> None:
         raise ValueError(f"its sha256 is {sha256}, that of the published file starts with {file.sha256}")
 
 
-def _missing(row: EncoderSpec, files: list[WeightFile], where: str) -> FusionerError:
+def _missing(spec: EncoderSpec, files: list[WeightFile], where: str) -> FusionerError:
     first, more = files[0], len(files) - 1
     others = f" and {more} more file{'s' * (more > 1)}" if more else ""
     return FusionerError(
-        f"encoder {row.name!r} needs {_named(first)}{others} of {first.repo or first.url}, {where}: "
-        f"run `fusioner fetch {row.name}`, or set {row.role}_weights=PATH (a file or folder in the published format)"
+        f"encoder {spec.name!r} needs {_named(first)}{others} of {first.repo or first.url}, {where}: "
+        f"run `fusioner fetch {spec.name}`, or set {spec.role}_weights=PATH (a file or folder in the published format)"
     )
 
 
-def _root(row: EncoderSpec, first: Path) -> Path:
+def _root(spec: EncoderSpec, first: Path) -> Path:
     # A file's name may hold folders: the root is above them.
-    return first if len(row.files) == 1 else first.parents[len(Path(row.files[0].file).parts) - 1]
+    return first if len(spec.files) == 1 else first.parents[len(Path(spec.files[0].file).parts) - 1]
 
 
 def _known_absent(file: WeightFile) -> bool:

@@ -1,7 +1,7 @@
 """Which pairs of encoders have words and patches in one space, where a cosine between the two means something."""
 
 from fusionerlib.config import PairConfig
-from fusionerlib.encoders.registry import get_row
+from fusionerlib.encoders.registry import get_spec
 from fusionerlib.errors import FusionerError
 
 OWN_PATCHES = "/patches"
@@ -12,7 +12,7 @@ WORDED = {("worded", "mean"), ("classes", "classes")}
 
 def aligned_tokens(pair: PairConfig) -> dict[str, str] | None:
     """The leaves that take ``pair``'s tokens in one space, patches as MaskCLIP does; None where there is no way."""
-    visual, text = get_row("visual", pair.visual), get_row("text", pair.text)
+    visual, text = get_spec("visual", pair.visual), get_spec("text", pair.text)
     ways: list[dict[str, str]] = [{"visual_tokens": way} for way in ("value", "") if way in ("", *visual.tokens)]
     if pair.visual == "packaged" and text.space == "all-minilm-l6-v2":
         ways = [{"visual_tokens": "worded", "text_tokens": "mean"}]
@@ -21,7 +21,7 @@ def aligned_tokens(pair: PairConfig) -> dict[str, str] | None:
 
 def in_one_space(pair: PairConfig) -> bool:
     """Whether a cosine between the words and the patches of ``pair`` means something, by what the registry says."""
-    visual, text = get_row("visual", pair.visual), get_row("text", pair.text)
+    visual, text = get_spec("visual", pair.visual), get_spec("text", pair.text)
     seen, said = _ways(pair)
     if pair.visual == "packaged":
         return text.space == "all-minilm-l6-v2" and (seen, said) in WORDED
@@ -61,4 +61,5 @@ def require_classes(pair: PairConfig) -> None:
 
 def _ways(pair: PairConfig) -> tuple[str, str]:
     """How ``pair``'s patches and words are taken, an empty choice filled in."""
-    return get_row("visual", pair.visual).way(pair.visual_tokens), get_row("text", pair.text).way(pair.text_tokens)
+    visual, text = get_spec("visual", pair.visual), get_spec("text", pair.text)
+    return visual.resolve_tokens(pair.visual_tokens), text.resolve_tokens(pair.text_tokens)

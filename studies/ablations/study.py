@@ -6,7 +6,7 @@ from typing import Any
 
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.mosaic_sets import mosaic_sets
-from fusionerlib.encoders.registry import get_row
+from fusionerlib.encoders.registry import get_spec
 from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.evaluation.mosaics import evaluate_mosaics
 from fusionerlib.features.context import RunContext
@@ -126,6 +126,6 @@ def _pair(pair: str) -> dict[str, str]:
     # The rows are asked for, so that an unknown encoder is told before anything is trained.
     return {
         **dict.fromkeys(ways, ""),
-        "visual": get_row("visual", visual).name,
-        "text": get_row("text", text).name,
+        "visual": get_spec("visual", visual).name,
+        "text": get_spec("text", text).name,
     }

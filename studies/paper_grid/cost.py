@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets import coco20i, pascal
-from fusionerlib.encoders.registry import get_row
+from fusionerlib.encoders.registry import get_spec
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.tables import training_cost
 from studies.encoder_pairs.study import FUSIONS
@@ -57,7 +57,7 @@ def tower_flops(visual: str, *, size: int) -> int:
     """
     if visual not in TOWERS:
         raise FusionerError(f"the cost of the tower {visual!r} is not known: expected one of {', '.join(TOWERS)}")
-    (blocks, width), row = TOWERS[visual], get_row("visual", visual)
+    (blocks, width), row = TOWERS[visual], get_spec("visual", visual)
     patches = (size // row.stride) ** 2
     tokens = patches + 1
     # Attention's four products with weights and the MLP's two, and tokens with tokens twice.
@@ -68,7 +68,7 @@ def tower_flops(visual: str, *, size: int) -> int:
 
 def fusion_flops(grid: Grid, *, visual: str, fusion: str) -> int:
     """Operations of one training image through the fusion of the patches of ``visual``, forward and backward."""
-    row = get_row("visual", visual)
+    row = get_spec("visual", visual)
     run = RunConfig.flat(**grid.run, kind=FUSIONS[fusion])
     return _counted(run.model_dump_json(), row.width, row.stride)
 

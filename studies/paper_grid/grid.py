@@ -95,11 +95,11 @@ class Grid(Frozen):
 
         Raises FusionerError for a name that no encoder has.
         """
-        from fusionerlib.encoders.registry import get_row
+        from fusionerlib.encoders.registry import get_spec
         from fusionerlib.encoders.weights import present
 
-        rows = [get_row("visual", visual) for visual, _ in self.pairs if not self.run.get("visual_weights")]
-        rows += [get_row("text", text) for _, text in self.pairs if not self.run.get("text_weights")]
+        rows = [get_spec("visual", visual) for visual, _ in self.pairs if not self.run.get("visual_weights")]
+        rows += [get_spec("text", text) for _, text in self.pairs if not self.run.get("text_weights")]
         return sorted({row.name for row in rows if not present(row)})
 
     def _length(self, fold: int) -> dict[str, int]:

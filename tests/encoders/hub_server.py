@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def row_of(*files: WeightFile) -> EncoderSpec:
-    """A row of an encoder of these files, with nothing else to know of it."""
+def spec_of(*files: WeightFile) -> EncoderSpec:
+    """A spec of an encoder of these files, with nothing else to know of it."""
     known = {"name": "some-encoder", "role": "text", "family": "", "space": "", "width": 0, "parameters": 0}
     return EncoderSpec(**known, loader="", pretraining="", licence="", tokens=("mean",), files=files)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fusionerlib.encoders.base import EncoderSpec, LoadOptions, WeightFile
 from fusionerlib.encoders.clip import visual
-from fusionerlib.encoders.clip_dense import ways
+from fusionerlib.encoders.clip_dense import token_kinds
 
 TEXT: dict[str, Any] = {"width": 64, "heads": 2, "layers": 2}
 TINY_VIT: dict[str, Any] = {
@@ -93,8 +93,8 @@ def publish(tensors: Mapping[str, Tensor], folder: Path) -> Path:
     return folder
 
 
-def row(role: str, *, tokens: tuple[str, ...] = ("last",), files: tuple[str, ...] = (), **options: Any) -> EncoderSpec:
-    """The row of a user's own model."""
+def spec(role: str, *, tokens: tuple[str, ...] = ("last",), files: tuple[str, ...] = (), **options: Any) -> EncoderSpec:
+    """The spec of a user's own model."""
     return EncoderSpec(
         name="mine",
         role=role,
@@ -111,10 +111,10 @@ def row(role: str, *, tokens: tuple[str, ...] = ("last",), files: tuple[str, ...
     )
 
 
-def load(folder: Path, config: dict[str, Any], *, tokens: str = "last", quick_gelu: bool = True, **how: Any) -> Any:
+def load(folder: Path, config: dict[str, Any], *, tokens: str = "last", quick_gelu: bool = True, **options: Any) -> Any:
     """The image tower of a published model, loaded as a user's own."""
-    given = row("visual", tokens=ways(config["vision_cfg"]), config=config, quick_gelu=quick_gelu)
-    return visual(given, LoadOptions(weights=str(folder), tokens=tokens, **how))
+    given = spec("visual", tokens=token_kinds(config["vision_cfg"]), config=config, quick_gelu=quick_gelu)
+    return visual(given, LoadOptions(weights=str(folder), tokens=tokens, **options))
 
 
 def photos(height: int, width: int) -> Tensor:

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from fusionerlib.encoders.clip import MEAN, STD
-from fusionerlib.encoders.clip_dense import dense, ways
-from fusionerlib.encoders.registry import get_row, list_encoders, load_visual
+from fusionerlib.encoders.clip_dense import dense, token_kinds
+from fusionerlib.encoders.registry import get_spec, list_encoders, load_visual
 from fusionerlib.errors import FusionerError
 from tests.encoders.open_clip_models import TINY_VIT, load
 
-ROWS = [known for known in list_encoders() if known.loader.startswith("fusionerlib.encoders.clip:")]
+SPECS = [known for known in list_encoders() if known.loader.startswith("fusionerlib.encoders.clip:")]
 TAGS = {"EVA02-B-16": "merged2b_s8b_b131k", "PE-Core-B-16": "meta"}
 
 
-@pytest.mark.parametrize("known", ROWS, ids=lambda known: f"{known.role}-{known.name}")
+@pytest.mark.parametrize("known", SPECS, ids=lambda known: f"{known.role}-{known.name}")
 def test_rows_are_what_open_clip_builds_and_publishes(known) -> None:
     config = open_clip.get_model_config(known.options["model"])
     build = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
@@ -41,8 +41,8 @@ def test_rows_are_what_open_clip_builds_and_publishes(known) -> None:
         assert tuple(known.options.get("mean", MEAN)) == tuple(published["mean"])
         assert tuple(known.options.get("std", STD)) == tuple(published["std"])
         assert known.size == config["vision_cfg"]["image_size"]
-        assert known.space.removesuffix("/patches") == get_row("text", known.name).space
-        assert known.tokens == ways(config["vision_cfg"])
+        assert known.space.removesuffix("/patches") == get_spec("text", known.name).space
+        assert known.tokens == token_kinds(config["vision_cfg"])
         with torch.device("meta"), torch.no_grad():
             tokens = dense(model.visual.eval(), config["vision_cfg"], "last")(torch.zeros(1, 3, *[known.size] * 2))[
                 "last"
@@ -65,10 +65,10 @@ def bytes_of(state) -> int:
 
 
 def test_a_tag_tells_the_activation_and_the_pixels() -> None:
-    assert get_row("visual", "open_clip:ViT-L-14/openai").options["quick_gelu"]
-    laion = get_row("visual", "open_clip:ViT-L/14/laion2b_s32b_b82k")
+    assert get_spec("visual", "open_clip:ViT-L-14/openai").options["quick_gelu"]
+    laion = get_spec("visual", "open_clip:ViT-L/14/laion2b_s32b_b82k")
     assert not laion.options["quick_gelu"] and laion.options["mean"] == (0.5, 0.5, 0.5)
-    assert laion.space == get_row("text", "open_clip:ViT-L-14/laion2b_s32b_b82k").space
+    assert laion.space == get_spec("text", "open_clip:ViT-L-14/laion2b_s32b_b82k").space
     assert (laion.width, laion.stride, laion.size, laion.files[0].repo) == (
         768,
         14,
@@ -88,7 +88,7 @@ def test_a_tag_tells_the_activation_and_the_pixels() -> None:
 def test_an_unknown_name_or_tag_gets_the_nearest(name, hint) -> None:
     for role in ("visual", "text"):
         with pytest.raises(FusionerError, match=f"unknown {role} encoder 'open_clip:{name}'.*{hint}"):
-            get_row(role, f"open_clip:{name}")
+            get_spec(role, f"open_clip:{name}")
 
 
 def test_weights_that_are_not_there_are_named_before_anything_heavy_is_imported() -> None:

@@ -11,8 +11,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from fusionerlib.encoders.base import LoadOptions
 from fusionerlib.encoders.clip import visual
-from fusionerlib.encoders.clip_dense import GRIDS, WAYS
-from fusionerlib.encoders.registry import get_row, load_visual
+from fusionerlib.encoders.clip_dense import GRIDS, LAST_BLOCKS
+from fusionerlib.encoders.registry import get_spec, load_visual
 from fusionerlib.errors import FusionerError
 from tests.encoders.open_clip_models import (
     TINY_VIT,
@@ -22,7 +22,7 @@ from tests.encoders.open_clip_models import (
     pixels,
     publish,
     random_model,
-    row,
+    spec,
     true_image_half,
 )
 
@@ -93,7 +93,7 @@ def test_two_activations_of_one_file_are_two_encoders(folder) -> None:
 
 
 def test_pixels_are_normalised_as_the_row_says(tiny, folder) -> None:
-    given = row("visual", config=TINY_VIT, quick_gelu=True, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.5])
+    given = spec("visual", config=TINY_VIT, quick_gelu=True, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.5])
     half = copy.deepcopy(tiny.visual)
     half.output_tokens = True
     x = (photos(64, 64) / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.5])[
@@ -105,7 +105,7 @@ def test_pixels_are_normalised_as_the_row_says(tiny, folder) -> None:
 
 def test_true_vit_b32_from_its_row(tmp_path) -> None:
     state = true_image_half(get_model_config("ViT-B-32"))
-    known = get_row("visual", "clip-vit-b32")
+    known = get_spec("visual", "clip-vit-b32")
     file = publish(state, tmp_path) / "open_clip_model.safetensors"
     encoder, images = load_visual(known.name, weights=str(file)), photos(224, 224)
     file.unlink()  # 350 MB
@@ -141,13 +141,13 @@ def test_interpolated_positions_are_kept_for_few_grids_only(folder) -> None:
 
 
 @torch.no_grad()
-def by_hand(visual_half, images, way: str) -> torch.Tensor:
+def by_hand(visual_half, images, kind: str) -> torch.Tensor:
     """Tokens with the last block written out, attention as whole matrices; all before it is open_clip's."""
     x = visual_half._embeds(pixels(images))
     *blocks, block = visual_half.transformer.resblocks
     for one in blocks:
         x = one(x)
-    if way == "value":  # open_clip's own block, each token allowed to see itself only
+    if kind == "value":  # open_clip's own block, each token allowed to see itself only
         x = block(x, attn_mask=torch.full((x.shape[1],) * 2, -torch.inf).fill_diagonal_(0.0))
     else:
         heads, (batch, count, width) = block.attn.num_heads, x.shape
@@ -155,24 +155,24 @@ def by_hand(visual_half, images, way: str) -> torch.Tensor:
         q, k, v = (part.reshape(batch, count, heads, -1).transpose(1, 2) for part in mixed.split(width, dim=-1))
         scale = (width // heads) ** -0.5
         weights = (q @ q.transpose(2, 3) * scale).softmax(-1)
-        if way == "self-self":
+        if kind == "self-self":
             weights = weights + (k @ k.transpose(2, 3) * scale).softmax(-1)
         out = block.attn.out_proj((weights @ v).transpose(1, 2).reshape(batch, count, width))
-        x = out if way == "clear" else x + out + block.mlp(block.ln_2(x + out))
+        x = out if kind == "clear" else x + out + block.mlp(block.ln_2(x + out))
     return visual_half.ln_post(x)[:, 1:] @ visual_half.proj
 
 
-@pytest.mark.parametrize("way", ["value", "self-self", "clear"])
-def test_repairs_of_the_last_block(tiny, folder, way) -> None:
+@pytest.mark.parametrize("kind", ["value", "self-self", "clear"])
+def test_repairs_of_the_last_block(tiny, folder, kind) -> None:
     images = photos(64, 64)
-    tokens = load(folder, TINY_VIT, tokens=way)(images)
-    assert (tokens.main_name, tokens.main.space) == (way, "mine")
-    assert_same(tokens.main.tokens, by_hand(tiny.visual, images, way))
+    tokens = load(folder, TINY_VIT, tokens=kind)(images)
+    assert (tokens.main_name, tokens.main.space) == (kind, "mine")
+    assert_same(tokens.main.tokens, by_hand(tiny.visual, images, kind))
 
 
 def test_every_way_has_its_own_tokens_and_fingerprint(folder) -> None:
-    encoders = [load(folder, TINY_VIT, tokens=way) for way in WAYS]
-    assert len({encoder.fingerprint for encoder in encoders}) == len(WAYS) == 4
+    encoders = [load(folder, TINY_VIT, tokens=kind) for kind in LAST_BLOCKS]
+    assert len({encoder.fingerprint for encoder in encoders}) == len(LAST_BLOCKS) == 4
     tokens = [encoder(photos(64, 64)).main.tokens for encoder in encoders]
     assert all((one - other).norm() > 0.01 for i, one in enumerate(tokens) for other in tokens[:i])
 

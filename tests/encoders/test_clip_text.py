@@ -11,15 +11,15 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from fusionerlib.encoders.base import LoadOptions
 from fusionerlib.encoders.clip import text
 from fusionerlib.errors import FusionerError
-from tests.encoders.open_clip_models import TINY_SIGLIP, TINY_VIT, publish, random_model, row
+from tests.encoders.open_clip_models import TINY_SIGLIP, TINY_VIT, publish, random_model, spec
 
 # The id of "!" before a sign such as ";" is 0, which is also the padding's.
 SENTENCES = ["a photo of a cat", "!;", "a very long list of " + "wine glasses, " * 60, "two dogs"]
 
 
-def load_text(folder, config, *, quick_gelu=True, files=(), **how):
-    given = row("text", tokens=("pooled",), files=files, config=config, quick_gelu=quick_gelu)
-    return text(given, LoadOptions(weights=str(folder), tokens="pooled", **how))
+def load_text(folder, config, *, quick_gelu=True, files=(), **options):
+    given = spec("text", tokens=("pooled",), files=files, config=config, quick_gelu=quick_gelu)
+    return text(given, LoadOptions(weights=str(folder), tokens="pooled", **options))
 
 
 def in_transformers(state, *, hidden_act: str) -> CLIPTextModelWithProjection:

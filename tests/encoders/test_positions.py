@@ -9,7 +9,7 @@ from PIL import Image
 from torch._dynamo.testing import CompileCounter
 
 from fusionerlib.encoders import positions
-from fusionerlib.encoders.positions import KEPT, WAYS, PositionedPatches
+from fusionerlib.encoders.positions import KEPT, METHODS, PositionedPatches
 from tests.encoders.vision_models import sine_cosine
 
 GRIDS = [(5, 9), (9, 5), (3, 4), (8, 8)]
@@ -52,12 +52,12 @@ def table() -> torch.Tensor:
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(
-    ("way", "kernel", "extra"),
+    ("method", "kernel", "extra"),
     [("offset_bicubic", cubic, 0.1), ("bicubic", cubic, 0.0), ("bilinear", triangle, 0.0)],
 )
-def test_interpolation_reads_the_right_places(way, kernel, extra, grid, table) -> None:
+def test_interpolation_reads_the_right_places(method, kernel, extra, grid, table) -> None:
     expected = by_matrices(table, *grid, kernel=kernel, extra=extra)
-    torch.testing.assert_close(WAYS[way](table, *grid), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(METHODS[method](table, *grid), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -82,7 +82,7 @@ def test_cropped_square_puts_corners_on_corners(grid, table) -> None:
 
 def test_the_ways_differ_by_more_than_rounding(table) -> None:
     """If two were the same, the tests of families could not tell them apart."""
-    made = {name: way(table, 5, 9) for name, way in WAYS.items()}
+    made = {name: method(table, 5, 9) for name, method in METHODS.items()}
     for one in made:
         for other in made:
             assert one == other or (made[one] - made[other]).abs().max() > 1e-2, (one, other)
@@ -106,7 +106,7 @@ class Patches(torch.nn.Module):
 
 
 def test_own_grid_is_taken_as_it_is_and_another_is_resized(table) -> None:
-    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), way="bicubic")
+    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), method="bicubic")
     for height, width in ((14, 14), (10, 18), (2, 98)):  # the last has as many patches as the first
         pixels = torch.rand(2, 3, height, width)
         grid = table if height == width else positions.bicubic(table, height // 2, width // 2)
@@ -114,7 +114,7 @@ def test_own_grid_is_taken_as_it_is_and_another_is_resized(table) -> None:
 
 
 def test_a_cast_tower_resizes_in_float32(table) -> None:
-    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), way="bicubic")
+    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), method="bicubic")
     before = positioned.positions(5, 9)
     cast = positioned.to(torch.bfloat16)
     exact = positions.bicubic(table.bfloat16().float(), 5, 9).bfloat16().permute(0, 2, 3, 1)
@@ -122,7 +122,7 @@ def test_a_cast_tower_resizes_in_float32(table) -> None:
 
 
 def test_kept_grids_are_bounded(table) -> None:
-    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), way="bilinear")
+    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), method="bilinear")
     first = positioned.positions(2, 2)
     assert positioned.positions(2, 2) is first
     for rows in range(3, 3 + KEPT):
@@ -132,7 +132,7 @@ def test_kept_grids_are_bounded(table) -> None:
 
 
 def test_compiled_patches_know_a_grid_again(table) -> None:
-    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), way="bilinear")
+    positioned = PositionedPatches(Patches(), table=table.flatten(2).transpose(1, 2), method="bilinear")
     counter = CompileCounter()
     compiled = torch.compile(positioned, backend=counter)
     batches = [torch.rand(1, 3, 10, 18), torch.rand(1, 3, 18, 10)]

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from fusionerlib.encoders import published, timm_models
-from fusionerlib.encoders.registry import get_row, load_visual
+from fusionerlib.encoders.registry import get_spec, load_visual
 from fusionerlib.errors import FusionerError
 from tests.encoders.vision_models import load, saved, small, vit_state
 
@@ -27,7 +27,7 @@ def test_code_in_a_checkpoint_is_never_run(write, tmp_path) -> None:
     mark, file = tmp_path / "ran", tmp_path / "w.pth"
     sneaky = Sneaky(str(mark))
     write({"state_dict": vit_state(width=8, depth=1, patch=2, grid=2), "optimizer": sneaky}, file)
-    with pytest.raises(FusionerError, match=r"w\.pth can't be read as tensors alone .* \.safetensors"):
+    with pytest.raises(FusionerError, match=r"w\.pth can't be read as plain tensors .* \.safetensors"):
         published.read(file)
     assert not mark.exists()
     function, arguments = sneaky.__reduce__()
@@ -62,19 +62,22 @@ def test_wrappers_and_company_of_the_tensors_are_left_out(tmp_path) -> None:
 
 
 def test_the_error_names_what_does_not_fit(tmp_path) -> None:
-    row = small("dino-vits16", depth=2)
+    spec = small("dino-vits16", depth=2)
     state = vit_state(width=384, depth=3, patch=16, grid=14)
     extra = saved(state, tmp_path / "extra.pth")
     with pytest.raises(
-        FusionerError, match=r"extra\.pth .* 'dino-vits16': it lacks nothing and has blocks\.2\..* 8 more"
+        FusionerError,
+        match=r"extra\.pth .* 'dino-vits16': missing tensors: none; unexpected tensors: blocks\.2\..* 8 more",
     ):
-        load(row, extra)
+        load(spec, extra)
     state = vit_state(width=384, depth=2, patch=16, grid=14)
     state["head.weight"] = state.pop("norm.bias")
     swapped = saved(state, tmp_path / "swapped.pth")
-    with pytest.raises(FusionerError, match=r"it lacks norm\.bias and has head\.weight too many; pass the file"):
-        load(row, swapped)
-    with pytest.raises(FusionerError, match=r"lacks blocks\.0"):
+    with pytest.raises(
+        FusionerError, match=r"missing tensors: norm\.bias; unexpected tensors: head\.weight; pass the file"
+    ):
+        load(spec, swapped)
+    with pytest.raises(FusionerError, match=r"missing tensors: norm\.bias; unexpected tensors: none"):
         load(small("mocov3-vits16", depth=2), swapped)
 
 
@@ -94,8 +97,8 @@ def test_a_missing_file_is_named_with_its_size(tmp_path) -> None:
 
 
 def test_timms_and_the_authors_layout_of_dinov2_are_one_encoder(tmp_path) -> None:
-    row = small("dinov2-vits14-reg4", embed_dim=48, depth=1, num_heads=3, img_size=70)
-    network = timm.create_model(row.options["model"], **row.options["arguments"])
+    spec = small("dinov2-vits14-reg4", embed_dim=48, depth=1, num_heads=3, img_size=70)
+    network = timm.create_model(spec.options["model"], **spec.options["arguments"])
     ours = network.state_dict()
     theirs = dict(ours)
     theirs["register_tokens"] = theirs.pop("reg_token")
@@ -104,14 +107,14 @@ def test_timms_and_the_authors_layout_of_dinov2_are_one_encoder(tmp_path) -> Non
     theirs["pos_embed"] = torch.cat([position, ours["pos_embed"]], 1)
     theirs["mask_token"] = torch.zeros(1, 48)
     pixels = torch.randint(0, 256, (1, 3, 56, 84), dtype=torch.uint8)
-    one = load(row, saved(ours, tmp_path / "model.safetensors"))
-    other = load(row, saved(theirs, tmp_path / "dinov2.pth"))
+    one = load(spec, saved(ours, tmp_path / "model.safetensors"))
+    other = load(spec, saved(theirs, tmp_path / "dinov2.pth"))
     torch.testing.assert_close(one(pixels).main.tokens, other(pixels).main.tokens, atol=1e-5, rtol=1e-4)
     assert "mask_token" in theirs and one.fingerprint != other.fingerprint
 
 
 def test_a_row_for_any_name_knows_where_its_file_is() -> None:
-    row = get_row("visual", "timm:vit_tiny_patch16_224.augreg_in21k")
-    assert row == timm_models.row("vit_tiny_patch16_224.augreg_in21k") and row.width == 0
-    (file,) = row.files
+    spec = get_spec("visual", "timm:vit_tiny_patch16_224.augreg_in21k")
+    assert spec == timm_models.make_spec("vit_tiny_patch16_224.augreg_in21k") and spec.width == 0
+    (file,) = spec.files
     assert (file.repo, file.file) == ("timm/vit_tiny_patch16_224.augreg_in21k", "model.safetensors")

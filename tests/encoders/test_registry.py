@@ -3,21 +3,21 @@
 import pytest
 
 from fusionerlib.encoders.prompts import synonyms, template_sets, templates
-from fusionerlib.encoders.registry import add_encoder, get_row, list_encoders, load_visual
+from fusionerlib.encoders.registry import add_encoder, get_spec, list_encoders, load_visual
 from fusionerlib.encoders.weights import present
 from fusionerlib.errors import FusionerError
 
 
 def test_list_and_get_agree() -> None:
-    for row in list_encoders():
-        assert get_row(row.role, row.name) is row
-    assert {row.role for row in list_encoders("text")} == {"text"}
+    for spec in list_encoders():
+        assert get_spec(spec.role, spec.name) is spec
+    assert {spec.role for spec in list_encoders("text")} == {"text"}
 
 
 def test_row_tells_the_truth_about_its_encoder() -> None:
-    for row in filter(present, list_encoders("visual")):
-        encoder = load_visual(row.name)
-        assert (encoder.width, encoder.stride, encoder.multiple) == (row.width, row.stride, row.multiple)
+    for spec in filter(present, list_encoders("visual")):
+        encoder = load_visual(spec.name)
+        assert (encoder.width, encoder.stride, encoder.multiple) == (spec.width, spec.stride, spec.multiple)
 
 
 def test_unknown_name_gets_the_nearest_and_the_list() -> None:
@@ -27,7 +27,7 @@ def test_unknown_name_gets_the_nearest_and_the_list() -> None:
 
 def test_a_name_is_given_once() -> None:
     with pytest.raises(FusionerError, match="already registered"):
-        add_encoder(get_row("text", "packaged"))
+        add_encoder(get_spec("text", "packaged"))
 
 
 def test_every_template_has_exactly_one_hole() -> None:

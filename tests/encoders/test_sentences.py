@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fusionerlib.encoders.base import TextEncoder
-from fusionerlib.encoders.registry import get_row, list_encoders, load_text
+from fusionerlib.encoders.registry import get_spec, list_encoders, load_text
 from fusionerlib.errors import FusionerError
 from tests.encoders.text_models import (
     NAMES,
@@ -104,8 +104,8 @@ def test_weights_of_another_network_are_refused(bert, tmp_path: Path) -> None:
 
 def test_a_name_that_is_neither_folder_nor_hub_is_refused() -> None:
     with pytest.raises(FusionerError, match=r"hf:/no/such/folder is no folder and no name of the hub"):
-        get_row("text", "hf:/no/such/folder")
-    assert get_row("text", "hf:owner/some-name_1.0").files[0].repo == "owner/some-name_1.0"
+        get_spec("text", "hf:/no/such/folder")
+    assert get_spec("text", "hf:owner/some-name_1.0").files[0].repo == "owner/some-name_1.0"
 
 
 def test_half_precision_is_close(bert) -> None:
@@ -170,16 +170,16 @@ def test_rows_say_what_the_published_networks_are(name: str) -> None:
     shape = {**SHAPES[name], "intermediate_size": 4 * SHAPES[name]["hidden_size"], **more.get(kind, {})}
     with torch.device("meta"):
         network = AutoModel.from_config(AutoConfig.for_model(kind, **shape))
-    row = get_row("text", name)
-    assert row.parameters == sum(parameter.numel() for parameter in network.parameters())
-    assert row.width == network.config.hidden_size
-    weights = next(file for file in row.files if file.file == "model.safetensors")
+    spec = get_spec("text", name)
+    assert spec.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert spec.width == network.config.hidden_size
+    weights = next(file for file in spec.files if file.file == "model.safetensors")
     # float32 tensors; heads of language models stand beside the encoder's
-    assert 0 < weights.bytes - 4 * row.parameters < 4 * row.width**2 + 300_000
+    assert 0 < weights.bytes - 4 * spec.parameters < 4 * spec.width**2 + 300_000
 
 
 def test_published_files_are_pinned() -> None:
-    for row in list_encoders("text"):
-        if row.loader == "fusionerlib.encoders.sentences:load":
-            assert all(len(file.revision) == 40 and file.bytes for file in row.files)
-            assert [len(file.sha256) for file in row.files if file.file == "model.safetensors"] == [64]
+    for spec in list_encoders("text"):
+        if spec.loader == "fusionerlib.encoders.sentences:load":
+            assert all(len(file.revision) == 40 and file.bytes for file in spec.files)
+            assert [len(file.sha256) for file in spec.files if file.file == "model.safetensors"] == [64]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fusionerlib.encoders.registry import get_row, load_visual
+from fusionerlib.encoders.registry import get_spec, load_visual
 from tests.encoders.vision_models import (
     WIDE,
     assert_tokens,
@@ -15,6 +15,7 @@ from tests.encoders.vision_models import (
     images,
     load,
     normal,
+    perception_rotation,
     resized,
     saved,
     shaken,
@@ -101,8 +102,10 @@ def test_dinov2(registers, tmp_path) -> None:
             table if height == width == 98 else resized(table, height // 14, width // 14, dino_grid)
         )
     state = from_transformers(other.state_dict(), DINOV2)
-    row = small("dinov2-vits14-reg4" if registers else "dinov2-vits14", embed_dim=48, depth=2, num_heads=3, img_size=98)
-    tower = load(row, saved(state, tmp_path / "w.pth"))
+    spec = small(
+        "dinov2-vits14-reg4" if registers else "dinov2-vits14", embed_dim=48, depth=2, num_heads=3, img_size=98
+    )
+    tower = load(spec, saved(state, tmp_path / "w.pth"))
     for shape in ((1, 3, 98, 98), (2, 3, 70, 126), (1, 3, 154, 42)):
         pixels = images(shape)
         tokens = other(normal(pixels)).last_hidden_state[:, 1 + registers :]
@@ -127,8 +130,8 @@ def test_dinov3(tmp_path) -> None:
     }  # fmt: skip
     state = from_transformers(other.state_dict(), renamed)
     state.pop("")
-    row = small("dinov3-vitb16", embed_dim=48, depth=2, num_heads=3)
-    tower = load(row, saved(state, tmp_path / "model.safetensors"))
+    spec = small("dinov3-vitb16", embed_dim=48, depth=2, num_heads=3)
+    tower = load(spec, saved(state, tmp_path / "model.safetensors"))
     for shape in ((1, 3, 256, 256), WIDE):
         pixels = images(shape)
         assert_tokens(tower, pixels, other(normal(pixels)).last_hidden_state[:, 5:])
@@ -158,10 +161,10 @@ def test_c_radio_in_nvidias_layout(tmp_path) -> None:
         square = F.interpolate(square, size=(max(dims),) * 2, mode="bilinear", align_corners=True)
         return square[..., : dims[0], : dims[1]].flatten(2).transpose(1, 2)
 
-    # transformers has the later models' way; this one's was published with corners on corners.
+    # transformers has align_corners=False, as the later models; this one was published with align_corners=True.
     other.embeddings._interpolate_position_embedding = corners
-    row = small("c-radiov3-vitb16", embed_dim=48, depth=2, num_heads=3, img_size=192)
-    tower = load(row, saved(state, tmp_path / "model.safetensors"))
+    spec = small("c-radiov3-vitb16", embed_dim=48, depth=2, num_heads=3, img_size=192)
+    tower = load(spec, saved(state, tmp_path / "model.safetensors"))
     for shape in ((1, 3, 192, 192), WIDE):
         pixels = images(shape)
         assert_tokens(tower, pixels, other(pixels / 255).features)
@@ -184,23 +187,19 @@ def test_perception_encoder_in_metas_layout(tmp_path) -> None:
         published[name] = value
     del published["cls_token"], published["pos_embed"]
 
-    def rotate(vectors: Tensor) -> Tensor:
-        """Pairs turn by the column, then by the row, counted from 1; the class token (0, 0) stays."""
-        quarter = vectors.shape[-1] // 4
-        speeds = 10000.0 ** (-torch.arange(quarter) / quarter)
-        places = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
-        angles = torch.cat([places[:, 1:] * speeds, places[:, :1] * speeds], 1)
-        turns = torch.polar(torch.ones(()), torch.cat([torch.zeros(1, 2 * quarter), angles]))
-        return torch.view_as_real(torch.view_as_complex(vectors.unflatten(-1, (-1, 2)).contiguous()) * turns).flatten(
-            -2
-        )
-
-    row = small("pe-spatial-vitb16", embed_dim=width, depth=2, num_heads=heads, img_size=64)
-    tower = load(row, saved(published, tmp_path / "PE.pt"))
+    spec = small("pe-spatial-vitb16", embed_dim=width, depth=2, num_heads=heads, img_size=64)
+    tower = load(spec, saved(published, tmp_path / "PE.pt"))
     table = resized(state["pos_embed"], rows, columns, lambda grid, size: F.interpolate(grid, size, mode="bilinear"))
     half = torch.full((3,), 0.5)
     pixels = images()
-    expected = vit(state, normal(pixels, half, half), heads=heads, eps=1e-5, positions=table, rotate=rotate)
+    expected = vit(
+        state,
+        normal(pixels, half, half),
+        heads=heads,
+        eps=1e-5,
+        positions=table,
+        rotate=perception_rotation(rows, columns),
+    )
     assert_tokens(tower, pixels, expected)
 
 
@@ -216,7 +215,7 @@ def test_imagenet_resnet101(tmp_path) -> None:
             torch.nn.init.uniform_(module.weight, 0.3, 0.7)
     other.eval()
     tower = load_visual("imagenet-resnet101", weights=str(saved(other.state_dict(), tmp_path / "r.pth")))
-    assert sum(parameter.numel() for parameter in tower.parameters()) == get_row("visual", tower.name).parameters
+    assert sum(parameter.numel() for parameter in tower.parameters()) == get_spec("visual", tower.name).parameters
     other.avgpool = other.fc = torch.nn.Identity()
     pixels = images((1, 3, 64, 96))
     assert_tokens(tower, pixels, other(normal(pixels)).unflatten(1, (2048, -1)).transpose(1, 2))

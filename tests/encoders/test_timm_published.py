@@ -1,4 +1,4 @@
-"""The rows of vision-only towers against what timm knows, ``timm:NAME``, and the ways to run a tower."""
+"""The specs of vision-only towers against what timm knows, ``timm:NAME``, and the ways to run a tower."""
 
 import pytest
 import timm
@@ -7,47 +7,47 @@ import torch.nn.functional as F
 
 from fusionerlib.encoders import timm_models
 from fusionerlib.encoders.base import VisualEncoder
-from fusionerlib.encoders.positions import WAYS
-from fusionerlib.encoders.registry import get_row, list_encoders, load_visual
+from fusionerlib.encoders.positions import METHODS
+from fusionerlib.encoders.registry import get_spec, list_encoders, load_visual
 from fusionerlib.errors import FusionerError
 from tests.encoders.vision_models import assert_tokens, images, load, normal, saved, shaken, small
 
-ROWS = [row for row in list_encoders("visual") if row.loader.startswith("fusionerlib.encoders.timm_models:")]
+SPECS = [spec for spec in list_encoders("visual") if spec.loader.startswith("fusionerlib.encoders.timm_models:")]
 TINY = "test_vit.r160_in1k"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_rows_are_what_timm_builds(row) -> None:
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_rows_are_what_timm_builds(spec) -> None:
     with torch.device("meta"):
-        network = timm_models.build(row)
+        network = timm_models.build(spec)
         network.reset_classifier(0)
-        assert row.parameters == sum(parameter.numel() for parameter in network.parameters())
-        run = timm_models.maps_of(network.eval(), row.options)
-        for height, width in ((row.size, row.size), (3 * row.stride, 5 * row.stride)):
+        assert spec.parameters == sum(parameter.numel() for parameter in network.parameters())
+        run = timm_models.feature_map(network.eval(), spec.options)
+        for height, width in ((spec.size, spec.size), (3 * spec.stride, 5 * spec.stride)):
             last = run(torch.empty(1, 3, height, width))["last"]
-            assert last.shape == (1, row.width, height // row.stride, width // row.stride)
-    assert row.multiple == row.stride and row.options.get("positions", "bicubic") in WAYS
+            assert last.shape == (1, spec.width, height // spec.stride, width // spec.stride)
+    assert spec.multiple == spec.stride and spec.options.get("positions", "bicubic") in METHODS
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_rows_say_what_timm_says(row) -> None:
-    (file,) = row.files
-    published = timm.get_pretrained_cfg(row.options["model"]).to_dict()
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_rows_say_what_timm_says(spec) -> None:
+    (file,) = spec.files
+    published = timm.get_pretrained_cfg(spec.options["model"]).to_dict()
     assert file.url.endswith(file.file) or file.repo
-    assert not file.bytes or file.bytes == pytest.approx(4 * row.parameters, rel=0.06)
-    if row.family == "MoCo v3":  # timm has the architecture, not the weights
-        assert row.licence == "CC-BY-NC-4.0" and row.size == 224
+    assert not file.bytes or file.bytes == pytest.approx(4 * spec.parameters, rel=0.06)
+    if spec.family == "MoCo v3":  # timm has the architecture, not the weights
+        assert spec.licence == "CC-BY-NC-4.0" and spec.size == 224
         return
-    assert row.size == published["input_size"][-1]
-    assert (tuple(row.options["mean"]), tuple(row.options["std"])) == (published["mean"], published["std"])
-    assert row.licence.lower().replace(" ", "-") == published["license"]
+    assert spec.size == published["input_size"][-1]
+    assert (tuple(spec.options["mean"]), tuple(spec.options["std"])) == (published["mean"], published["std"])
+    assert spec.licence.lower().replace(" ", "-") == published["license"]
     assert file.repo in (published["hf_hub_id"], "nvidia/C-RADIOv3-B") or file.url == published["url"]
 
 
 def test_resnet_is_torchvisions_first_weights() -> None:
     from torchvision.models import ResNet101_Weights
 
-    (file,) = get_row("visual", "imagenet-resnet101").files
+    (file,) = get_spec("visual", "imagenet-resnet101").files
     weights = ResNet101_Weights.IMAGENET1K_V1
     assert file.url == weights.url and file.file.removesuffix(".pth").endswith(f"-{file.sha256}")
     assert file.bytes / 2**20 == pytest.approx(weights.meta["_file_size"], abs=1e-3)
@@ -91,10 +91,10 @@ def test_any_cnn_of_timm_gives_its_last_stage(name, tmp_path) -> None:
 
 
 def test_a_norm_behind_the_pooling_is_applied_to_each_patch(tmp_path) -> None:
-    row = small("eva02-vitb14", embed_dim=48, depth=2, num_heads=3, img_size=70)
-    other = shaken(timm.create_model(row.options["model"], **row.options["arguments"]))
-    tower = load(row, saved(other.state_dict(), tmp_path / "model.safetensors"))
-    mean, std = (torch.tensor(row.options[key]) for key in ("mean", "std"))
+    spec = small("eva02-vitb14", embed_dim=48, depth=2, num_heads=3, img_size=70)
+    other = shaken(timm.create_model(spec.options["model"], **spec.options["arguments"]))
+    tower = load(spec, saved(other.state_dict(), tmp_path / "model.safetensors"))
+    mean, std = (torch.tensor(spec.options[key]) for key in ("mean", "std"))
     pixels = images((2, 3, 70, 70))
     tokens = other.forward_features(normal(pixels, mean, std))[:, 1:]
     assert_tokens(tower, pixels, F.layer_norm(tokens, (48,), other.fc_norm.weight, other.fc_norm.bias, 1e-6))
@@ -133,7 +133,7 @@ def test_a_compiled_tower_makes_the_same_tokens(tmp_path) -> None:
 
 def test_a_network_of_one_size_says_so() -> None:
     with torch.device("meta"):
-        run = timm_models.maps_of(timm.create_model("mixer_s32_224"), {})
+        run = timm_models.feature_map(timm.create_model("mixer_s32_224"), {})
         assert run(torch.zeros(1, 3, 224, 224))["last"].shape == (1, 512, 7, 7)
     with pytest.raises(FusionerError, match=r"MlpMixer makes no map of an image of 320x256 .* made for 224x224"):
         run(torch.zeros(1, 3, 256, 320, device="meta"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fusionerlib.encoders.base import TextEncoder
-from fusionerlib.encoders.registry import get_row, load_text
+from fusionerlib.encoders.registry import get_spec, load_text
 from fusionerlib.errors import FusionerError
 
 pyarrow = pytest.importorskip("pyarrow", reason="tables of vectors are read with pyarrow, in the extra `data`")
@@ -131,8 +131,8 @@ def test_frozen_and_fingerprinted_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_row_opens_no_file() -> None:
-    row = get_row("text", "vectors:some/where/words.parquet")
-    assert (row.space, row.files, row.download) == ("vectors:words", (), 0)
+    spec = get_spec("text", "vectors:some/where/words.parquet")
+    assert (spec.space, spec.files, spec.download) == ("vectors:words", (), 0)
 
 
 @pytest.mark.skipif(not CLIP.is_file(), reason="no ../shared/data/clip-text beside the checkout")

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from fusionerlib.encoders.base import WeightFile
-from fusionerlib.encoders.registry import get_row, list_encoders, load_text
+from fusionerlib.encoders.registry import get_spec, list_encoders, load_text
 from fusionerlib.encoders.weights import cached, fetch, locate, present
 from fusionerlib.errors import FusionerError
-from tests.encoders.hub_server import BYTES, COMMIT, Server, row_of
+from tests.encoders.hub_server import BYTES, COMMIT, Server, spec_of
 
 NOWHERE = "http://127.0.0.1:9"
 """The discard port, closed on any machine of today: a network that refuses at once."""
@@ -33,21 +33,21 @@ def refused(*_):
     raise AssertionError("the network was asked")
 
 socket.socket.connect = socket.getaddrinfo = refused
-for row in list_encoders():
-    if present(row):
+for spec in list_encoders():
+    if present(spec):
         continue
     try:
-        (load_visual if row.role == "visual" else load_text)(row.name)
+        (load_visual if spec.role == "visual" else load_text)(spec.name)
     except FusionerError as error:
-        told, first = str(error), row.files[0]
-        remedies = (f"`fusioner fetch {row.name}`", f"{row.role}_weights=PATH")
-        for part in (repr(row.name), first.file, size_text(first.bytes) if first.bytes else "", *remedies):
+        told, first = str(error), spec.files[0]
+        remedies = (f"`fusioner fetch {spec.name}`", f"{spec.role}_weights=PATH")
+        for part in (repr(spec.name), first.file, size_text(first.bytes) if first.bytes else "", *remedies):
             assert part in told, (part, told)
     else:
-        raise AssertionError(row.name)
+        raise AssertionError(spec.name)
     heavy = {"timm", "open_clip", "transformers"} & set(sys.modules)
-    assert not heavy, (row.name, heavy)
-    print(row.role, row.name)
+    assert not heavy, (spec.name, heavy)
+    print(spec.role, spec.name)
 """
 
 
@@ -58,25 +58,25 @@ def test_missing_weights_are_told_at_once_and_without_a_heavy_import(tmp_path: P
     done = subprocess.run([sys.executable, "-c", BLOCKED], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
-    assert told == [f"{row.role} {row.name}" for row in list_encoders() if row.files] and "text bert-base" in told
+    assert told == [f"{spec.role} {spec.name}" for spec in list_encoders() if spec.files] and "text bert-base" in told
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_are_looked_for_where_the_user_says(tmp_path: Path) -> None:
     one, other = WeightFile(file="a.safetensors", url="u", bytes=3_000_000), WeightFile(file="sub/b.json", url="v")
     (tmp_path / "a.safetensors").touch()
-    assert locate(row_of(one), str(tmp_path)) == tmp_path / "a.safetensors"
-    assert locate(row_of(one), str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
+    assert locate(spec_of(one), str(tmp_path)) == tmp_path / "a.safetensors"
+    assert locate(spec_of(one), str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
     with pytest.raises(FusionerError, match=r"'some-encoder' needs sub/b.json of v, not in .*fusioner fetch some-enc"):
-        locate(row_of(one, other), str(tmp_path))
+        locate(spec_of(one, other), str(tmp_path))
     with pytest.raises(FusionerError, match=r"are one file, expected a folder with a.safetensors, sub/b.json"):
-        locate(row_of(one, other), str(tmp_path / "a.safetensors"))
-    assert locate(row_of(one, other.model_copy(update={"optional": True})), str(tmp_path)) == tmp_path
+        locate(spec_of(one, other), str(tmp_path / "a.safetensors"))
+    assert locate(spec_of(one, other.model_copy(update={"optional": True})), str(tmp_path)) == tmp_path
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.json").touch()
-    assert locate(row_of(other, one), str(tmp_path)) == tmp_path
+    assert locate(spec_of(other, one), str(tmp_path)) == tmp_path
     with pytest.raises(FusionerError, match="weights '/none' do not exist"):
-        locate(row_of(one), "/none")
+        locate(spec_of(one), "/none")
 
 
 @pytest.fixture
@@ -96,21 +96,21 @@ def tiny(tmp_path: Path) -> dict[str, bytes]:
 
 def test_a_repository_of_the_hub(caches: Path, server: Server, tiny: dict[str, bytes], tmp_path: Path) -> None:
     server.repository("owner/tiny", tiny)
-    row = get_row("text", "hf:owner/tiny")
+    spec = get_spec("text", "hf:owner/tiny")
     with pytest.raises(FusionerError, match=r"needs model.safetensors and 6 more files of owner/tiny"):
-        load_text(row.name)
-    fetch(row)
+        load_text(spec.name)
+    fetch(spec)
     asked = len(server.asked)
-    assert present(row) and fetch(row) and len(server.asked) == asked  # absent ones are not asked for again
-    text = load_text(row.name)
+    assert present(spec) and fetch(spec) and len(server.asked) == asked  # absent ones are not asked for again
+    text = load_text(spec.name)
     assert text.network.pooling == "cls"
     assert torch.equal(text(["cat"], ["a {}"]), load_text(f"hf:{tmp_path / 'tiny'}")(["cat"], ["a {}"]))
     # Weights that another program put there say nothing of the pooling: it must not be guessed.
     server.repository(
         "owner/plain", {name: content for name, content in tiny.items() if name != "1_Pooling/config.json"}
     )
-    plain = get_row("text", "hf:owner/plain")
-    fetch(row_of(*(file for file in plain.files if file.file in tiny and "/" not in file.file)))
+    plain = get_spec("text", "hf:owner/plain")
+    fetch(spec_of(*(file for file in plain.files if file.file in tiny and "/" not in file.file)))
     with pytest.raises(FusionerError, match=r"needs modules.json and 2 more files"):
         load_text(plain.name)
     fetch(plain)
@@ -136,11 +136,11 @@ def test_a_pinned_file_of_the_hub(caches: Path, server: Server) -> None:
     pinned = WeightFile(file="model.safetensors", repo="owner/pinned", revision=COMMIT, sha256="ab")
     server.repository("owner/pinned", {"model.safetensors": BYTES}, revision=COMMIT)
     with pytest.raises(FusionerError, match=r"its sha256 is .*, that of the published file starts with ab"):
-        fetch(row_of(pinned))
+        fetch(spec_of(pinned))
     assert cached(pinned) is None
     assert not [path for path in caches.rglob("*") if path.is_file() and path.stat().st_size >= len(BYTES)]
     right = pinned.model_copy(update={"sha256": hashlib.sha256(BYTES).hexdigest()})
-    assert fetch(row_of(right)) == [locate(row_of(right))] and locate(row_of(right)).read_bytes() == BYTES
+    assert fetch(spec_of(right)) == [locate(spec_of(right))] and locate(spec_of(right)).read_bytes() == BYTES
     assert cached(right.model_copy(update={"revision": "2" * 40})) is None
 
 
@@ -151,7 +151,7 @@ def test_weights_behind_terms_name_the_terms(caches: Path, server: Server) -> No
     with pytest.raises(
         FusionerError, match=r"accept its terms at https://huggingface.co/owner/gated, run `hf auth log"
     ):
-        fetch(row_of(gated))
+        fetch(spec_of(gated))
 
 
 def test_fetching_without_a_network_fails_at_once(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_fetching_without_a_network_fails_at_once(caches: Path, monkeypatch: pyt
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOWHERE + "/{repo_id}/resolve/{revision}/{filename}")
     on_hub = WeightFile(file="model.safetensors", repo="owner/tiny", bytes=440_000_000)
     with pytest.raises(FusionerError, match=r"model.safetensors \(440 MB\) can't be downloaded.*refused"):
-        fetch(row_of(on_hub))
+        fetch(spec_of(on_hub))
     with pytest.raises(FusionerError, match=r"a.pth could not be downloaded.*refused"):
-        fetch(row_of(WeightFile(file="a.pth", url=f"{NOWHERE}/a.pth")))
+        fetch(spec_of(WeightFile(file="a.pth", url=f"{NOWHERE}/a.pth")))
     assert sum(slept) < 5, "it retried for long"

@@ -9,7 +9,7 @@ from fusionerlib.encoders.base import EncoderSpec, WeightFile
 from fusionerlib.encoders.weights import LOCK, fetch, locate, present
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
-from tests.encoders.hub_server import BYTES, Server, row_of
+from tests.encoders.hub_server import BYTES, Server, spec_of
 
 
 def files_in(folder: Path) -> list[str]:
@@ -19,61 +19,61 @@ def files_in(folder: Path) -> list[str]:
 
 def at_url(server: Server, *, sha256: str = "") -> EncoderSpec:
     server.files["/some.pth"] = BYTES
-    return row_of(WeightFile(file="some.pth", url=f"{server.url}/some.pth", sha256=sha256, bytes=len(BYTES)))
+    return spec_of(WeightFile(file="some.pth", url=f"{server.url}/some.pth", sha256=sha256, bytes=len(BYTES)))
 
 
 def test_a_file_from_a_url(caches: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
-    row = at_url(server, sha256=hashlib.sha256(BYTES).hexdigest()[:8])
+    spec = at_url(server, sha256=hashlib.sha256(BYTES).hexdigest()[:8])
     with pytest.raises(
         FusionerError, match=rf"needs some.pth \(2.1 MB\) of {server.url}/some.pth, not on this machine"
     ):
-        locate(row)
-    assert not present(row) and not server.asked
-    assert fetch(row) == [caches / "torch" / "hub" / "checkpoints" / "some.pth"]
-    assert locate(row).read_bytes() == BYTES and present(row)
+        locate(spec)
+    assert not present(spec) and not server.asked
+    assert fetch(spec) == [caches / "torch" / "hub" / "checkpoints" / "some.pth"]
+    assert locate(spec).read_bytes() == BYTES and present(spec)
     assert "some.pth: 100%" in capfd.readouterr().err
-    assert fetch(row) == [locate(row)] and server.asked == ["GET /some.pth"]  # once
+    assert fetch(spec) == [locate(spec)] and server.asked == ["GET /some.pth"]  # once
 
 
 def test_what_is_not_the_published_file_is_not_kept(caches: Path, server: Server) -> None:
-    row = at_url(server, sha256="0" * 64)
+    spec = at_url(server, sha256="0" * 64)
     with pytest.raises(FusionerError, match=r"some-encoder.*some\.pth.*has sha256 .*altered.*text_weights=PATH"):
-        fetch(row)
+        fetch(spec)
     assert not files_in(caches)
 
 
 @pytest.mark.parametrize("told", [r"received 1048576 bytes, expected 2097152\)", "answer 404 Not Found"])
 def test_a_download_without_a_checksum_that_fails_leaves_nothing(caches: Path, server: Server, told: str) -> None:
-    row = at_url(server)
+    spec = at_url(server)
     if "404" in told:
         server.files.clear()
     server.cut.add("/some.pth")
     with pytest.raises(
-        FusionerError, match=rf"'some-encoder': some\.pth .*{row.files[0].url}: .*{told}.*text_weights=PATH"
+        FusionerError, match=rf"'some-encoder': some\.pth .*{spec.files[0].url}: .*{told}.*text_weights=PATH"
     ):
-        fetch(row)
+        fetch(spec)
     assert not files_in(caches)
 
 
 def test_a_broken_download_goes_on_where_it_stopped(caches: Path, server: Server) -> None:
-    row = at_url(server, sha256=hashlib.sha256(BYTES).hexdigest()[:8])
+    spec = at_url(server, sha256=hashlib.sha256(BYTES).hexdigest()[:8])
     server.cut.add("/some.pth")
     with pytest.raises(FusionerError, match=r"1\.0 MB are kept, it goes on from there\), or .* set text_weights=PATH$"):
-        fetch(row)
-    assert files_in(caches) == ["some.pth.part"] and not present(row)
+        fetch(spec)
+    assert files_in(caches) == ["some.pth.part"] and not present(spec)
     server.cut.clear()
-    fetch(row)
+    fetch(spec)
     assert server.ranges[-1] == "bytes=1048576-" and server.sent[-1] == len(BYTES) - 1048576
-    assert locate(row).read_bytes() == BYTES and files_in(caches) == ["some.pth"]
+    assert locate(spec).read_bytes() == BYTES and files_in(caches) == ["some.pth"]
 
 
 def test_only_one_process_downloads_from_urls_at_a_time(caches: Path, server: Server) -> None:
-    row, folder = at_url(server), caches / "torch" / "hub" / "checkpoints"
+    spec, folder = at_url(server), caches / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     with (
         exclusive(folder / LOCK, "a download"),
         pytest.raises(FusionerError, match=r"'some-encoder': .* is going on in another process"),
     ):
-        fetch(row)
+        fetch(spec)
     assert not server.asked
-    assert fetch(row) == [folder / "some.pth"]
+    assert fetch(spec) == [folder / "some.pth"]

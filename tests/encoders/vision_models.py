@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fusionerlib.encoders import timm_models
 from fusionerlib.encoders.base import EncoderSpec, LoadOptions, VisualTower
-from fusionerlib.encoders.registry import get_row
+from fusionerlib.encoders.registry import get_spec
 
 State = Mapping[str, Tensor]
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -29,14 +29,14 @@ def normal(pixels: Tensor, mean: Tensor = MEAN, std: Tensor = STD) -> Tensor:
 
 
 def small(name: str, **arguments: Any) -> EncoderSpec:
-    """The row ``name`` with other arguments for timm, such as fewer layers."""
-    row = get_row("visual", name)
-    merged = {**row.options.get("arguments", {}), **arguments}
-    return row.model_copy(update={"options": {**row.options, "arguments": merged}})
+    """The spec ``name`` with other arguments for timm, such as fewer layers."""
+    spec = get_spec("visual", name)
+    merged = {**spec.options.get("arguments", {}), **arguments}
+    return spec.model_copy(update={"options": {**spec.options, "arguments": merged}})
 
 
-def load(row: EncoderSpec, file: Path, **how: Any) -> VisualTower:
-    return timm_models.load(row, LoadOptions(weights=str(file), **{"tokens": row.tokens[0], **how}))
+def load(spec: EncoderSpec, file: Path, **options: Any) -> VisualTower:
+    return timm_models.load(spec, LoadOptions(weights=str(file), **{"tokens": spec.tokens[0], **options}))
 
 
 def saved(state: Mapping[str, Any], file: Path) -> Path:
@@ -162,6 +162,24 @@ def resized(positions: Tensor, rows: int, columns: int, resize: Callable[..., Te
     side = math.isqrt(positions.shape[1] - 1)
     grid = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
     return torch.cat([positions[:, :1], resize(grid, (rows, columns)).flatten(2).transpose(1, 2)], 1)
+
+
+def perception_rotation(rows: int, columns: int) -> Callable[[Tensor], Tensor]:
+    """Perception Encoder's rotary positions: pairs of channels turn by the column, then by the row.
+
+    Both are counted from 1 on any grid; the class token has (0, 0) and stays.
+    """
+
+    def rotate(vectors: Tensor) -> Tensor:
+        quarter = vectors.shape[-1] // 4
+        speeds = 10000.0 ** (-torch.arange(quarter) / quarter)
+        places = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
+        angles = torch.cat([places[:, 1:] * speeds, places[:, :1] * speeds], 1)
+        turns = torch.polar(torch.ones(()), torch.cat([torch.zeros(1, 2 * quarter), angles]))
+        pairs = torch.view_as_complex(vectors.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * turns).flatten(-2)
+
+    return rotate
 
 
 def from_transformers(state: State, renamed: Mapping[str, str]) -> dict[str, Tensor]:

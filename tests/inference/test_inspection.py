@@ -70,24 +70,24 @@ def test_unknown_photo_is_told() -> None:
         sample_photo("camera", multiple=32)
 
 
-def colours(row: EncoderSpec, how: LoadOptions) -> VisualTower:
+def colours(spec: EncoderSpec, options: LoadOptions) -> VisualTower:
     """An encoder whose patch tokens are mean colours, so that words for colours can share their space."""
 
     class Mean(nn.Module):
         def forward(self, pixels):
             return {"last": F.avg_pool2d(pixels, 16)}
 
-    return VisualTower(Mean(), row=row, how=how, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="colours")
+    return VisualTower(Mean(), spec=spec, options=options, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="colours")
 
 
-def colour_words(row: EncoderSpec, how: LoadOptions) -> TextTower:
+def colour_words(spec: EncoderSpec, options: LoadOptions) -> TextTower:
     """Sentences about red, green or blue as that colour."""
 
     class Words(nn.Module):
         def forward(self, sentences):
             return torch.tensor([[float(word in one) for word in ("red", "green", "blue")] for one in sentences])
 
-    return TextTower(Words(), row=row, how=how, width=3, fingerprint="colours")
+    return TextTower(Words(), spec=spec, options=options, width=3, fingerprint="colours")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def colour_pair():
         registry.add_encoder(row)
     yield
     for row in rows:
-        del registry._rows()[row.role, row.name]
+        del registry._specs()[row.role, row.name]
 
 
 def test_a_photo_under_several_encoders(colour_pair, monkeypatch) -> None:
