@@ -65,9 +65,9 @@ def make_notebook() -> MakeNotebook:
 
 
 @pytest.fixture
-def tiny_checkout(tmp_path: Path, make_notebook: MakeNotebook) -> Path:
+def tiny_clone(tmp_path: Path, make_notebook: MakeNotebook) -> Path:
     """The project's real Snakefile with five notebooks that only write what the graph expects, and a profile."""
-    root = tmp_path / "checkout"
+    root = tmp_path / "clone"
     root.mkdir()
     shutil.copy(ROOT / "Snakefile", root / "Snakefile")
     stems = ("01_feature_inspection", "02_training", "03_evaluation", "04_ablations", "05_mosaic4_robustness")

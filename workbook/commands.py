@@ -37,10 +37,10 @@ def notebook(
     parameters: Annotated[str, typer.Option(metavar="JSON", help="Parameters as one JSON object.")] = "{}",
 ) -> None:
     """Execute one notebook; an unknown parameter stops it before it starts."""
+    from workbook.clone import find_clone
     from workbook.execution import execute_notebook
-    from workbook.graph import find_checkout
 
-    path = Path(source) if source.endswith(".ipynb") else find_checkout() / "notebooks" / f"{source}.ipynb"
+    path = Path(source) if source.endswith(".ipynb") else find_clone() / "notebooks" / f"{source}.ipynb"
     try:
         given = dict(json.loads(parameters))
     except (ValueError, TypeError) as error:

@@ -1,6 +1,6 @@
 """A profile of the workbook run as a graph: how large it is, and the call of Snakemake that makes what is missing.
 
-The graph itself is the checkout's ``Snakefile``. Its working directory is the run's folder, so everything about a
+The graph itself is the clone's ``Snakefile``. Its working directory is the run's folder, so everything about a
 run, Snakemake's own records included, goes away with that folder.
 """
 
@@ -20,6 +20,7 @@ from fusionerlib.cli.settings import parsed
 from fusionerlib.config import Frozen, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
+from workbook.clone import find_clone
 from workbook.execution import own_kernel
 from workbook.parameter_cells import check_parameters, parameter_names
 
@@ -73,24 +74,10 @@ def with_overrides(profile: Profile, overrides: Mapping[str, str], *, notebooks:
     return Profile(name=profile.name, data=data, notebooks=given)
 
 
-def find_checkout() -> Path:
-    """The folder with the Snakefile and the notebooks: round the working directory, else round this package.
-
-    Raises FusionerError where there is neither (the library alone was installed).
-    """
-    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
-        if (folder / "Snakefile").is_file() and (folder / "notebooks").is_dir():
-            return folder
-    raise FusionerError(
-        f"{Path.cwd()} is in no checkout of the workbook (no Snakefile with notebooks/ beside it): "
-        "clone the repository, run `make install` there, and call `fusioner run` inside it"
-    )
-
-
 def run_profile(
     name: str,
     *,
-    checkout: Path | None = None,
+    clone: Path | None = None,
     output: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     dry_run: bool = False,
@@ -101,7 +88,7 @@ def run_profile(
     A run that was stopped in any way, kill -9 included, goes on by the same call. Raises FusionerError naming the
     notebooks that failed, after the pages are written with what there is.
     """
-    root = (checkout or find_checkout()).resolve()
+    root = (clone or find_clone()).resolve()
     profile = with_overrides(load_profile(name), overrides or {}, notebooks=root / "notebooks")
     for notebook, given in profile.notebooks.items():
         check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)

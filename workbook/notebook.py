@@ -8,8 +8,7 @@ papermill only warns about a parameter that a notebook does not have, so each no
 and the project's own runner compares the given names with the parameters cell before it starts a kernel.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.evaluation.queries import Inference, Rule
 from studies.cost_aggregation.study import CostAggregationStudy
 from studies.encoder_pairs.study import Study
+from workbook.clone import base_folder, located
 from workbook.parameter_cells import bound_parameters, require_known
 
 
@@ -32,25 +32,28 @@ class NotebookParameters(Frozen):
         """``run_dir`` as a path."""
         return Path(self.run_dir)
 
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths count from, those in a checkpoint's config too."""
+        return base_folder()
+
     @classmethod
     def known(cls) -> list[str]:
         """The names that the parameters cell may bind, sorted."""
         return sorted(cls.model_fields)
 
     @classmethod
-    def from_namespace(cls, namespace: Mapping[str, Any]) -> Self:
+    def from_namespace(cls, namespace: MutableMapping[str, Any]) -> Self:
         """The parameters that the cells before bound in ``namespace`` (a notebook hands in ``globals()``).
 
-        A kernel that sits in the checkout's ``notebooks`` moves to the checkout, so that paths mean the same in
-        JupyterLab as under papermill.
+        Relative paths count from the clone, see ``workbook.clone``. Which names were checked is remembered in
+        ``namespace``, see ``bound_parameters``.
         Raises FusionerError naming an unknown name and the nearest known one, or an ill-typed value.
         """
-        if "In" in namespace:
-            _leave_notebooks()
         values = bound_parameters(namespace, known=cls.known())
         for name, value in values.items():
             require_known(name, cls.known(), f"of {cls.__name__} (its value: {value!r})")
-        return cls.flat(**values)
+        return located(cls.flat(**values), base_folder())
 
     @classmethod
     def flat(cls, **values: Any) -> Self:
@@ -215,10 +218,3 @@ class PerformanceNotebook(NotebookParameters):
     def file(self) -> Path:
         """Where the page goes."""
         return Path(self.page) if self.page else self.directory / "performance.md"
-
-
-def _leave_notebooks() -> None:
-    # JupyterLab and VS Code start a kernel beside its notebook.
-    here = Path.cwd()
-    if here.name == "notebooks" and (here.parent / "Snakefile").is_file():
-        os.chdir(here.parent)

@@ -2,27 +2,35 @@
 
 import ast
 import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fusionerlib.errors import FusionerError, nearest
 
+CHECKED = "_checked_parameters"
+"""The name under which a kernel's namespace remembers which parameters were checked last."""
 
-def bound_parameters(namespace: Mapping[str, Any], *, known: Iterable[str]) -> dict[str, Any]:
-    """Every parameter bound in ``namespace``: the names that a misspelling can hide among.
 
-    In a notebook these are the names of the latest run of cells that hold nothing but ``name = literal`` lines with
-    a known name among them (the parameters cell, and papermill's cell after it), so that changing the parameters
-    cell and running it again works in a notebook that has run to its end. Anywhere else: every public name that is
-    no module, class or function.
+def bound_parameters(namespace: MutableMapping[str, Any], *, known: Iterable[str]) -> dict[str, Any]:
+    """Every parameter bound in ``namespace``, misspelt ones included.
+
+    At the first call these are all public names that are no module, class or function: the names of the parameters
+    cell, and of the cell that papermill puts after it. They are remembered, since later cells bind variables of their
+    own. When the parameters cell runs again, the names that it annotates (``name: type = literal``) are added, and
+    remembered names that are not ``known`` are dropped: the cell may have corrected them.
     """
-    names = _names_from_history(namespace.get("In"), known=set(known))
-    if names is None:
-        names = [name for name, value in namespace.items() if _may_be_parameter(name, value)]
-    return {name: namespace[name] for name in names if name in namespace}
+    remembered, annotated = namespace.get(CHECKED), _take_annotations(namespace)
+    if remembered is None:
+        names = _public_values(namespace)
+    elif annotated:
+        names = [*(name for name in remembered if name in set(known)), *annotated]
+    else:
+        names = list(remembered)
+    found = {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
+    namespace[CHECKED] = tuple(found)
+    return found
 
 
 def parameter_names(notebook: Path) -> list[str]:
@@ -57,31 +65,20 @@ def require_known(name: str, known: list[str], where: str) -> None:
         raise FusionerError(f"unknown parameter {name!r} {where}: {nearest(name, known)}")
 
 
-def _names_from_history(history: Any, *, known: set[str]) -> list[str] | None:
-    """Names bound by the latest consecutive cells of literals that share a name with ``known``; None where there are
-    none. ``history`` is IPython's ``In``: the source of every cell that ran, the running one last."""
-    if not isinstance(history, list):
-        return None
-    group: list[str] = []
-    for source in reversed(history[1:-1]):
-        names = _literal_names(source)
-        if names is not None:
-            group = [*names, *group]
-        elif known & set(group):
-            break
-        else:
-            group = []
-    return list(dict.fromkeys(group)) if known & set(group) else None
-
-
-def _literal_names(source: str) -> list[str] | None:
-    """The names that ``source`` binds where it is nothing but ``name = literal`` lines, else None."""
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:
-        return None
-    plain = all(isinstance(line, ast.Assign | ast.AnnAssign) and _is_literal(line.value) for line in statements)
-    return _bound_names(statements) if plain else None
+def _take_annotations(namespace: MutableMapping[str, Any]) -> list[str]:
+    """The public names that were annotated since the last call."""
+    annotations = namespace.get("__annotations__")
+    # Since Python 3.14 code leaves a function that makes its annotations; 1 asks for their values.
+    lazy = namespace.pop("__annotate__", None)
+    if not annotations and callable(lazy):
+        try:
+            annotations = lazy(1)
+        except Exception:  # an annotation that can't be evaluated: those of a parameters cell are builtin types
+            annotations = None
+    names = [name for name in annotations or {} if not name.startswith("_")]
+    if annotations:
+        annotations.clear()
+    return names
 
 
 def _bound_names(statements: Iterable[ast.stmt]) -> list[str]:
@@ -94,19 +91,12 @@ def _bound_names(statements: Iterable[ast.stmt]) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _is_literal(value: ast.expr | None) -> bool:
-    # papermill writes nan and the infinities as float('nan').
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "float":
-        return all(_is_literal(argument) for argument in value.args)
-    try:
-        ast.literal_eval(value or "None")
-    except ValueError:
-        return False
-    return True
-
-
-def _may_be_parameter(name: str, value: Any) -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
+def _public_values(namespace: Mapping[str, Any]) -> list[str]:
+    """Names in ``namespace`` that are neither private, nor IPython's own, nor a module, class or function."""
+    shell = namespace.get("get_ipython", lambda: None)()
     hidden = shell.user_ns_hidden if shell is not None else {}
-    return not (name.startswith("_") or name in hidden or isinstance(value, ModuleType | type) or callable(value))
+    return [
+        name
+        for name, value in namespace.items()
+        if not (name.startswith("_") or name in hidden or isinstance(value, ModuleType) or callable(value))
+    ]

@@ -59,13 +59,13 @@ def test_settings_are_json_where_they_can_be(text: str, value: Any) -> None:
     assert parsed(text) == value
 
 
-def test_outside_a_checkout_the_remedy_is_told(tmp_path: Path) -> None:
+def test_outside_a_clone_the_remedy_is_told(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "fusionerlib", tmp_path / "site" / "fusionerlib")
     command = [sys.executable, "-m", "fusionerlib.cli.app", "run", "smoke"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "is in no checkout" in done.stderr and "make install" in done.stderr
+    assert "is in no clone" in done.stderr and "make install" in done.stderr
 
 
 SLOW_TRAINING = """import json, time
@@ -96,14 +96,14 @@ def wait_for(state: Path, steps: int, process: "subprocess.Popen[bytes]") -> Non
     raise AssertionError("the training never started")
 
 
-def test_a_run_goes_on_after_kill_9_and_after_a_failure(tiny_checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    notebooks, run = tiny_checkout / "notebooks", tiny_checkout / "outputs" / "tiny"
+def test_a_run_goes_on_after_kill_9_and_after_a_failure(tiny_clone: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    notebooks, run = tiny_clone / "notebooks", tiny_clone / "outputs" / "tiny"
     insert_cell(notebooks / "02_training.ipynb", SLOW_TRAINING, 2)
     command = [sys.executable, "-m", "fusionerlib.cli.app", "run", "tiny.json", "--set", "steps=40"]
-    process = subprocess.Popen(command, cwd=tiny_checkout, start_new_session=True)
+    process = subprocess.Popen(command, cwd=tiny_clone, start_new_session=True)
     wait_for(run / "training" / "state.json", 3, process)
     with pytest.raises(FusionerError, match="going on"):
-        run_profile(str(tiny_checkout / "tiny.json"), checkout=tiny_checkout)
+        run_profile(str(tiny_clone / "tiny.json"), clone=tiny_clone)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run / "checkpoint" / "model.safetensors").exists()
@@ -111,16 +111,16 @@ def test_a_run_goes_on_after_kill_9_and_after_a_failure(tiny_checkout: Path, cap
     # The same call goes on where training was; one notebook fails, and the others are done all the same.
     bad = 'raise ValueError("no <tile> was won")'
     insert_cell(notebooks / "05_mosaic4_robustness.ipynb", bad, 2)
-    again: dict[str, Any] = {"checkout": tiny_checkout, "overrides": {"steps": "40"}, "cores": 2}
+    again: dict[str, Any] = {"clone": tiny_clone, "overrides": {"steps": "40"}, "cores": 2}
     with pytest.raises(FusionerError, match="05_mosaic4_robustness: ValueError: no <tile> was won"):
-        run_profile(str(tiny_checkout / "tiny.json"), **again)
+        run_profile(str(tiny_clone / "tiny.json"), **again)
     starts = json.loads((run / "training" / "state.json").read_text())
     assert len(starts) == 40 and starts[0] == 0 and starts[-1] >= 3
     assert "no <tile> was won" in (run / "notebooks" / "05_mosaic4_robustness.ipynb").read_text()
     assert "no &lt;tile&gt; was won" in (run / "index.html").read_text()
     records = {stem: run / "records" / f"{stem}.json" for stem in STEMS}
     assert [stem for stem in STEMS if not records[stem].is_file()] == ["05_mosaic4_robustness"]
-    assert json.loads(records["02_training"].read_text()) == {"threads": "2", "cwd": str(tiny_checkout)}
+    assert json.loads(records["02_training"].read_text()) == {"threads": "2", "cwd": str(tiny_clone)}
     assert json.loads(records["03_evaluation"].read_text())["threads"] == "1"
 
     # Mended, that notebook alone runs, and the pages after it.
@@ -128,15 +128,15 @@ def test_a_run_goes_on_after_kill_9_and_after_a_failure(tiny_checkout: Path, cap
     content = json.loads((notebooks / "05_mosaic4_robustness.ipynb").read_text())
     content["cells"] = [cell for cell in content["cells"] if cell["source"] != bad]
     (notebooks / "05_mosaic4_robustness.ipynb").write_text(json.dumps(content))
-    assert run_profile(str(tiny_checkout / "tiny.json"), **again) == run
+    assert run_profile(str(tiny_clone / "tiny.json"), **again) == run
     assert {stem: records[stem].stat().st_mtime_ns for stem in before} == before
     assert "All 5 notebooks ran to their end" in (run / "index.html").read_text()
     assert len(list((run / "pages").glob("*.html"))) == 5
 
     # Nothing is left to do; another parameter would make training and all after it run again.
     capfd.readouterr()
-    run_profile(str(tiny_checkout / "tiny.json"), dry_run=True, **again)
+    run_profile(str(tiny_clone / "tiny.json"), dry_run=True, **again)
     assert "Nothing to be done" in capfd.readouterr().out
-    run_profile(str(tiny_checkout / "tiny.json"), dry_run=True, **{**again, "overrides": {"steps": "41"}})
+    run_profile(str(tiny_clone / "tiny.json"), dry_run=True, **{**again, "overrides": {"steps": "41"}})
     assert "total             7" in capfd.readouterr().out
     assert json.loads((run / "profile.json").read_text())["notebooks"]["02_training"] == {"steps": 40}

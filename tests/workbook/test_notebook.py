@@ -10,14 +10,19 @@ import pytest
 from fusionerlib.config import DEMO, PRESETS, FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
 from tests.conftest import ROOT, MakeNotebook
+from workbook.clone import PATHS
+from workbook.execution import own_kernel
 from workbook.graph import load_profile
 from workbook.notebook import (
     AblationNotebook,
+    CostAggregationNotebook,
+    EncoderPairsNotebook,
     EvaluationNotebook,
     InspectionNotebook,
     MaskInspectorNotebook,
     MosaicNotebook,
     NotebookParameters,
+    PerformanceNotebook,
     TrainingNotebook,
 )
 from workbook.parameter_cells import check_parameters, parameter_names
@@ -116,52 +121,127 @@ def test_a_bad_parameter_is_named(model: type[NotebookParameters], namespace: di
 
 CELL = 'run_dir: str = "a"  # where\nthreshold: float = 0.5'
 IMPORT = "from workbook.notebook import EvaluationNotebook"
+CHECK = f"{IMPORT}\np = EvaluationNotebook.from_namespace(globals())"
+INJECTED = "# Parameters\nthreshold = 0.1\nstpes = 2\n"
+WRONG, RIGHT = 'run_dir: str = "a"\nthresold: float = 0.1', 'run_dir: str = "a"\nthreshold: float = 0.1'
+FAILS = "try:\n    p = EvaluationNotebook.from_namespace(globals())\nexcept ValueError as error:\n    p = str(error)"
+
+
+def run_cells(*cells: str) -> Any:
+    """``p`` after IPython ran the cells in a kernel's namespace."""
+    interactiveshell = pytest.importorskip("IPython.core.interactiveshell")
+    shell = interactiveshell.InteractiveShell()
+    for cell in cells:
+        shell.run_cell(cell, store_history=True).raise_error()
+    return shell.user_ns["p"]
 
 
 @pytest.mark.parametrize(
-    ("history", "expected"),
+    ("cells", "threshold"),
     [
-        pytest.param([CELL, IMPORT], {"run_dir", "threshold"}, id="first run"),
-        pytest.param(
-            [CELL, "# Parameters\nthreshold = 0.1\nstpes = 2\n", IMPORT],
-            {"run_dir", "threshold", "stpes"},
-            id="papermill",
-        ),
-        pytest.param([CELL, "# Parameters\nthreshold = float('nan')", IMPORT], {"run_dir", "threshold"}, id="nan"),
-        pytest.param(
-            [CELL, IMPORT, "score = measure()", CELL, IMPORT], {"run_dir", "threshold"}, id="again at the end"
-        ),
-        pytest.param(["stpes = 2", IMPORT, CELL, IMPORT], {"run_dir", "threshold"}, id="again after a misspelling"),
-        pytest.param([CELL, IMPORT, "chosen = 3", IMPORT], {"run_dir", "threshold"}, id="a literal of a later cell"),
+        pytest.param([CELL, CHECK], 0.5, id="first run"),
+        pytest.param([CELL, "# Parameters\nthreshold = 0.1", CHECK], 0.1, id="papermill"),
+        pytest.param([CELL, CHECK, "score = 0.7\nepisodes = []", CELL.replace("0.5", "0.2"), CHECK], 0.2, id="again"),
+        pytest.param([CELL, CHECK, "chosen = 3\nepisodes = []", CHECK], 0.5, id="a later cell's variables"),
+        pytest.param([CELL, CHECK, "threshold = 0.3", CHECK], 0.3, id="set by hand"),
+        pytest.param([IMPORT, WRONG, FAILS, RIGHT, CHECK], 0.1, id="again after a misspelling"),
+        pytest.param([CELL, CHECK, "score = 1", WRONG, FAILS, RIGHT, CHECK], 0.1, id="misspelt at the end"),
+        pytest.param([IMPORT, "thresold = 0.1", FAILS, RIGHT, CHECK], 0.1, id="misspelt without a type"),
     ],
 )
-def test_in_a_notebook_the_latest_parameter_cells_count(history: list[str], expected: set[str]) -> None:
-    known = EvaluationNotebook.known()
-    names = {"run_dir": "a", "threshold": 0.5, "score": 0.7, "chosen": 3, "stpes": 2}
-    from workbook.parameter_cells import bound_parameters
-
-    assert set(bound_parameters({**names, "In": ["", *history, "p = ..."]}, known=known)) == expected
+def test_in_a_kernel_the_parameters_cell_counts(cells: list[str], threshold: float) -> None:
+    p = run_cells(*cells)
+    assert (p.threshold, p.episodes) == (threshold, "all")
 
 
-def test_a_lone_misspelling_in_a_notebook_is_found() -> None:
-    with pytest.raises(FusionerError, match="thresold"):
-        EvaluationNotebook.from_namespace({"thresold": 1, "In": ["", "thresold = 1", "p = ..."]})
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        pytest.param([IMPORT, CELL, INJECTED, FAILS], "'stpes'", id="papermill's"),
+        pytest.param([IMPORT, "thresold = 1", FAILS], "'thresold'.*did you mean 'threshold'", id="alone"),
+        pytest.param([IMPORT, WRONG, FAILS, FAILS], "'thresold'", id="not corrected"),
+        pytest.param([IMPORT, WRONG, FAILS, WRONG, FAILS], "'thresold'", id="run again as it is"),
+        pytest.param([CELL, CHECK, "score = 1", WRONG, FAILS], "'thresold'", id="at the end"),
+        pytest.param([IMPORT, CELL, INJECTED, FAILS, FAILS], "'stpes'", id="papermill's, checked again"),
+    ],
+)
+def test_in_a_kernel_a_misspelling_is_found(cells: list[str], told: str) -> None:
+    assert re.search(told, run_cells(*cells))
 
 
-def test_a_kernel_beside_its_notebook_works_in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = ["", "run_dir = 'outputs/x'", "p = ..."]
+def test_annotations_may_be_made_when_they_are_asked_for() -> None:
+    """Python 3.14 leaves a function in the namespace."""
+    first: dict[str, Any] = {"threshold": 0.5}
+    EvaluationNotebook.from_namespace(first)
+    again = {**first, "thresold": 0.1, "score": 1, "__annotate__": lambda form: {"thresold": float}}
+    with pytest.raises(FusionerError, match="'thresold'"):
+        EvaluationNotebook.from_namespace(again)
+
+    def broken(form: int) -> dict[str, type]:
+        raise NameError("name 'Unknown' is not defined")
+
+    assert EvaluationNotebook.from_namespace({**first, "score": 1, "__annotate__": broken}).threshold == 0.5
+
+
+def test_every_path_among_the_parameters_is_declared() -> None:
+    """A new parameter that holds a path must say so, or it means another file in JupyterLab than under papermill."""
+    sections = [field.annotation for field in RunConfig.model_fields.values()]
+    models: list[Any] = [*EVERY, EncoderPairsNotebook, CostAggregationNotebook, PerformanceNotebook, *sections]
+    fields = {name: field.annotation for model in models for name, field in model.model_fields.items()}
+    assert {name for name, kind in fields.items() if kind is Path} <= PATHS
+    assert set(fields) >= PATHS
+
+
+GIVEN = {"run_dir": "outputs/x", "root": "data/drawn", "features": "/kept", "templates": "words.txt"}
+
+
+def test_paths_of_a_kernel_beside_its_notebook_count_from_the_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
-
-    def place_of(namespace: dict[str, Any]) -> Path:
-        monkeypatch.chdir(folder)
-        EvaluationNotebook.from_namespace(namespace)
-        return Path.cwd()
-
-    assert place_of({"run_dir": "outputs/x", "In": cells}) == folder, "some other folder of that name"
+    (tmp_path / "words.txt").write_text("a {}")
+    monkeypatch.chdir(folder)
+    assert TrainingNotebook.from_namespace(dict(GIVEN)).directory == Path("outputs/x"), "another folder of that name"
     (tmp_path / "Snakefile").touch()
-    assert place_of({"run_dir": "outputs/x", "In": cells}) == tmp_path
-    assert place_of({"run_dir": "outputs/x"}) == folder, "a script moves nowhere"
+    p = TrainingNotebook.from_namespace(dict(GIVEN))
+    assert (p.directory, p.base, Path.cwd()) == (tmp_path / "outputs" / "x", tmp_path, folder)
+    data, pair = p.run.data, p.run.pair
+    assert (data.root, data.coco, data.features) == (tmp_path / "data/drawn", tmp_path / "data/coco", Path("/kept"))
+    assert (pair.templates, pair.synonyms, pair.visual_weights) == (str(tmp_path / "words.txt"), "", "")
+    monkeypatch.chdir(tmp_path)
+    assert TrainingNotebook.from_namespace(dict(GIVEN)).run.data.root == Path("data/drawn")
+
+
+def test_names_stay_names_beside_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "Snakefile").touch()
+    run = tmp_path / "outputs" / "demo" / "checkpoint"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    for checkpoint, expected in (("packaged", "packaged"), ("demo", str(run)), ("outputs/demo/checkpoint", str(run))):
+        assert MaskInspectorNotebook.from_namespace({"checkpoint": checkpoint}).checkpoint == expected
+    p = MosaicNotebook.from_namespace({"source": "photos,coco", "source_root": "data/voc, /data/coco"})
+    assert p.source_root == f"{tmp_path}/data/voc,/data/coco"
+    run_config = TrainingNotebook.from_namespace({"text": "vectors:data/v.parquet", "templates": "few"}).run
+    assert (run_config.pair.text, run_config.pair.templates) == (f"vectors:{tmp_path}/data/v.parquet", "few")
+
+
+def test_a_real_kernel_beside_its_notebook_writes_into_the_clone(tmp_path: Path, make_notebook: MakeNotebook) -> None:
+    import papermill
+
+    (tmp_path / "Snakefile").touch()
+    say = f"{CHECK}\nfrom pathlib import Path\n(p.directory / 'here').parent.mkdir(parents=True)\n"
+    notebook = make_notebook(
+        tmp_path / "notebooks" / "n.ipynb", CELL, say + "(p.directory / 'here').write_text(str(Path.cwd()))", CHECK
+    )
+    own_kernel()
+    folder = str(notebook.parent)
+    papermill.execute_notebook(
+        str(notebook), str(tmp_path / "out.ipynb"), cwd=folder, kernel_name="python3", progress_bar=False
+    )
+    assert (tmp_path / "a" / "here").read_text() == folder
+    assert not (notebook.parent / "a").exists()
 
 
 def test_given_names_are_compared_with_the_tagged_cell(tmp_path: Path, make_notebook: MakeNotebook) -> None:
