@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
-from fusionerlib.config import RunConfig
+from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import DataSets, prepare
 from fusionerlib.encoders.base import VisualEncoder
@@ -22,11 +22,19 @@ class RunContext:
     device: str = "cpu"
 
     @classmethod
-    def of_checkpoint(cls, directory: Path | str, *, device: str = "cpu") -> tuple["RunContext", Checkpoint]:
-        """The workspace that the checkpoint in ``directory`` was trained in, and the checkpoint, on ``device``."""
+    def of_checkpoint(
+        cls, directory: Path | str, *, device: str = "cpu", base: Path | str = ""
+    ) -> tuple["RunContext", Checkpoint]:
+        """The context that the checkpoint in ``directory`` was trained in, and the checkpoint, on ``device``.
+
+        base: the folder that relative paths of the run's data and features count from, "" for the working directory.
+        """
         checkpoint = checkpoints.load(directory)
         checkpoint.model.to(device)
-        return cls(checkpoint.run, device=device), checkpoint
+        data = checkpoint.run.data
+        places = {place: Path(base) / getattr(data, place) for place in PLACES}
+        run = checkpoint.run.model_copy(update={"data": data.model_copy(update=places)})
+        return cls(run, device=device), checkpoint
 
     @cached_property
     def visual(self) -> VisualEncoder:

@@ -62,17 +62,20 @@ def _title(image: Any, place: int) -> str:
     return Path(image).name if isinstance(image, str | os.PathLike) else f"image {place}"
 
 
-def saved_cases(directory: Path | str, *, count: int = 4, test: str = "", threshold: float = 0.5) -> Sequence[Case]:
+def saved_cases(
+    directory: Path | str, *, count: int = 4, test: str = "", threshold: float = 0.5, base: Path | str = ""
+) -> Sequence[Case]:
     """The ``count`` best and the ``count`` worst scenes of the run in ``directory``, best first, worst last.
 
     Its checkpoint answers the questions of ``test`` (a key of ``Evaluator.benchmarks``, "" the first) again, by
-    the features that the evaluation left on disk, so the tower seldom runs. Raises FusionerError for a run without a
+    the features that the evaluation left on disk, so the tower seldom runs. base: see ``RunContext.of_checkpoint``.
+    Raises FusionerError for a run without a
     checkpoint or data, and for an unknown test.
     """
     from fusionerlib.evaluation.evaluator import Evaluator
     from fusionerlib.features.context import RunContext
 
-    context, trained = RunContext.of_checkpoint(Path(directory) / "checkpoint")
+    context, trained = RunContext.of_checkpoint(Path(directory) / "checkpoint", base=base)
     evaluator = Evaluator(context, trained, threshold=threshold)
     benchmarks = evaluator.benchmarks()
     name = test or next(iter(benchmarks), "")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fusionerlib.config import RunConfig
+from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.store import StoredScenes
@@ -22,7 +22,9 @@ from fusionerlib.training.resume import History, TrainingState
 from fusionerlib.training.steps import Stepper
 
 HOW = {"workers", "accumulate", "channels_last", "compile_fusion", "tensorboard"}
-"""How a training is worked out, not what comes out (up to rounding): a stopped one may go on with others."""
+"""How a training is worked out, not what comes out (up to rounding): a stopped one may go on with others.
+
+The same holds for ``PLACES``, the folders of data and features."""
 
 
 def train(
@@ -69,7 +71,7 @@ def train(
         model.to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     stepper = Stepper(model, run=run, text_cache=text_cache, team=team)
-    described = run.model_dump(mode="json", exclude={"training": HOW})
+    described = run.model_dump(mode="json", exclude={"training": HOW, "data": set(PLACES)})
     identity = {"run": described, "scenes": feed.fingerprint, "words": text_cache.encoder.fingerprint}
     now = TrainingState(model, stepper.optimiser, average, stepper.scaler)
     now.resume(directory, identity)

@@ -61,9 +61,8 @@ def test_resumed_run_ends_at_the_same_weights(scenes, text_cache, tmp_path) -> N
             validate=stop,
             quiet=True,
         )
-    resumed, again = train(
-        run=config(validate_every=5), scenes=scenes, text_cache=text_cache, directory=tmp_path / "b", quiet=True
-    )
+    moved = config(validate_every=5, root="/elsewhere/things")  # the same data in another folder
+    resumed, again = train(run=moved, scenes=scenes, text_cache=text_cache, directory=tmp_path / "b", quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in history] and len(history) == 6
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from fusionerlib import checkpoints
 from fusionerlib.config import DEMO, PRESETS, FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.features.context import RunContext
 from tests.conftest import ROOT, MakeNotebook
 from workbook.clone import PATHS
 from workbook.execution import own_kernel
@@ -211,6 +213,16 @@ def test_paths_of_a_kernel_beside_its_notebook_count_from_the_clone(
     assert (pair.templates, pair.synonyms, pair.visual_weights) == (str(tmp_path / "words.txt"), "", "")
     monkeypatch.chdir(tmp_path)
     assert TrainingNotebook.from_namespace(dict(GIVEN)).run.data.root == Path("data/drawn")
+
+
+def test_a_checkpoint_s_data_count_from_the_clone_too(tmp_path: Path) -> None:
+    folder = checkpoints.packaged_folder()
+    here, _ = RunContext.of_checkpoint(folder)
+    there, trained = RunContext.of_checkpoint(folder, base=tmp_path)
+    assert here.run == trained.run and not here.run.data.root.is_absolute()
+    assert there.run.data.root == tmp_path / here.run.data.root
+    assert there.run.data.features == tmp_path / here.run.data.features
+    assert (there.run.pair, there.run.data.dataset) == (here.run.pair, here.run.data.dataset)
 
 
 def test_names_stay_names_beside_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
