@@ -1,4 +1,4 @@
-# The two commands are `make demo` and `make test`; both make .venv by themselves and need no active environment.
+# `make demo` and `make test` create .venv themselves and need no active environment.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,14 +6,14 @@ STAMP  := $(VENV)/.installed
 VOC    ?= data/pascal
 COCO   ?= data/coco
 RECORDS ?= outputs/benchmarks
-# int8 features are compared in mIoU where there are labelled photographs.
+# With labelled photographs, float16 and int8 features are also compared by their mIoU.
 MIOU    = $(if $(wildcard $(VOC)),--checkpoint fusionerlib/checkpoint --root $(VOC))
 
-# An environment of the caller's must not leak into ours.
+# An active environment of the caller must not leak into this one.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
+.PHONY: help venv install demo test lint unit docs hooks checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -25,14 +25,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[workbook,runs,data,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[workbook,runs,data,dev,docs]'
 	@touch $@
 
 venv: $(BIN)/python ## make .venv
 
 install: $(STAMP) ## install the project and all its extras into .venv
 
-demo: install ## train, evaluate and report at profile demo; leaves outputs/demo/index.html
+demo: install ## train and evaluate at profile demo; leaves outputs/demo/index.html
 	$(BIN)/fusioner run demo
 
 lint: install ## ruff, mypy, the direction of imports, and notebooks without outputs
@@ -42,23 +42,30 @@ lint: install ## ruff, mypy, the direction of imports, and notebooks without out
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify $(wildcard notebooks/*.ipynb)
 
-# Two workers share two cores, so each keeps to one thread.
+# Two test processes on two cores: one thread each.
 unit: install ## unit tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --ignore tests/test_notebooks.py
 
 test: lint unit ## lint, types, unit tests, and every notebook at smoke size
 	$(BIN)/python -m pytest tests/test_notebooks.py
 
-pictures: install ## draw the pictures of README and docs again, with VOC=data/pascal
+docs: install ## the docs site in outputs/docs: pages, API, notebooks; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . outputs/docs
+	@echo "open outputs/docs/index.html"
+
+hooks: install ## run the checks of `make lint` before every git commit
+	$(BIN)/pre-commit install
+
+pictures: install ## draw the pictures of the README and the docs again; needs VOC=data/pascal
 	$(BIN)/python -m studies.cost_aggregation.pictures docs/pictures $(VOC)
 
 notebooks-clean: install ## strip the outputs out of the notebooks
 	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)
 
-checkpoint: install ## train the packaged checkpoint again from VOC=data/pascal and COCO=data/coco
+checkpoint: install ## train the packaged checkpoint again; needs VOC=data/pascal and COCO=data/coco
 	$(BIN)/fusioner checkpoint --voc $(VOC) --coco $(COCO)
 
-grid-dry: install ## what the paper's grid of 96 trainings would run
+grid-dry: install ## list the paper's 96 trainings and what is missing for them
 	$(BIN)/fusioner grid --dry-run
 
 benchmarks: install ## all benchmarks, one after the other, into outputs/benchmarks; on a GPU too where there is one

@@ -1,10 +1,13 @@
-"""What is installed: the core alone must import, conda's list must agree, the shapes must be checked."""
+"""Packaging: the core alone imports, the wheel works outside the clone, conda's list agrees, shapes are checked."""
 
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib import resources
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -14,13 +17,13 @@ from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA_NAMES = {"torch": "pytorch"}
-# Modules of the extras, none of which the core may import, not even by a detour of its own.
+# Modules of the extras, none of which the core may import, directly or indirectly.
 EXTRAS = (
     "jupyterlab", "ipykernel", "IPython", "ipywidgets", "papermill", "nbconvert", "nbformat", "matplotlib", "seaborn",
     "skimage", "pandas", "pyarrow", "snakemake", "accelerate", "tensorboard", "pycocotools", "pytest", "beartype",
     "hypothesis", "playwright", "torchmetrics", "sklearn", "scipy",
 )  # fmt: skip
-# Modules that serve an extra: they may fail without it, the rest may not.
+# Modules that need an extra: they may fail without it, the rest may not.
 SERVING_EXTRAS = {"fusionerlib.plots"}
 IMPORT_ALL = """
 import importlib, importlib.abc, pkgutil, sys
@@ -38,6 +41,16 @@ for name in names:
 from fusionerlib import Segmenter
 print(len(names))
 """
+# `fusioner` of an installed folder, beside the environment's packages. -I and -S keep the clone out: no working
+# directory or PYTHONPATH on the path, and no .pth file of an editable installation.
+INSTALLED = """
+import sys
+sys.path[:0] = [sys.argv[1], *sys.argv[2].split(",")]
+import fusionerlib
+assert fusionerlib.__file__.startswith(sys.argv[1]), fusionerlib.__file__
+from fusionerlib.cli.app import app
+app(sys.argv[3:], prog_name="fusioner")
+"""
 
 
 def requirements() -> list[Requirement]:
@@ -50,6 +63,65 @@ def test_the_core_imports_without_any_extra() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 15
+
+
+def test_the_public_names_are_there_and_importing_them_needs_no_torch() -> None:
+    code = (
+        "import sys, fusionerlib\n"
+        "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert set(fusionerlib.__all__) <= set(dir(fusionerlib))\n"
+        "from fusionerlib import *\n"
+        "assert 'torch' in sys.modules and callable(load_visual) and metrics.miou\n"
+        "fusionerlib.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("AttributeError: module 'fusionerlib' has no attribute 'nothing'\n"), done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_has_the_library_with_its_data_and_nothing_else(wheel: Path) -> None:
+    names = set(ZipFile(wheel).namelist())
+    assert {name.partition("/")[0] for name in names} == {"fusionerlib", f"fusioner-{PROJECT['version']}.dist-info"}
+    listed = subprocess.run(["git", "ls-files", "fusionerlib"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if not listed.returncode:
+        assert {name for name in listed.stdout.split() if (ROOT / name).is_file()} <= names
+    assert {"fusionerlib/py.typed", "fusionerlib/checkpoint/model.safetensors"} <= names
+    assert {"fusionerlib/datasets/download/catalogue.json", "fusionerlib/encoders/rows/packaged.json"} <= names
+
+
+def test_the_wheel_segments_a_photo_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
+    from PIL import Image
+    from skimage.data import chelsea
+
+    installed, work = tmp_path / "installed", tmp_path / "work"
+    work.mkdir()
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(installed)]
+    subprocess.run([*command, str(wheel)], check=True, capture_output=True)
+    Image.fromarray(chelsea()).save(work / "photo.png")
+    packages = ",".join(dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib"))))
+
+    def fusioner(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "-S", "-c", INSTALLED, str(installed), packages, *arguments]
+        return subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+
+    done = fusioner("segment", "photo.png", "cat", "-o", "overlay.png")
+    assert done.returncode == 0, done.stderr
+    share = float(done.stdout.split("%")[0])
+    assert share > 30 and (work / "overlay.png").is_file()
+    for name in ("run", "grid"):
+        done = fusioner(name, "--help")
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert f"`fusioner {name}` needs a clone of the workbook" in done.stderr
+    listed = fusioner("--help")
+    assert all(f" {name} " in listed.stdout for name in ("segment", "doctor", "run", "grid")), listed.stdout
 
 
 def test_what_is_installed_satisfies_the_bounds() -> None:
@@ -73,6 +145,14 @@ def test_conda_s_list_has_the_same_names_and_bounds() -> None:
     by_conda = {name: expected.pop(name) for name in list(expected) if name not in by_pip}
     assert by_pip == expected
     assert conda == {CONDA_NAMES.get(name, name): bound for name, bound in by_conda.items()}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import fusionerlib
+
+    assert fusionerlib.__version__ == PROJECT["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_console_script_and_the_data_are_there() -> None:
