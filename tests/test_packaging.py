@@ -161,6 +161,34 @@ def test_the_console_script_and_the_data_are_there() -> None:
     assert {"smoke.json", "demo.json", "full.json"} <= files
 
 
+def test_the_hooks_of_git_are_the_checks_of_make_lint() -> None:
+    """nbstripout gets its files from pre-commit; everything else is the same command."""
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    checks = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"] for repo in repos for hook in repo["hooks"]]
+    assert [check.removesuffix(" $(wildcard notebooks/*.ipynb)") for check in checks] == hooks
+
+
+def test_ci_runs_every_version_of_python_that_is_declared() -> None:
+    tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["test"]
+    versions = tests["strategy"]["matrix"]["python"]
+    assert [f"Programming Language :: Python :: {version}" for version in versions] == [
+        text for text in PROJECT["classifiers"] if re.search(r":: 3\.", text)
+    ]
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+    assert ".ci/run" in [step.get("run") for step in tests["steps"]]
+
+
+def test_issue_templates_ask_for_the_doctor() -> None:
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+    assert [form.stem for form in forms] == ["bug", "encoder", "question"]
+    for form in forms:
+        fields = yaml.safe_load(form.read_text())["body"]
+        assert "The output of `fusioner doctor`" in [field["attributes"].get("label") for field in fields], form
+
+
 def test_a_wrong_shape_is_rejected() -> None:
     """The import hook of conftest.py is at work: without it this call would go through."""
     import torch
