@@ -25,7 +25,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 SINGLE = {
     "pascal": (
         "PASCAL VOC 2012 with SBD's masks, as PASCAL-5i reads it (3.4 GB to download).",
-        Path("data"),
+        Path("data/pascal"),
         "The folder that gets VOCdevkit/VOC2012.",
     ),
     "fss": (
@@ -35,12 +35,12 @@ SINGLE = {
     ),
     "ade": (
         "ADE20K with the 150 classes of the scene parsing benchmark (1 GB to download).",
-        Path("data"),
+        Path("data/ade"),
         "The folder that gets ADEChallengeData2016.",
     ),
     "context": (
         "PASCAL-Context with 59 classes (1.4 GB to download).",
-        Path("data"),
+        Path("data/context"),
         "The folder that gets VOCdevkit/VOC2010.",
     ),
 }
