@@ -164,7 +164,7 @@ def quality(options: argparse.Namespace) -> dict[str, float]:
             count = min(options.scenes, len(everything.scenes))
             spread = [place * len(everything.scenes) // count for place in range(count)]
             some = Benchmark(Subset(everything.scenes, spread), names=everything.names)
-            found[kind] = 100 * evaluator(some, description=f"{options.dataset}, {kind}").evaluation.counts.miou
+            found[kind] = 100 * evaluator(some, description=f"{options.dataset}, {kind}").counts.miou
         print(f"mIoU       {found[kind]:9.2f} with {kind}, all classes of {options.dataset} at once, {count} images")
     print(f"int8 changes mIoU by {found['int8'] - found['float16']:+.2f} points")
     return found

@@ -1,10 +1,11 @@
 """What every data set is made of: an image, a label map, and the names of what is labelled."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from fusionerlib.errors import FusionerError
 
@@ -64,3 +65,18 @@ class Scenes(Protocol):
 def vocabulary(scenes: Scenes) -> list[str]:
     """All names that occur in ``scenes``, sorted."""
     return sorted({name for index in range(len(scenes)) for name in scenes.names(index)})
+
+
+def labels_for(
+    labels: Integer[np.ndarray, "height width"], names: Sequence[str], asked: Sequence[str]
+) -> Int32[np.ndarray, "height width"]:
+    """Labels that count ``names`` as labels that count ``asked``.
+
+    Label k + 1 (``names[k]``) becomes ``asked.index(names[k]) + 1``, or 0 where that name is not asked; 255 stays.
+    """
+    table = np.zeros(256, dtype=np.int32)
+    table[IGNORE] = IGNORE
+    for label, name in enumerate(names, start=1):
+        if name in asked:
+            table[label] = asked.index(name) + 1
+    return table[labels]

@@ -1,1 +1,1 @@
-"""What is asked of a model, what is counted, and the figures that come of it."""
+"""Evaluation: which names are asked of which image, the model's predictions, and the metrics computed from them."""

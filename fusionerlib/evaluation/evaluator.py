@@ -1,7 +1,4 @@
-"""A checkpoint measured on a benchmark: whole images or sliding windows, and a threshold from training classes.
-
-The figures of an evaluation as rows of scalars: what ``metrics.json``, the report and the tables show.
-"""
+"""Evaluation of a checkpoint on benchmarks, and its results as the rows of scalars that ``metrics.json`` holds."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,180 +20,192 @@ from fusionerlib.evaluation.queries import (
     episodes,
     single_queries,
 )
-from fusionerlib.evaluation.scoring import (
-    RECORD_NAMES,
-    Evaluation,
-    Prediction,
-    predict,
-    predict_windows,
-    score,
-    zero_shot,
-)
+from fusionerlib.evaluation.scoring import Evaluation, Prediction, predict, predict_windows, score, zero_shot
 from fusionerlib.evaluation.thresholds import ThresholdTable
 from fusionerlib.features.context import RunContext
 
+Row = dict[str, int | float | str]
+"""One row of ``metrics.json``: metrics of one test and how they were measured."""
+
+TEST_NAMES = {
+    "seen": "seen_names",
+    "combinations": "unseen_combinations",
+    "objects": "unseen_objects",
+    "novel": "novel_classes",
+    "all": "all_classes",
+    "validation": "validation",
+}
+"""The keys of ``metrics.json`` by the names of the benchmarks."""
+PUBLISHED = {"pascal": "pascal-5i", "photos": "pascal-5i", "coco": "coco-20i"}
+"""The table of published results by the data set of a run."""
+
 
 @dataclass(frozen=True)
-class Measurement:
-    """What came out of one benchmark: at the fixed threshold, and in ``table`` at every other."""
+class BenchmarkResult(Evaluation):
+    """The evaluation of one benchmark at the evaluator's threshold; ``table`` gives every other threshold."""
 
-    queries: list[Query]
-    evaluation: Evaluation
     table: ThresholdTable
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """How a checkpoint is measured. names_asked: of a scene whose benchmark says neither pairs nor names."""
+    """How a checkpoint is evaluated.
+
+    inference: "whole" resizes the image to the input size, "sliding" uses windows at its own size.
+    threshold: a pixel is background where no probability exceeds it, 0-1. rule: which published pairs are asked.
+    names_asked: number of names asked of a scene in a benchmark without published pairs and without a class list.
+    """
 
     context: RunContext
-    trained: Checkpoint
+    checkpoint: Checkpoint
     inference: Inference = "whole"
     threshold: float = 0.5
     rule: Rule = "all"
     names_asked: int = 8
 
     def benchmarks(self, *, dataset: str = "", root: str = "", all_at_once: bool = True) -> dict[str, Benchmark]:
-        """The tests of the run's own data, or of another ``dataset`` in the folder ``root``; see ``benchmarks``.
+        """The benchmarks of the run's own data, or of another ``dataset`` in the folder ``root``.
 
-        Raises FusionerError for a data set that can't be tested on, and where files are missing.
+        all_at_once: include the all-classes benchmark where every class is labelled.
+        Raises FusionerError for a data set without a benchmark, and where files are missing.
         """
         config = self.context.run.data
         if dataset:
-            trained = self.trained.trained_names
+            trained = self.checkpoint.trained_names
             return other_benchmarks(dataset, Path(root), size=config.size, trained=trained)
         return own_benchmarks(config, self.context.sets, all_at_once=all_at_once)
 
     def unseen(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``names`` that training had under none of their names."""
-        return unseen(names, trained=self.trained.trained_names)
+        """Those of ``names`` that did not occur in training, under any of their synonyms."""
+        return unseen(names, trained=self.checkpoint.trained_names)
 
     def queries(self, benchmark: Benchmark) -> list[Query]:
-        """The questions of ``benchmark``, published pairs by the episode rule."""
+        """The queries of ``benchmark``.
+
+        Single-prompt where it has published (image, class) pairs, all-classes where it has a class list; otherwise
+        each scene is asked for its own names and for similar absent ones.
+        """
         if benchmark.pairs is not None:
             by_class = self.context.run.data.dataset == "coco"
             return single_queries(episodes(benchmark.pairs, rule=self.rule, by_class=by_class))
         scenes = benchmark.scenes
         if benchmark.names:
             return [Query(index, benchmark.names) for index in range(len(scenes))]
-        known = sorted({*self.trained.trained_names, *vocabulary(scenes)})
+        known = sorted({*self.checkpoint.trained_names, *vocabulary(scenes)})
         return distractor_queries(scenes, vocabulary=known, names=self.names_asked, hard=1.0, seed=0)
 
-    def __call__(self, benchmark: Benchmark, *, description: str = "test") -> Measurement:
-        """All questions of ``benchmark`` answered."""
-        return self.answer(benchmark, self.queries(benchmark), description=description)
+    def __call__(self, benchmark: Benchmark, *, description: str = "test") -> BenchmarkResult:
+        """Evaluate all queries of ``benchmark``. description: shown with the progress of feature extraction."""
+        return self.evaluate(benchmark, self.queries(benchmark), description=description)
 
-    def answer(self, benchmark: Benchmark, queries: Sequence[Query], *, description: str = "test") -> Measurement:
-        """``queries`` of the scenes of ``benchmark`` answered."""
-        table = ThresholdTable(list(dict.fromkeys(name for query in queries for name in query.truth)))
+    def evaluate(self, benchmark: Benchmark, queries: Sequence[Query], *, description: str = "test") -> BenchmarkResult:
+        """Evaluate ``queries`` about the scenes of ``benchmark``."""
+        table = ThresholdTable(list(dict.fromkeys(name for query in queries for name in query.target_names)))
         predictions = self.predictions(benchmark, queries, description=description)
-        found = score(predictions, present=benchmark.scenes.names, threshold=self.threshold, table=table)
-        return Measurement(list(queries), found, table)
+        result = score(predictions, present=benchmark.scenes.names, threshold=self.threshold, table=table)
+        return BenchmarkResult(result.counts, result.scores, table)
 
-    def absent(self, everything: Benchmark, *, names: Collection[str], seed: int = 0) -> Measurement:
-        """Control of single names: for every scene of ``everything`` and every one of ``names`` in it, a name that the
-        scene does not show is asked, drawn from the benchmark's; the answer is compared with the mask of the former.
+    def absent_prompts(self, everything: Benchmark, *, names: Collection[str], seed: int = 0) -> BenchmarkResult:
+        """The absent-prompt control of the single-prompt protocol.
 
-        A model that paints whatever stands out scores as high as with the right name.
+        everything: an all-classes benchmark. For each of ``names`` in each scene, a name of the benchmark that the
+        scene does not show is asked instead (drawn from ``seed``), and the prediction is compared with the mask of the
+        name that is there. A model that segments salient objects whatever the prompt scores as high as with the right
+        name.
         """
         scenes = everything.scenes
         pairs = [(index, name) for index in range(len(scenes)) for name in scenes.names(index) if name in names]
         queries = absent_queries(single_queries(pairs), present=scenes.names, vocabulary=everything.names, seed=seed)
-        return self.answer(everything, queries, description="absent names")
+        return self.evaluate(everything, queries, description="absent names")
 
-    def calibrate(self, kind: Benchmark, *, scenes: int, seed: int = 0) -> ThresholdTable:
-        """The thresholds' table of ``scenes`` training images, asked as ``kind`` asks, for training names only.
+    def calibration_table(self, benchmark: Benchmark, *, scenes: int, seed: int = 0) -> ThresholdTable:
+        """The threshold table of ``scenes`` random training images (drawn from ``seed``) and training names only.
 
-        One by one: each image for the names that train on it. All at once: for all training names.
+        The protocol is that of ``benchmark``: single-prompt asks each image for the names that train on it,
+        all-classes for all names of training.
         """
         train = self.context.sets.train
         chosen = np.random.default_rng(seed).permutation(len(train))[:scenes].tolist()
         some = Subset(train, chosen)
-        names = tuple(self.trained.trained_names) if kind.names else ()
+        names = tuple(self.checkpoint.trained_names) if benchmark.names else ()
         pairs = [(index, name) for index in range(len(some)) for name in some.names(index)]
-        part = Benchmark(some, names=names, pairs=None if kind.pairs is None else pairs)
-        return self.answer(part, self.queries(part), description="training images").table
+        part = Benchmark(some, names=names, pairs=None if benchmark.pairs is None else pairs)
+        return self.evaluate(part, self.queries(part), description="training images").table
 
-    def shown(self, benchmark: Benchmark) -> Scenes:
-        """The scenes of ``benchmark`` at the size that is asked: the input's, or with sliding windows their own."""
+    def scenes(self, benchmark: Benchmark) -> Scenes:
+        """The scenes of ``benchmark`` at the size of the predictions: the input size, or with windows their own."""
         return benchmark.scenes if self.inference == "whole" else benchmark.native
 
     def predictions(
         self, benchmark: Benchmark, queries: Sequence[Query], *, description: str = "test"
     ) -> Iterator[Prediction]:
-        """``queries`` of the scenes of ``benchmark`` answered one by one."""
-        context, model = self.context, self.trained.model
+        """The predictions for ``queries`` about the scenes of ``benchmark``, one at a time."""
+        context, model = self.context, self.checkpoint.model
         if self.inference == "whole":
-            return predict(
-                model, context.features(benchmark.scenes, f"features of {description}"), context.text_cache, queries
-            )
+            stored = context.features(benchmark.scenes, f"features of {description}")
+            return predict(model, stored, context.text_cache, queries)
         size = context.run.data.size
         return predict_windows(model, benchmark.native, context.text_cache, queries, visual=context.visual, window=size)
 
 
-Row = dict[str, int | float | str]
-
-PUBLISHED = {"pascal": "pascal-5i", "photos": "pascal-5i", "coco": "coco-20i"}
-"""Published tables by the data set of a run."""
-
-
-def summary(
-    evaluator: Evaluator, benchmarks: Mapping[str, Benchmark], results: Mapping[str, Measurement], *, other: str = ""
+def metrics_rows(
+    evaluator: Evaluator,
+    benchmarks: Mapping[str, Benchmark],
+    results: Mapping[str, BenchmarkResult],
+    *,
+    other: str = "",
 ) -> dict[str, Row]:
-    """One row a test, by the names that ``metrics.json`` uses (after ``other``'s, where that was the data set).
+    """One row a benchmark, by its key in ``metrics.json``. other: the data set, where it is not the run's own.
 
-    A test of all names at once has the zero-shot triple. Where unseen names are asked one by one and all labels are
-    known, the row ``..._absent`` is the control: a name that is not there was asked, and what it painted is compared
-    with the object that is (miou); painted is its share of all pixels.
+    An all-classes row also holds the zero-shot triple. Where unseen classes have a single-prompt and an all-classes
+    benchmark, the row ``..._absent`` is the absent-prompt control; its ``painted`` is the predicted area, as a share
+    of all pixels.
     """
     rows: dict[str, Row] = {}
     for name, result in results.items():
-        row = _row(evaluator, result.evaluation.figures(), threshold=evaluator.threshold)
+        row = _row(evaluator, result.figures(), threshold=evaluator.threshold)
         if benchmarks[name].names:
-            new = evaluator.unseen(benchmarks[name].names)
-            row |= zero_shot(result.evaluation.iou, unseen=new)
-        rows[_named(name, other)] = row
+            row |= zero_shot(result.iou, unseen=evaluator.unseen(benchmarks[name].names))
+        rows[_key(name, other)] = row
     if "novel" in results and "all" in benchmarks:
         everything = benchmarks["all"]
-        found = evaluator.absent(everything, names=evaluator.unseen(everything.names))
-        painted = found.table.row(evaluator.threshold)["painted"]
-        figures = {**found.evaluation.figures(), "painted": painted}
-        rows[_named("novel", other) + "_absent"] = _row(evaluator, figures, threshold=evaluator.threshold)
+        control = evaluator.absent_prompts(everything, names=evaluator.unseen(everything.names))
+        figures = {**control.figures(), "painted": control.table.row(evaluator.threshold)["painted"]}
+        rows[_key("novel", other) + "_absent"] = _row(evaluator, figures, threshold=evaluator.threshold)
     return rows
 
 
-def calibrate(
+def calibrated_rows(
     evaluator: Evaluator,
     benchmarks: Mapping[str, Benchmark],
-    results: Mapping[str, Measurement],
+    results: Mapping[str, BenchmarkResult],
     *,
     scenes: int,
     other: str = "",
 ) -> tuple[dict[str, float], dict[str, Row]]:
-    """Thresholds from ``scenes`` training images and training names, a test each, and the tests' rows at them.
+    """Calibrated thresholds by benchmark, and the benchmarks' rows at them (see ``metrics_rows``).
 
-    Empty where ``scenes`` is 0: nothing was asked for.
+    scenes: number of training images that calibrate; with 0 nothing is calibrated and both are empty.
     """
     if not scenes:
         return {}, {}
-    kinds: dict[bool, float] = {}
+    by_protocol: dict[bool, float] = {}
     chosen, rows = {}, {}
     for name, result in results.items():
-        together = bool(benchmarks[name].names)
-        if together not in kinds:
-            kinds[together] = evaluator.calibrate(benchmarks[name], scenes=scenes).best()
-        chosen[name] = kinds[together]
-        iou = result.table.iou(chosen[name])
+        all_classes = bool(benchmarks[name].names)
+        if all_classes not in by_protocol:
+            by_protocol[all_classes] = evaluator.calibration_table(benchmarks[name], scenes=scenes).best()
+        chosen[name] = by_protocol[all_classes]
         figures = {"scenes": len(result.queries), "miou": result.table.miou(chosen[name])}
         row = _row(evaluator, figures, threshold=chosen[name])
-        if together:
-            row |= zero_shot(iou, unseen=evaluator.unseen(benchmarks[name].names))
-        rows[_named(name, other) + "_calibrated"] = row
+        if all_classes:
+            row |= zero_shot(result.table.iou(chosen[name]), unseen=evaluator.unseen(benchmarks[name].names))
+        rows[_key(name, other) + "_calibrated"] = row
     return chosen, rows
 
 
 def published_table(evaluator: Evaluator, *, other: str = "") -> str:
-    """Which published table a run's figures may stand beside, "" for none."""
+    """The table of published results to compare with; "" where there is none. other: as in ``metrics_rows``."""
     own = evaluator.context.run.data.dataset
     if other:
         return "coco-20i->pascal-5i" if (own, other) == ("coco", "pascal") else ""
@@ -204,10 +213,9 @@ def published_table(evaluator: Evaluator, *, other: str = "") -> str:
 
 
 def _row(evaluator: Evaluator, figures: Mapping[str, int | float], *, threshold: float) -> Row:
-    """``figures``, and how they were measured."""
     return {**figures, "threshold": threshold, "episodes": evaluator.rule, "inference": evaluator.inference}
 
 
-def _named(name: str, other: str) -> str:
-    record = RECORD_NAMES.get(name, name)
-    return f"{other}_{record}" if other else record
+def _key(name: str, other: str) -> str:
+    key = TEST_NAMES.get(name, name)
+    return f"{other}_{key}" if other else key

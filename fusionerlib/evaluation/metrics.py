@@ -1,24 +1,33 @@
-"""Segmentation metrics: pure functions on counts, and the shell that adds counts up by class name.
+"""Segmentation metrics: pure functions on pixel counts, and ``ClassCounts``, which adds counts up by class name.
 
-Everywhere a label map holds 0 for background and k + 1 for the k-th name, and pixels whose target is 255 drop out.
-Counts are summed over all episodes before anything is divided (Fusioner, BMVC 2022, PASCAL-5i and COCO-20i protocol).
+A label map holds 0 for background and k + 1 for the k-th name; pixels whose target is 255 are ignored. Counts are
+summed over all episodes before dividing (PASCAL-5i and COCO-20i protocol; Fusioner, BMVC 2022).
 """
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, Integer, Real
 
+from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
 
-IGNORE = 255
-"""Target label of pixels that do not count."""
+LABELS = {"miou": "mIoU", "fb iou": "FB-IoU"}
+
+
+def metric_label(key: str) -> str:
+    """The label of a metric in figures and tables: ``mosaic4.miou_permuted`` becomes "mosaic4: mIoU permuted"."""
+    text = key.replace(".", ": ").replace("_", " ")
+    for name, written in LABELS.items():
+        text = re.sub(rf"\b{name}\b", written, text)
+    return text
 
 
 class MaskCounts(NamedTuple):
-    """Pixel counts of one mask against another: of the mask itself and of everything outside it."""
+    """Pixel counts of a predicted mask against its target, and of the background of the one against the other's."""
 
     intersection: int
     union: int
@@ -33,9 +42,9 @@ def intersection_union(
     classes: int,
     ignore: int = IGNORE,
 ) -> tuple[Int64[np.ndarray, " classes"], Int64[np.ndarray, " classes"]]:
-    """Pixels in the intersection and in the union of the two maps, for each of the labels 0 .. ``classes`` - 1.
+    """Pixels in the intersection and in the union of the two maps, for each label from 0 to ``classes`` - 1.
 
-    Background is label 0 and counts as one of the ``classes``: K names need ``classes=K + 1``.
+    classes: number of labels including background, so K names need K + 1. Pixels with target ``ignore`` do not count.
     Raises FusionerError where the maps differ in size or hold a label outside that range.
     """
     _same_size(predicted, target)
@@ -57,7 +66,10 @@ def mask_counts(
     target: Bool[np.ndarray, "rows columns"],
     valid: Bool[np.ndarray, "height width"] | None = None,
 ) -> MaskCounts:
-    """Counts of one predicted mask against its target over the ``valid`` pixels (all of them by default)."""
+    """Counts of a predicted mask against its target over the ``valid`` pixels (default: all).
+
+    Raises FusionerError where the masks differ in size.
+    """
     _same_size(predicted, target)
     if valid is not None:
         _same_size(predicted, valid)
@@ -74,34 +86,34 @@ def mask_counts(
 def per_class_iou(
     intersections: Real[np.ndarray, " classes"], unions: Real[np.ndarray, " classes"]
 ) -> Float[np.ndarray, " classes"]:
-    """I / U in 0-1; NaN for a class that neither occurs nor was predicted (union 0)."""
+    """IoU = I / U of each class, 0-1; NaN for a class that neither occurs nor was predicted (U = 0)."""
     inter, union = np.asarray(intersections, dtype=np.float64), np.asarray(unions, dtype=np.float64)
     return np.divide(inter, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
 def miou(intersections: Real[np.ndarray, " classes"], unions: Real[np.ndarray, " classes"]) -> float:
-    """Mean I / U over the classes, in 0-1. Classes with union 0 are left out; NaN where none is left."""
+    """Mean IoU over the classes, 0-1. Classes with union 0 are left out; NaN where none is left."""
     iou = per_class_iou(intersections, unions)
     kept = iou[~np.isnan(iou)]
     return float(kept.mean()) if kept.size else math.nan
 
 
 def fb_iou(intersections: Real[np.ndarray, "2"], unions: Real[np.ndarray, "2"]) -> float:
-    """Foreground-background IoU in 0-1: the mean of I / U over (background, foreground), each summed over episodes."""
+    """Foreground-background IoU, 0-1: the mean IoU of (background, foreground), counts summed over episodes."""
     return miou(intersections, unions)
 
 
 def harmonic_mean(seen: float, unseen: float) -> float:
-    """2SU / (S + U) of the generalized zero-shot protocol; 0 where both are 0."""
+    """2SU / (S + U), the harmonic mean of the generalized zero-shot protocol; 0 where both are 0."""
     return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 
 def decide(
     probabilities: Float[np.ndarray, "names height width"], *, threshold: float = 0.5
 ) -> Int32[np.ndarray, "height width"]:
-    """Labels from probabilities in 0-1: k + 1 where name k is the best, 0 = background.
+    """Label map from probabilities (0-1): k + 1 for the name k with the highest probability, 0 for background.
 
-    A pixel is background where every name stays at or under ``threshold`` (paper); ties go to the first name.
+    A pixel is background where no probability exceeds ``threshold`` (paper). A tie goes to the first name.
     """
     if not len(probabilities):
         return np.zeros(probabilities.shape[1:], dtype=np.int32)
@@ -110,10 +122,10 @@ def decide(
 
 
 def permuted(labels: Integer[np.ndarray, "height width"], *, names: int) -> Integer[np.ndarray, "height width"]:
-    """Control: every name's mask is given to the next name, round the circle, so that no name keeps its own.
+    """Control: name k gets the mask of name k - 1 (the first that of the last), so that no name keeps its own.
 
-    Near 0 mIoU for a model that ties words to pixels; unchanged for one that only finds objects.
-    Raises FusionerError for fewer than two names, which can't be exchanged.
+    The mIoU drops to about 0 for a model that distinguishes the names, and stays the same for one that only finds
+    objects. Raises FusionerError for fewer than two names.
     """
     if names < 2:
         raise FusionerError(f"{names} name can't be permuted: the control needs at least 2 names")
@@ -121,14 +133,15 @@ def permuted(labels: Integer[np.ndarray, "height width"], *, names: int) -> Inte
 
 
 def object_only(labels: Integer[np.ndarray, "height width"], *, names: int) -> Bool[np.ndarray, "names height width"]:
-    """Control: the union of all predicted masks, given to each name (at best about 1 / names)."""
+    """Control: every name gets the union of all predicted masks, for a mIoU of about 1 / names at best."""
     return np.repeat((labels > 0)[None], names, axis=0)
 
 
 class ClassCounts:
-    """Adds up intersections and unions by class *name*, whatever names each episode asks for.
+    """Sums of intersections and unions by class *name*; episodes may ask for different names.
 
-    Foreground for FB-IoU is the union of the names asked for in an episode, which for one name is the paper's.
+    The foreground of FB-IoU is the union of all names that an episode asks for; with one name that is the paper's
+    definition.
     """
 
     def __init__(self) -> None:
@@ -141,10 +154,10 @@ class ClassCounts:
         predicted: Integer[np.ndarray, "height width"],
         target: Integer[np.ndarray, "rows columns"],
     ) -> None:
-        """One episode: label k + 1 is ``names[k]`` in both maps; target 255 drops out.
+        """Add one episode. In both maps label k + 1 is ``names[k]``; pixels with target 255 are ignored.
 
-        A name that the target does not show counts too: what was predicted for it enlarges its union.
-        Raises FusionerError for repeated names, for maps of two sizes, and for labels beyond the names.
+        A name that the target does not show counts too: false positives enlarge its union.
+        Raises FusionerError for repeated names, for maps of different size, and for labels beyond the names.
         """
         _check(names)
         inter, union = intersection_union(predicted, target, classes=len(names) + 1)
@@ -156,7 +169,7 @@ class ClassCounts:
         predicted: Bool[np.ndarray, "names height width"],
         target: Integer[np.ndarray, "rows columns"],
     ) -> None:
-        """One episode with a mask a name, which may overlap (``object_only``). Raises as ``add`` does."""
+        """Add one episode with one predicted mask a name; the masks may overlap. Raises as ``add`` does."""
         _check(names)
         if len(predicted) != len(names):
             raise FusionerError(f"{len(predicted)} masks for {len(names)} names: pass one mask a name")
@@ -173,21 +186,22 @@ class ClassCounts:
         self._foreground_background += ((fb.background_intersection, fb.intersection), (fb.background_union, fb.union))
 
     def merge(self, other: "ClassCounts") -> "ClassCounts":
-        """Adds the counts of ``other`` to these; returns itself."""
+        """Add the counts of ``other`` to these, in place; returns self."""
         for name, counts in other._names.items():
             self._names[name] = self._names.get(name, np.zeros(3, dtype=np.int64)) + counts
         self._foreground_background += other._foreground_background
         return self
 
     def only(self, names: Collection[str]) -> "ClassCounts":
-        """The counts of ``names`` alone, where they were asked for; FB-IoU stays that of all episodes."""
+        """A copy with the counts of ``names`` only. FB-IoU stays that of all episodes."""
         kept = ClassCounts()
         kept._names = {name: counts for name, counts in self._names.items() if name in names}
         kept._foreground_background = self._foreground_background.copy()
         return kept
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a name, sorted: name, intersection, union (pixels), iou (0-1 or NaN), episodes that asked for it."""
+        """One row a name, sorted by name: name, intersection and union (pixels), iou (0-1 or NaN), episodes (how many
+        asked for it)."""
         return [
             {"name": name, "intersection": i, "union": u, "iou": i / u if u else math.nan, "episodes": episodes}
             for name, (i, u, episodes) in sorted((name, counts.tolist()) for name, counts in self._names.items())

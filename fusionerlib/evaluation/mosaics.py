@@ -1,62 +1,59 @@
-"""Words that mean something else: what a model can do with names alone, when what they say is taken from them.
+"""Mosaic-4 and its variations: does a model put each name on the right tile, or does it only find objects?
 
-Mosaics asked for the names of their tiles: who wins which tile, and the two controls (docs/protocol.md).
+``evaluate_mosaics`` asks a mosaic for the names of its tiles (definitions in docs/protocol.md); ``robustness_curves``
+repeats that on degraded mosaics and with more and more absent names.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
-from fusionerlib.datasets.scene import IGNORE
+from fusionerlib.datasets.corruptions import Bordered, Corrupted
+from fusionerlib.datasets.mosaic_sets import absent_names
+from fusionerlib.datasets.mosaics import Mosaics
+from fusionerlib.datasets.scene import IGNORE, Scenes, labels_for
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import ClassCounts, decide, object_only, permuted
 from fusionerlib.evaluation.queries import Query, present_queries, shuffled
-from fusionerlib.evaluation.scoring import predict, relabelled
+from fusionerlib.evaluation.scoring import predict
 from fusionerlib.features.store import StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import SegmentationModel
 
+TILE_SIZES = (0.75, 0.5, 0.375, 0.25)
+"""Side of a smaller tile as a share of the full one: 84, 56, 42 and 28 instead of 112 pixels on a canvas of 224."""
+LEVELS: dict[str, tuple[int, ...]] = {"blur": (1, 2, 4, 8), "noise": (10, 20, 40, 80), "JPEG": (50, 20, 10, 5)}
+"""Levels of each corruption (``datasets.corruptions``), mildest first."""
+CLEAN: dict[str, int] = {"blur": 0, "noise": 0, "JPEG": 100}
+"""The level at which a corruption leaves the image unchanged (JPEG: 100 stands for no compression)."""
+DISTRACTORS = (1, 5, 20, 50, 100, 200)
+"""Numbers of absent names that are asked together with the four of the mosaic."""
+UNITS = {
+    "tile size": "side of a tile, pixels",
+    "blur": "Gaussian blur, radius in pixels",
+    "noise": "Gaussian noise, sigma (0-255 scale)",
+    "JPEG": "JPEG quality",
+    "distractors": "absent names asked with the four",
+}
+"""The robustness curves, and what their levels measure."""
 
-class ShuffledWords(TextEmbeddingCache):
-    """The tokens of ``text_cache``, each under another name of the same group; the same one in training and in tests.
-
-    All that is known of the tokens stays (how many, how alike), only whose they are is drawn by ``seed``. groups: names
-    that exchange their tokens, those of training and the others apart, so that an unseen name stays unseen. A name
-    alone in its group keeps its token. Raises FusionerError for a name of no group.
-    """
-
-    def __init__(self, text_cache: TextEmbeddingCache, groups: Sequence[Sequence[str]], *, seed: int) -> None:
-        super().__init__(encoder=text_cache.encoder, templates=text_cache.templates, synonyms=text_cache.synonyms)
-        rng = np.random.default_rng((seed, 4))
-        self.meant: dict[str, str] = {}
-        for group in groups:
-            ring = [sorted(group)[place] for place in rng.permutation(len(group))]
-            # One ring, so that no name finds its way back to itself.
-            self.meant |= dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
-
-    def _encoded(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
-        if unknown := [name for name in names if name not in self.meant]:
-            raise FusionerError(
-                f"no shuffled token for {unknown[0]!r}: put every name that is trained or asked into one of the groups"
-            )
-        return super()._encoded([self.meant[name] for name in names])
-
-
-AT_ONCE = 64
-"""So many names are asked in one batch, in all of its mosaics together: each is a map of probabilities."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class MosaicResult:
-    """Mosaic-4 figures, all 0-1, with the number of mosaics and the counts behind them.
+    """Result on a set of mosaics. All values are 0-1 except the number of mosaics and the counts.
 
-    chance: what guessing would win. absent_painted: the share of all pixels painted for names that no tile shows.
-    orphan_painted: the share of the object pixels of tiles whose name was not asked that any name was painted on.
-    Both are NaN where no such name was asked, or no such tile is there.
+    assignment: share of the tiles whose own name has the largest sum of probabilities (``tiles_won``).
+    counts_permuted, counts_object_only: the two controls, ``metrics.permuted`` and ``metrics.object_only``.
+    chance: assignment of random guessing.
+    absent_painted: share of all pixels predicted as a name that no tile shows; NaN where none was asked.
+    orphan_painted: share of the object pixels of tiles whose name was not asked that were predicted as any name; NaN
+        where all were asked.
     """
 
     mosaics: int
@@ -69,7 +66,7 @@ class MosaicResult:
     orphan_painted: float = math.nan
 
     def figures(self) -> dict[str, int | float]:
-        """The scalars, by the names that ``metrics.json`` uses."""
+        """The scalars under their keys in ``metrics.json``."""
         return {
             "scenes": self.mosaics,
             "assignment": self.assignment,
@@ -80,10 +77,13 @@ class MosaicResult:
         }
 
     def kind_figures(self) -> dict[str, int | float]:
-        """The scalars of a harder kind: with chance, and what was painted for a name that is not there."""
-        painted = {"absent_painted": self.absent_painted, "orphan_painted": self.orphan_painted}
-        measured = {name: value for name, value in painted.items() if not math.isnan(value)}
-        return {**self.figures(), "chance": self.chance, **measured}
+        """``figures``, chance, and the predicted areas that are not NaN: the scalars of a harder kind of mosaic."""
+        areas = {"absent_painted": self.absent_painted, "orphan_painted": self.orphan_painted}
+        return {
+            **self.figures(),
+            "chance": self.chance,
+            **{name: share for name, share in areas.items() if not math.isnan(share)},
+        }
 
 
 def evaluate_mosaics(
@@ -98,30 +98,32 @@ def evaluate_mosaics(
     seed: int = 0,
     quiet: bool = False,
 ) -> MosaicResult:
-    """Mosaics (tile t, row by row, holds ``names[t]``) asked for all their names at once, in a seeded order (paper).
+    """Ask every mosaic for all its names at once, in a random order drawn from ``seed`` (paper).
 
-    tile: pixels of a tile's side where the mosaic stands in the middle of a border; None where it fills the scene.
-    asked: the names asked of each mosaic instead of its own: more than there are tiles, or not those of all tiles.
-    Names are counted in the mosaics that show them and are asked for them; what is painted for a name that no tile
-    shows costs the names whose pixels it took. The controls exchange and join the masks of the shown names alone.
+    scenes: mosaics of ``grid`` x ``grid`` tiles; tile t, counted row by row, shows ``names[t]``.
+    tile: side of a tile in pixels where the mosaic stands in the middle of a border; None where it fills the scene.
+    asked: the names to ask each mosaic for, where these are not its own.
+    threshold: background threshold of the masks, 0-1.
+
+    A name is counted in the mosaics that show it and are asked for it. False positives of a name that no tile shows
+    reduce the IoU of the names whose pixels they take. The controls use the masks of the shown names only.
+    Raises FusionerError where ``asked`` has not one entry a mosaic.
     """
     counts, permuted_counts, object_counts = ClassCounts(), ClassCounts(), ClassCounts()
+    # Pixels predicted as a name, and all pixels: over whole mosaics for absent names, over orphaned tiles for any name.
     absent, orphaned = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
     won: list[float] = []
     queries = present_queries(scenes) if asked is None else [Query(place, names) for place, names in enumerate(asked)]
     if len(queries) != len(scenes):
         raise FusionerError(f"{len(queries)} lists of names for {len(scenes)} mosaics: ask each mosaic once")
     queries = shuffled(queries, seed=seed)
-    most = max((len(query.names) for query in queries), default=1)
-    for query, probabilities, target in predict(
-        model, scenes, text_cache, queries, batch=max(1, min(16, AT_ONCE // most)), quiet=quiet
-    ):
+    for query, probabilities, target in predict(model, scenes, text_cache, queries, quiet=quiet):
         shown = scenes.names(query.scene)
         here = [name for name in query.names if name in shown]
         own = [query.names.index(name) if name in query.names else None for name in shown]
         won += [win for win in tiles_won(probabilities, grid=grid, tile=tile, own=own) if win is not None]
         labels = decide(probabilities, threshold=threshold)
-        found, wanted = (relabelled(map_, query.names, here) for map_ in (labels, target))
+        found, wanted = (labels_for(map_, query.names, here) for map_ in (labels, target))
         counts.add(here, found, wanted)
         permuted_counts.add(here, permuted(found, names=len(here)), wanted)
         object_counts.add_masks(here, object_only(found, names=len(here)), wanted)
@@ -129,7 +131,7 @@ def evaluate_mosaics(
             absent += ((labels > 0) & (found == 0) & (target != IGNORE)).sum(), (target != IGNORE).sum()
         if None in own:
             orphans = [name for name in shown if name not in query.names]
-            alone = relabelled(scenes[query.scene].labels.numpy(), shown, orphans)
+            alone = labels_for(scenes[query.scene].labels.numpy(), shown, orphans)
             left = (alone > 0) & (alone != IGNORE)
             orphaned += (labels[left] > 0).sum(), left.sum()
     chance = float(np.mean([1 / len(query.names) for query in queries]))
@@ -146,10 +148,10 @@ def tiles_won(
 ) -> list[bool | None]:
     """Whether each tile of a mosaic, row by row, is won by its own name; None for a tile whose name was not asked.
 
-    A tile is won by the name with the largest sum of probabilities over all of the tile's pixels, of all names that
-    were asked; no mask is consulted and ties lose. ``own[t]`` is the place of tile t's name among the names. tile: the
-    tiles' side where the mosaic stands in the middle of a border.
-    Raises FusionerError where the tiles are not ``grid`` x ``grid`` equal ones.
+    The name with the largest sum of probabilities (0-1) over all pixels of a tile wins it. Masks play no role; a tie
+    is lost. own: for each tile the index of its name in ``probabilities``. tile: side of a tile in pixels where the
+    mosaic stands in the middle of a border. Raises FusionerError where the tiles are not ``grid`` x ``grid`` equal
+    squares.
     """
     _, height, width = probabilities.shape
     side = tile or height // grid
@@ -164,3 +166,80 @@ def tiles_won(
     blocks = inside.reshape(len(inside), grid, side, grid, side)
     sums = blocks.sum(axis=(2, 4), dtype=np.float64).reshape(len(inside), grid * grid).T
     return [None if k is None else bool((row[k] > np.delete(row, k)).all()) for k, row in zip(own, sums, strict=True)]
+
+
+def robustness_curves(
+    model: SegmentationModel,
+    mosaics: Mosaics,
+    text_cache: TextEmbeddingCache,
+    *,
+    features: Callable[[Scenes, str], StoredScenes],
+    vocabulary: Sequence[str],
+    seed: int = 0,
+    threshold: float = 0.5,
+    quiet: bool = False,
+) -> list[Row]:
+    """Evaluate 2x2 ``mosaics`` at every level of every curve of ``UNITS``.
+
+    Returns one row for each curve and level, the clean one first: curve, level, clean (bool), mosaics, and miou,
+    assignment and chance (0-1).
+    tile size: the mosaic is made smaller and stands in the middle of a border of its mean colour, labelled background.
+    blur, noise, JPEG: applied to the pixels of the mosaic.
+    distractors: absent names of ``vocabulary`` are asked too; levels that need more names than there are are left out.
+    features: ``RunContext.features``, which computes and stores frozen features. seed: of noise and absent names.
+    """
+    rows: list[Row] = []
+
+    def evaluated(stored: StoredScenes, **options: Any) -> MosaicResult:
+        return evaluate_mosaics(model, stored, text_cache, seed=seed, threshold=threshold, quiet=quiet, **options)
+
+    def add(curve: str, level: int, result: MosaicResult, *, clean: bool = False) -> None:
+        figures = {"miou": result.counts.miou, "assignment": result.assignment, "chance": result.chance}
+        rows.append({"curve": curve, "level": float(level), "clean": clean, "mosaics": result.mosaics, **figures})
+
+    stored = features(mosaics, "mosaics of the curves")
+    clean = evaluated(stored)
+    add("tile size", mosaics.size // mosaics.grid, clean, clean=True)
+    for tile, scenes in _shrunk(mosaics):
+        add("tile size", tile, evaluated(features(scenes, f"tiles of {tile} px"), tile=tile))
+    for curve, levels in LEVELS.items():
+        add(curve, CLEAN[curve], clean, clean=True)
+        for level in levels:
+            corrupted = Corrupted(mosaics, curve, level, seed=seed)
+            add(curve, level, evaluated(features(corrupted, f"{curve} {level:g}")))
+    add("distractors", 0, clean, clean=True)
+    present = [mosaics.names(index) for index in range(len(mosaics))]
+    absent = absent_names(vocabulary, present, count=max(DISTRACTORS), seed=seed)
+    for count in DISTRACTORS:
+        if count <= min(map(len, absent)):
+            asked = [(*names, *others[:count]) for names, others in zip(present, absent, strict=True)]
+            add("distractors", count, evaluated(stored, asked=asked))
+    return rows
+
+
+def curve_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of ``robustness_curves`` as ``metrics.json`` holds them.
+
+    By curve: ``hardest`` (the last level), mIoU and assignment there and when clean, and the lists over all levels.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    for curve in dict.fromkeys(row["curve"] for row in rows):
+        own = [row for row in rows if row["curve"] == curve]
+        ends = {"clean": own[0], "hardest": own[-1]}
+        figures[curve] = {
+            "hardest": own[-1]["level"],
+            **{f"{name}_{end}": row[name] for name in ("miou", "assignment") for end, row in ends.items()},
+            **{f"{name}s": [row[name] for row in own] for name in ("level", "miou", "assignment")},
+        }
+    return figures
+
+
+def _shrunk(mosaics: Mosaics) -> Iterator[tuple[int, Scenes]]:
+    """Each tile size (pixels) with the same mosaics of such tiles inside a border.
+
+    The mosaics are composed at the smaller size, so that every image is resized only once.
+    """
+    for share in TILE_SIZES:
+        tile = round(share * (mosaics.size // mosaics.grid))
+        small = Mosaics(mosaics.scenes, mosaics.indices, size=mosaics.grid * tile, grid=mosaics.grid)
+        yield tile, Bordered(small, size=mosaics.size)

@@ -1,8 +1,6 @@
-"""Queries: which names a model is asked of which scene, by protocol, and the controls made of them.
+"""Queries: which names a model is asked for in which scene. One function for each protocol and each control.
 
-Which episodes of a published list of (image, class) pairs are asked: three rules, each somebody's published one.
-
-Numbers by different rules differ; a result says which it is by.
+Results under different episode rules are not comparable, so every result names its rule.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -15,12 +13,22 @@ from fusionerlib.datasets.sampling import NameSampler
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.features.store import StoredScenes
 
+Pair = tuple[int, str]
+"""The index of a scene and one name in it: an episode of PASCAL-5i or COCO-20i."""
+Rule = Literal["all", "hsnet", "authors"]
+"""Which of the published pairs are asked, see ``episodes``."""
+Inference = Literal["whole", "sliding"]
+"""Either the image resized to the input size, or windows of that size over the image at its own size."""
+EPISODES = 1000
+"""Number of episodes under the rules ``hsnet`` and ``authors`` (``authors``: at most)."""
+
 
 @dataclass(frozen=True)
 class Query:
-    """One question: the names asked of one scene, in this order.
+    """One question to the model.
 
-    scored_as: the names whose masks the answers are compared with, where these are not the ones asked: a control.
+    scene: index of the scene. names: the names asked together, in this order.
+    scored_as: for a control, the names whose masks the predictions are compared with; () compares with ``names``.
     """
 
     scene: int
@@ -28,44 +36,46 @@ class Query:
     scored_as: tuple[str, ...] = ()
 
     @property
-    def truth(self) -> tuple[str, ...]:
-        """Whose masks the answers are compared with, in the order of ``names``."""
+    def target_names(self) -> tuple[str, ...]:
+        """The names whose masks the predictions are compared with, in the order of ``names``."""
         return self.scored_as or self.names
 
 
 def present_queries(scenes: StoredScenes) -> list[Query]:
-    """Every scene asked for exactly the names that are in it."""
+    """Ask every scene for exactly the names that it shows."""
     return [Query(index, scenes.names(index)) for index in range(len(scenes))]
 
 
-def single_queries(pairs: Sequence[tuple[int, str]]) -> list[Query]:
-    """Every (scene, name) pair on its own: the episodes of PASCAL-5i (paper)."""
+def single_queries(pairs: Sequence[Pair]) -> list[Query]:
+    """The single-prompt protocol: one query for each (scene, name) pair, as in PASCAL-5i (paper)."""
     return [Query(scene, (name,)) for scene, name in pairs]
 
 
 def absent_queries(
     queries: Sequence[Query], *, present: Callable[[int], Collection[str]], vocabulary: Sequence[str], seed: int
 ) -> list[Query]:
-    """Control for questions of one name: each asks a name of ``vocabulary`` that is not in its scene, drawn from
-    ``seed``, and the answer is compared with the mask of the name that was asked before.
+    """The absent-prompt control of single-prompt ``queries``.
 
-    present: every name in a scene, whether it is asked or not. Left out are scenes that show the whole vocabulary.
+    Each query asks for a random name of ``vocabulary`` that its scene does not show; the prediction is compared with
+    the mask of the name that was asked originally. present: gives all names in a scene, asked or not. A scene that
+    shows the whole vocabulary is skipped. seed: of the random names.
     """
-    drawn = []
+    controls = []
     for place, query in enumerate(queries):
         absent = [name for name in vocabulary if name not in present(query.scene)]
         if absent:
             name = absent[int(np.random.default_rng((seed, place)).integers(len(absent)))]
-            drawn.append(Query(query.scene, (name,), scored_as=query.names))
-    return drawn
+            controls.append(Query(query.scene, (name,), scored_as=query.names))
+    return controls
 
 
 def distractor_queries(
     scenes: Scenes | StoredScenes, *, vocabulary: Sequence[str], names: int, hard: float, seed: int
 ) -> list[Query]:
-    """Every scene asked for its own names and absent ones of ``vocabulary``, ``names`` in all, in a seeded order.
+    """Ask every scene for its own names and for absent names of ``vocabulary``, ``names`` in total, shuffled.
 
-    hard: share of absent names that have a word in common with one of the scene ("red ball" for "red car").
+    hard: share (0-1) of the absent names that have a word in common with a name of the scene, such as "red ball" for
+    "red car". seed: of the absent names and of the order.
     """
     queries = []
     sampler = NameSampler(vocabulary, positives=1, negatives=names - 1, hard=hard)
@@ -77,7 +87,7 @@ def distractor_queries(
 
 
 def shuffled(queries: Sequence[Query], *, seed: int) -> list[Query]:
-    """The same questions with each one's names in a seeded random order."""
+    """The same queries, the names of each in a random order drawn from ``seed`` and the scene's index."""
     rngs = [np.random.default_rng((seed, query.scene)) for query in queries]
     return [
         Query(query.scene, tuple(query.names[i] for i in rng.permutation(len(query.names))))
@@ -85,22 +95,14 @@ def shuffled(queries: Sequence[Query], *, seed: int) -> list[Query]:
     ]
 
 
-Pair = tuple[int, str]
-"""A scene's index and the one name that is asked of it."""
-Rule = Literal["all", "hsnet", "authors"]
-Inference = Literal["whole", "sliding"]
-"""The image resized to the input size, or windows of that size over the image's own pixels."""
-EPISODES = 1000
-"""How many episodes the rules ``hsnet`` and ``authors`` ask, at most."""
-
-
 def episodes(pairs: Sequence[Pair], *, rule: Rule, by_class: bool = False, seed: int = 0) -> list[Pair]:
-    """The episodes of ``pairs`` in the order they are asked.
+    """The pairs that are asked under ``rule``, in order. by_class: the variant for COCO-20i.
 
-    all: every pair once. hsnet: 1,000, going round the list as often as it takes (HSNet's for PASCAL-5i), or with
-    ``by_class`` a class drawn uniformly and then one of its pairs (HSNet's for COCO-20i; their generator's order is not
-    published, ours is ``seed``'s). authors: the first 1,000 (Fusioner's), with ``by_class`` of the list sorted by
-    scene.
+    all: every pair once.
+    hsnet: 1,000 episodes as in HSNet. PASCAL-5i cycles through the list; COCO-20i (``by_class``) draws a class
+        uniformly, then one of its pairs. HSNet's random order is not published, so ours is drawn from ``seed``.
+    authors: the first 1,000 pairs, as in Fusioner's evaluation; for COCO-20i (``by_class``) of the list sorted by
+        scene.
     """
     if rule == "all" or not pairs:
         return list(pairs)

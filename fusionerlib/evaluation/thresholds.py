@@ -1,7 +1,4 @@
-"""What the background threshold decides: every pixel kept by true class, winning name and the winner's probability.
-
-One pass over a test fills the table; mIoU, risk and the confusion between names at any threshold then cost nothing.
-"""
+"""The effect of the background threshold: one pass over a test gives mIoU, risk and confusion at every threshold."""
 
 import math
 from collections.abc import Sequence
@@ -10,24 +7,26 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
+from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.metrics import IGNORE, per_class_iou
+from fusionerlib.evaluation.metrics import per_class_iou
 
 STEPS = 100
-"""Thresholds are told apart in steps of 1 / STEPS."""
+"""Resolution of the threshold: multiples of 1 / STEPS."""
 
 
 class ThresholdTable:
-    """Pixel counts by (probability step, true class, winning class); class 0 is background, k + 1 is ``names[k]``.
+    """Pixel counts by (probability step of the best class, true class, best class).
 
-    Fill it with the episodes of one test: of one name each, or of all names at once. A name that an episode does not
-    ask for can't win there, and its pixels are background there, as everywhere in ``ClassCounts``.
+    Class 0 is background, class k + 1 is ``names[k]``. Fill it with the queries of one test, single-prompt or
+    all-classes. A name that a query does not ask for cannot be predicted there, and its pixels count as background,
+    as in ``ClassCounts``.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._place = {name: index for index, name in enumerate(self.names, start=1)}
-        self._counts: Int64[np.ndarray, "steps true won"] = np.zeros(
+        self._counts: Int64[np.ndarray, "steps true best"] = np.zeros(
             (STEPS + 1, len(self.names) + 1, len(self.names) + 1), dtype=np.int64
         )
 
@@ -37,62 +36,65 @@ class ThresholdTable:
         probabilities: Float[np.ndarray, "names height width"],
         target: Integer[np.ndarray, "height width"],
     ) -> None:
-        """One episode: label k + 1 of ``target`` is ``names[k]``, 255 drops out; probabilities in 0-1.
+        """Add one query: probabilities in 0-1; label k + 1 of ``target`` is ``names[k]``, 255 is ignored.
 
-        Raises FusionerError for a name that the table was not made for.
+        Raises FusionerError for a name that is not one of the table's.
         """
         if unknown := [name for name in names if name not in self._place]:
             raise FusionerError(f"{unknown[0]!r} is none of the table's {len(self.names)} names: make it with all")
         place = np.array([0, *(self._place[name] for name in names)])
         valid = target != IGNORE
         best, winner = probabilities.max(axis=0)[valid], probabilities.argmax(axis=0)[valid] + 1
-        # How many thresholds t / STEPS it exceeds, in its own precision, as ``decide`` compares: it is painted at
-        # t / STEPS where that is more than t.
+        # The number of thresholds t / STEPS below the probability, compared in the probability's own precision as
+        # ``decide`` does: the pixel is predicted as its best class at t / STEPS where that number exceeds t.
         step = np.searchsorted((np.arange(STEPS + 1) / STEPS).astype(best.dtype), best, side="left")
         flat = np.ravel_multi_index((step, place[target[valid]], place[winner]), self._counts.shape)
         self._counts += np.bincount(flat, minlength=self._counts.size).reshape(self._counts.shape)
 
-    def confusion(self, threshold: float) -> Int64[np.ndarray, "true painted"]:
-        """Pixels by true class (row) and painted class (column), background first, at ``threshold`` (0-1)."""
+    def confusion(self, threshold: float) -> Int64[np.ndarray, "true predicted"]:
+        """Pixels by true class (row) and predicted class (column), background first, at ``threshold`` (0-1)."""
         step = self._step(threshold)
         matrix = self._counts[step + 1 :].sum(axis=0)
         matrix[:, 0] += self._counts[: step + 1].sum(axis=(0, 2))
         return matrix
 
     def iou(self, threshold: float) -> dict[str, float]:
-        """IoU (0-1) by name, of the names with a labelled pixel."""
+        """IoU (0-1) by name, of the names with at least one labelled pixel."""
         matrix = self.confusion(threshold)
         shared, shown = np.diag(matrix)[1:], matrix.sum(axis=1)[1:]
         levels = per_class_iou(shared, shown + matrix.sum(axis=0)[1:] - shared)
         return {name: float(level) for name, level, pixels in zip(self.names, levels, shown, strict=True) if pixels}
 
     def miou(self, threshold: float) -> float:
-        """Mean IoU over the names with a labelled pixel, 0-1; NaN where there is none."""
+        """Mean IoU (0-1) over the names with at least one labelled pixel; NaN where there is none."""
         levels = list(self.iou(threshold).values())
         return float(np.mean(levels)) if levels else math.nan
 
     def row(self, threshold: float) -> dict[str, float]:
-        """threshold, miou; coverage: share of the named pixels that are painted; risk: share of painted ones that are
-        wrong; painted: share of all pixels. All 0-1, NaN where there is nothing to divide by."""
+        """A point of the risk curve, all values 0-1, NaN where the denominator is 0.
+
+        coverage: share of the foreground pixels that are predicted as some name. risk: share of the pixels predicted
+        as a name that are wrong. painted: the predicted area, as a share of all pixels. Also threshold and miou.
+        """
         matrix = self.confusion(threshold)
-        painted, named = matrix[:, 1:].sum(), matrix[1:].sum()
+        predicted, foreground = matrix[:, 1:].sum(), matrix[1:].sum()
         right = np.trace(matrix) - matrix[0, 0]
         return {
             "threshold": threshold,
             "miou": self.miou(threshold),
-            "coverage": float(matrix[1:, 1:].sum() / named) if named else math.nan,
-            "risk": float(1 - right / painted) if painted else math.nan,
-            "painted": float(painted / matrix.sum()) if matrix.sum() else math.nan,
+            "coverage": float(matrix[1:, 1:].sum() / foreground) if foreground else math.nan,
+            "risk": float(1 - right / predicted) if predicted else math.nan,
+            "painted": float(predicted / matrix.sum()) if matrix.sum() else math.nan,
         }
 
     def rows(self, *, every: int = 5) -> list[dict[str, Any]]:
-        """``row`` at every ``every``-th step between 0 and 1: the risk curve."""
+        """The risk curve: ``row`` at every ``every``-th step between 0 and 1."""
         return [self.row(step / STEPS) for step in range(every, STEPS, every)]
 
     def best(self) -> float:
-        """The threshold of the largest mIoU, the one nearest to 0.5 of equals.
+        """The threshold with the highest mIoU; of equal ones the nearest to 0.5.
 
-        Raises FusionerError where no episode showed any of the names.
+        Raises FusionerError where no scene shows any of the names.
         """
         scores = {step / STEPS: self.miou(step / STEPS) for step in range(1, STEPS)}
         if np.isnan(list(scores.values())).all():

@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fusionerlib.datasets.scene import Scene
+from fusionerlib.datasets.scene import Scene, labels_for
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.scoring import relabelled
 from fusionerlib.images import ImageLike
 
 
@@ -75,20 +74,20 @@ def saved_cases(
     from fusionerlib.evaluation.evaluator import Evaluator
     from fusionerlib.features.context import RunContext
 
-    context, trained = RunContext.of_checkpoint(Path(directory) / "checkpoint", base=base)
-    evaluator = Evaluator(context, trained, threshold=threshold)
+    context, checkpoint = RunContext.of_checkpoint(Path(directory) / "checkpoint", base=base)
+    evaluator = Evaluator(context, checkpoint, threshold=threshold)
     benchmarks = evaluator.benchmarks()
     name = test or next(iter(benchmarks), "")
     if name not in benchmarks:
         known = ", ".join(benchmarks) or "none: the run's data has no test"
         raise FusionerError(f"the run in {directory} has no test {test!r}; there are: {known}")
-    evaluation = evaluator(benchmarks[name], description=name).evaluation
+    evaluation = evaluator(benchmarks[name], description=name)
     scores = dict(evaluation.scores)
-    scenes, cases = evaluator.shown(benchmarks[name]), []
+    scenes, cases = evaluator.scenes(benchmarks[name]), []
     for rank, query in enumerate(evaluation.extremes(count), start=1):
         scene = scenes[query.scene]
         kind = "best" if rank <= min(count, len(scores)) else "worst"
-        labels = relabelled(scene.labels, scene.names, query.truth).astype(np.uint8)
+        labels = labels_for(scene.labels, scene.names, query.target_names).astype(np.uint8)
         title = f"{kind}: {scene.key} (IoU {scores[query]:.2f})"
         cases.append(Case(scene.image, title, labels, query.names))
     return cases

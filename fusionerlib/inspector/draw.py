@@ -7,8 +7,8 @@ from jaxtyping import Float, Integer
 from PIL import Image
 from torch import Tensor
 
+from fusionerlib.datasets.scene import labels_for
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.scoring import relabelled
 from fusionerlib.inference.inspection import patch_similarity
 from fusionerlib.inference.overlay import printable
 from fusionerlib.inspector import panels
@@ -53,7 +53,7 @@ def truth(state: InspectorState) -> Integer[np.ndarray, "rows columns"] | None:
         return None
     height, width = state.small.shape[:2]
     nearest = Image.fromarray(case.labels).resize((width, height), Image.Resampling.NEAREST)
-    return relabelled(np.asarray(nearest), case.names, state.on)
+    return labels_for(np.asarray(nearest), case.names, state.on)
 
 
 def predicted(state: InspectorState) -> Integer[np.ndarray, "rows columns"]:

@@ -1,11 +1,10 @@
-"""Figures of the workbook. Every function returns a matplotlib Figure and draws nothing by itself."""
+"""Figures. Every function returns a matplotlib ``Figure``; none displays or saves it."""
 
-from fusionerlib.plots.evaluation import SceneRow, ablation_bars, per_class_bars, scene_rows, scenes
 from fusionerlib.plots.features import attention, cosine_matrix, pca_colours, pca_tokens, similarity
+from fusionerlib.plots.metrics import ablation_bars, curves, kind_bars, per_class_bars, robustness
 from fusionerlib.plots.protocols import confusion, risk_curve, triple
-from fusionerlib.plots.robustness import kind_bars, robustness
+from fusionerlib.plots.scenes import SceneRow, prediction_rows, scene_rows, scenes
 from fusionerlib.plots.style import save, style
-from fusionerlib.plots.training import curves
 
 __all__ = [
     "SceneRow",
@@ -18,6 +17,7 @@ __all__ = [
     "pca_colours",
     "pca_tokens",
     "per_class_bars",
+    "prediction_rows",
     "risk_curve",
     "robustness",
     "save",

@@ -1,4 +1,4 @@
-"""What tokens see: principal components as colours, words against patches, attention."""
+"""Figures of features: principal components as colours, similarity between names and patches, attention."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +21,10 @@ Photo = UInt8[np.ndarray, "_ _ 3"]
 def pca_colours(
     tokens: Float[np.ndarray, "images patches dim"], *, percentile: float = 1.0
 ) -> Float[np.ndarray, "images patches 3"]:
-    """The first three principal components over all tokens together as RGB 0-1, so colours compare between images.
+    """The first three principal components of all tokens as RGB (0-1), with the same colours in all images.
 
-    Each component is stretched from its ``percentile`` to 100 - ``percentile``, so a few odd tokens don't grey out the
-    rest. Its sign, which a PCA leaves open, makes its largest weight positive. A component without spread is 0.5.
+    Each component is rescaled so that its ``percentile`` and 100 - ``percentile`` become 0 and 1, which limits the
+    effect of outliers. The sign of a component makes its largest weight positive. A constant component is 0.5.
     """
     components = principal_components(rearrange(tokens, "b n d -> (b n) d"))
     low, high = np.percentile(components, [percentile, 100 - percentile], axis=0)
@@ -35,9 +35,9 @@ def pca_colours(
 
 
 def principal_components(points: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points 3"]:
-    """Scores on the first three principal axes, in float64; zero where there are fewer than three."""
+    """Coordinates on the first three principal axes, float64; 0 for axes beyond ``dim``."""
     centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
-    # The covariance is dim x dim however many tokens there are; eigh sorts from the smallest up.
+    # The covariance is dim x dim however many tokens there are; eigh sorts in ascending order.
     _, vectors = np.linalg.eigh(centred.T @ centred)
     axes = vectors[:, ::-1][:, :3]
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])
@@ -45,9 +45,10 @@ def principal_components(points: Float[np.ndarray, "points dim"]) -> Float[np.nd
 
 
 def pca_tokens(images: Sequence[Photo], maps: Mapping[str, TokenMap]) -> Figure:
-    """One row an image: the image, then its tokens in each map, by name, coloured by ``pca_colours``.
+    """One row for each image: the image, then its tokens in each of ``maps`` coloured by ``pca_colours``.
 
-    Each map's batch holds the images in their order; its colours mean the same in all its rows, not across maps.
+    maps: token maps by name, the batch dimension in the order of ``images``. Colours are comparable between the rows of
+    one map, not between maps. Raises FusionerError where a map holds another number of images.
     """
     for name, tokens in maps.items():
         if len(tokens.tokens) != len(images):
@@ -72,13 +73,14 @@ def pca_tokens(images: Sequence[Photo], maps: Mapping[str, TokenMap]) -> Figure:
 def similarity(
     image: Photo, scores: Float[np.ndarray, "names rows columns"], names: Sequence[str], *, label: str = "cosine"
 ) -> Figure:
-    """The image, then one heat map a name over it; all maps share one scale, named ``label``.
+    """The image, then for each name a heat map of its scores over the image; all maps share one colour scale.
 
-    scores: any grid that covers the image, as ``inspection.similarity`` gives it.
+    scores: on any grid that covers the image, such as ``inspection.similarity``. label: of the colour bar.
+    Raises FusionerError where scores and names differ in number.
     """
     _one_each(scores, names)
     with style():
-        # A wrapped grid: eight names in one row would be stamps.
+        # At most five panels in a row, so that each stays large enough.
         columns = min(len(names) + 1, 5)
         rows = -(-(len(names) + 1) // columns)
         result = figure(2.3 * columns + 0.8, 2.3 * rows * image.shape[0] / image.shape[1] + 0.5 * rows)
@@ -102,11 +104,12 @@ def attention(
     *,
     grid: tuple[int, int] | None = None,
 ) -> Figure:
-    """Layer by layer (rows), word by word (columns): which patches each word reads from.
+    """Attention of each name (columns) to the patches, in each layer (rows).
 
-    rows: (layers, names, grid rows, grid columns) as ``inspection.word_attention`` gives it, or (layers, names,
-        patches) with ``grid``. Every panel has its own scale from 0; the share of the word's attention that patches get
-        altogether stands beneath it.
+    rows: attention weights (0-1), (layers, names, grid rows, grid columns) as from ``inspection.text_attention``, or
+        (layers, names, patches) with ``grid``. Every panel has its own colour scale from 0; below it are the sum over
+        all patches and the maximum.
+    Raises FusionerError where the patches do not fill ``grid``, or weights and names differ in number.
     """
     if rows.ndim == 3:
         if grid is None or grid[0] * grid[1] != rows.shape[2]:
@@ -123,7 +126,7 @@ def attention(
                 axes, heat = panels[layer, column], rows[layer, column]
                 _heat(axes, image, heat, (0.0, max(float(heat.max()), 1e-12)))
                 picture(axes, "" if layer else wrapped(name))
-                axes.set_xlabel(f"{heat.sum():.0%} on patches, most {heat.max():.1%}", fontsize=7)
+                axes.set_xlabel(f"{heat.sum():.0%} on patches, max {heat.max():.1%}", fontsize=7)
             panels[layer, 0].set_ylabel(f"layer {layer + 1}")
         return result
 
@@ -134,7 +137,7 @@ def _one_each(scores: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _extent(image: np.ndarray) -> tuple[float, float, float, float]:
-    """Where matplotlib draws ``image``: a map drawn there lies exactly on it."""
+    """The extent in which matplotlib draws ``image``, so that a map lies exactly over it."""
     return -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5
 
 
@@ -148,7 +151,10 @@ def _heat(axes: Axes, image: np.ndarray, heat: np.ndarray, limits: tuple[float, 
 
 
 def cosine_matrix(cosines: Float[np.ndarray, "names names"], names: Sequence[str]) -> Figure:
-    """Cosine of every pair of names, with the numbers written in; -1 to 1."""
+    """Matrix of the cosines (-1 to 1) between all pairs of names, with the numbers in the cells.
+
+    The colour scale covers 0 to 1; negative cosines have the colour of 0.
+    """
     with style():
         side = 0.55 * len(names) + 1.2
         result = figure(side + 0.8, side)

@@ -1,4 +1,4 @@
-"""What the protocols show beyond one score: confusion between names, the background threshold, seen and unseen."""
+"""Figures of the protocols beyond mIoU: confusion between names, risk by background threshold, seen and unseen."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -11,29 +11,30 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.plots.evaluation import ablation_bars
+from fusionerlib.plots.metrics import ablation_bars
 from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, short, style
 
 MOST_ROWS, MOST_COLUMNS = 25, 32
-"""Classes and painted names in one picture of the confusion; more can't be read."""
+"""Most true classes and predicted names in a confusion matrix: more would not be legible."""
 FIXED = 0.5
 """The background threshold of the paper."""
 RISK_KEYS = ("threshold", "miou", "coverage", "risk")
 
 
 def confusion(
-    matrix: Real[np.ndarray, "true painted"],
+    matrix: Real[np.ndarray, "true predicted"],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
     unseen: Collection[str] = (),
 ) -> Figure:
-    """Pixels of each true class (row) by the name that was painted there (column), as shares of the row in percent.
+    """Confusion matrix: pixels of each true class (row) by predicted name (column), in percent of the row.
 
-    "background" may be among both. A frame marks the row's own name; ``unseen`` names are bold with an asterisk. Of
-    more than 25 classes those with the smallest share of their own name are shown, and of many columns their own ones
-    and those that took most of a row; the others are added up in the last column. Classes without a pixel are left
-    out. Raises FusionerError where the names are not those of the matrix, and where it holds no pixel.
+    rows, columns: the names of the matrix, "background" included where it has it. unseen: names that are set in bold
+    with an asterisk. A frame marks the cell of the row's own name. Classes without a pixel are left out.
+    Of more than 25 classes the most confused ones are shown. Of more than 32 columns those of the shown classes and
+    those with the largest shares are kept; the last column adds up the others.
+    Raises FusionerError where the names do not fit the matrix, and where it holds no pixel.
     """
     if matrix.shape != (len(rows), len(columns)):
         raise FusionerError(
@@ -44,7 +45,7 @@ def confusion(
         raise FusionerError("the confusion holds no pixel: evaluate at least one episode before plotting it")
     share = np.asarray(matrix, dtype=np.float64)[there]
     share, rows = share / share.sum(axis=1, keepdims=True), [rows[place] for place in there]
-    title = "painted as … (% of the class's pixels)"
+    title = "predicted as … (% of the class's pixels)"
     if len(rows) > MOST_ROWS:
         own = [share[place, columns.index(name)] if name in columns else 0.0 for place, name in enumerate(rows)]
         kept = sorted(np.argsort(own, kind="stable")[:MOST_ROWS].tolist())
@@ -77,7 +78,7 @@ def confusion(
 def _fewer_columns(
     share: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """``share`` with at most ``MOST_COLUMNS`` columns and one for all others."""
+    """``share`` reduced to ``MOST_COLUMNS`` columns and one for the sum of the others."""
     if len(columns) <= MOST_COLUMNS:
         return share, list(columns)
     ranked = sorted(range(len(columns)), key=lambda place: (columns[place] not in rows, -share[:, place].max()))
@@ -93,7 +94,7 @@ def _marked(name: str, unseen: Collection[str]) -> str:
 
 def _write_shares(axes: Axes, share: np.ndarray) -> None:
     for row, column in np.ndindex(share.shape):
-        # An empty cell says "under half a percent" with less ink than a zero.
+        # A share below half a percent stays empty, which is easier to read than a zero.
         if share[row, column] >= 0.005:
             colour = "white" if share[row, column] > 0.55 else "black"
             axes.text(
@@ -102,11 +103,12 @@ def _write_shares(axes: Axes, share: np.ndarray) -> None:
 
 
 def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Figure:
-    """What the background threshold costs and buys: mIoU, coverage and risk against it, and risk against coverage.
+    """mIoU, coverage and risk by background threshold (left), and risk against coverage (right).
 
-    rows: threshold, miou, coverage (share of foreground pixels painted with some name) and risk (share of painted
-    pixels that are wrong), all 0-1; NaN leaves a gap. chosen: the calibrated threshold, None where there is none.
-    Raises FusionerError where a row lacks one of them, and where there is no row.
+    rows: from ``ThresholdTable.rows``, with threshold, miou, coverage (share of foreground pixels predicted as a name)
+    and risk (share of the pixels predicted as a name that are wrong), all 0-1; NaN leaves a gap.
+    chosen: the calibrated threshold, None where there is none.
+    Raises FusionerError where a row lacks one of these keys, and where there is no row.
     """
     if not rows:
         raise FusionerError("there is no threshold to draw: pass a row for each")
@@ -128,7 +130,7 @@ def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Fi
             left.plot(thresholds, values, dash, color=colour, label=name, linewidth=1.8)
         for threshold, name, colour, _ in marks:
             left.axvline(threshold, color=colour, linewidth=1, linestyle="-.", label=f"{name}, {threshold:.2f}")
-        left.set(title="over the threshold", xlabel="background threshold", xlim=(0, 1), ylim=(0, 1.02))
+        left.set(title="by threshold", xlabel="background threshold", xlim=(0, 1), ylim=(0, 1.02))
         left.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, fontsize=8, handlelength=1.6, columnspacing=1.2
         )
@@ -136,8 +138,8 @@ def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Fi
         for threshold, name, colour, size in marks:
             at = (np.interp(threshold, thresholds, coverage), np.interp(threshold, thresholds, risk))
             right.plot(*at, "o", color=colour, markersize=size, label=f"{name}, {threshold:.2f}", linestyle="none")
-        right.set(title="risk at a coverage", xlabel="coverage: share of the foreground that is painted")
-        right.set(ylabel="risk: share of the paint that is wrong", xlim=(0, 1.05))
+        right.set(title="risk against coverage", xlabel="coverage: foreground pixels predicted as a name")
+        right.set(ylabel="risk: predicted pixels that are wrong", xlim=(0, 1.05))
         right.set_ylim(0, min(1.02, 1.2 * max([0.05, *risk[~np.isnan(risk)].tolist()])))
         _annotate_tenths(right, thresholds, coverage, risk)
         right.legend(loc="best", fontsize=8)
@@ -147,7 +149,7 @@ def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Fi
 
 
 def _annotate_tenths(axes: Axes, thresholds: np.ndarray, coverage: np.ndarray, risk: np.ndarray) -> None:
-    """The thresholds 0.1, 0.2, ... 0.9 beside their points; one that would lie on its neighbour is left out."""
+    """Write the thresholds 0.1, 0.2, ... 0.9 beside their points, except where they would overlap."""
     last: tuple[float, float] | None = None
     top = axes.get_ylim()[1]
     for tenth in range(1, 10):
@@ -161,10 +163,11 @@ def _annotate_tenths(axes: Axes, thresholds: np.ndarray, coverage: np.ndarray, r
 
 
 def triple(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """mIoU of the seen and of the unseen names asked together, and their harmonic mean, as bars with their values.
+    """The generalized zero-shot triple of the all-classes protocol as bars: mIoU of seen and of unseen names, and
+    their harmonic mean.
 
-    rows: setting (such as "threshold 0.5"), seen, unseen and harmonic, 0-1.
-    Raises FusionerError where a row lacks one of them, and where there is no row.
+    rows: dicts with setting (such as "threshold 0.5") and seen, unseen and harmonic (0-1).
+    Raises FusionerError where a row lacks one of these keys, and where there is no row.
     """
     if not rows:
         raise FusionerError("there is no setting to draw: pass a row for each")
@@ -174,6 +177,6 @@ def triple(rows: Sequence[Mapping[str, Any]]) -> Figure:
     bars = [
         {"setting": row["setting"], "metric": name, "value": row[key]} for row in rows for key, name in names.items()
     ]
-    result = ablation_bars(bars, title="all names asked at once")
+    result = ablation_bars(bars, title="all-classes protocol")
     result.axes[0].set_ylabel("mIoU")
     return result

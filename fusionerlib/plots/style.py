@@ -1,4 +1,4 @@
-"""The one look of all figures, and what every figure needs."""
+"""The style of all figures, and helpers that every figure needs."""
 
 import io
 import textwrap
@@ -19,7 +19,10 @@ BLUE, ORANGE, GREEN, GREY = OKABE_ITO[4], OKABE_ITO[0], OKABE_ITO[2], "#777777"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Small sans-serif type, no box round the axes, colour-blind-safe colours; the former settings come back after."""
+    """Context manager: small sans-serif type, no box around the axes, colour-blind-safe colours.
+
+    Matplotlib's former settings return when it ends.
+    """
     settings = {
         "font.size": 9.0,
         "axes.titlesize": 10.0,
@@ -29,15 +32,15 @@ def style() -> Iterator[None]:
         "figure.dpi": 100,
         "image.interpolation": "nearest",
         "legend.frameon": False,
-        # A name with a dollar sign is a name, no formula.
+        # A dollar sign in a class name does not start a formula.
         "text.parse_math": False,
     }
     with matplotlib.rc_context(settings):
         yield
 
 
-class ShownFigure(Figure):
-    """A figure that a notebook shows as a PNG when it ends a cell, whether or not pyplot has been set up there."""
+class NotebookFigure(Figure):
+    """A figure that a notebook displays as a PNG at the end of a cell, whether or not pyplot is set up there."""
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
@@ -46,12 +49,12 @@ class ShownFigure(Figure):
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` x ``height`` inches that is known to no window manager, so nothing leaks."""
-    return ShownFigure(figsize=(width, height), layout="constrained")
+    """An empty figure of ``width`` x ``height`` inches. Pyplot does not keep it, so it needs no closing."""
+    return NotebookFigure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 130) -> Path:
-    """Write ``figure`` to ``path`` with nothing clipped, making its folder; returns the path."""
+    """Write ``figure`` to ``path``, unclipped and with ``dpi`` pixels an inch; creates the folder, returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(figure, path, dpi=dpi)
@@ -65,18 +68,18 @@ def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
 
 
 def short(name: str, width: int = 28) -> str:
-    """``name`` on one line of at most ``width`` characters."""
+    """``name`` on one line, cut to ``width`` characters."""
     name = printable(name)
     return name if len(name) <= width else name[: width - 1].rstrip() + "…"
 
 
 def wrapped(name: str, width: int = 22, lines: int = 2) -> str:
-    """``name`` on at most ``lines`` lines of ``width`` characters."""
+    """``name`` wrapped to at most ``lines`` lines of ``width`` characters."""
     return "\n".join(textwrap.wrap(printable(name), width, max_lines=lines, placeholder=" …")) or " "
 
 
 def picture(axes: Axes, title: str = "") -> None:
-    """Makes ``axes`` a place for an image: no ticks, no frame."""
+    """Remove ticks and frame from ``axes``, for an image."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.datasets.sets import Benchmark
 from fusionerlib.evaluation.evaluator import Evaluator
-from fusionerlib.evaluation.metrics import IGNORE, ClassCounts
+from fusionerlib.evaluation.metrics import ClassCounts
 from fusionerlib.evaluation.scoring import Prediction, score, zero_shot
 from fusionerlib.evaluation.thresholds import STEPS, ThresholdTable
 from fusionerlib.features.store import StoredScenes
@@ -55,14 +56,14 @@ def bars(evaluator: Evaluator, *, classes: Collection[str], thresholds: Sequence
     queries = evaluator.queries(everything)
     answers = _watched(evaluator.predictions(everything, queries), everything, painted)
     together = score(answers, present=everything.scenes.names, threshold=evaluator.threshold, table=table).iou
-    one, absent = evaluator(tests["novel"]), evaluator.absent(everything, names=new)
+    one, absent = evaluator(tests["novel"]), evaluator.absent_prompts(everything, names=new)
 
     def chosen(iou: dict[str, float]) -> dict[str, float]:
         return {name: iou[name] for name in scored if name in iou}
 
     found: dict[str, Any] = {
-        "one": chosen(one.evaluation.iou),
-        "absent": chosen(absent.evaluation.iou),
+        "one": chosen(one.iou),
+        "absent": chosen(absent.iou),
         "all": chosen(together),
         "triple": zero_shot(together, unseen=new),
         "painted": painted.share(evaluator.threshold),
@@ -76,7 +77,7 @@ def bars(evaluator: Evaluator, *, classes: Collection[str], thresholds: Sequence
             for level in thresholds
         },
     }
-    model = evaluator.trained.model
+    model = evaluator.checkpoint.model
     if isinstance(model, CostAggregation):
         stored = evaluator.context.features(everything.scenes, "features of test")
         found["perfect"] = chosen(named_masks(model, stored, evaluator, names=names))

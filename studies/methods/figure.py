@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.plots.robustness import ACROSS, MEASURES
+from fusionerlib.plots.metrics import CURVE_METRICS, PANELS_ACROSS
 from fusionerlib.plots.style import GREY, figure, style, wrapped
 
 
@@ -18,18 +18,18 @@ def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
     tests = list(dict.fromkeys(test for own in figures.values() for test in own))
     if not tests:
         raise FusionerError("there is no method to draw: measure at least one first")
-    height = 0.84 / len(MEASURES)
+    height = 0.84 / len(CURVE_METRICS)
     with style():
-        down, across = -(-len(tests) // ACROSS), min(ACROSS, len(tests))
+        down, across = -(-len(tests) // PANELS_ACROSS), min(PANELS_ACROSS, len(tests))
         result = figure(2.7 * across + 1.6, down * (0.42 * len(figures) + 0.9))
         panels = result.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for place, axes in enumerate(panels.ravel()[len(tests) :], start=len(tests)):
             axes.set_axis_off()
             panels.ravel()[place - across].tick_params(labelbottom=True)
         for axes, test in zip(panels.ravel(), tests, strict=False):
-            for place, (key, (label, colour)) in enumerate(MEASURES.items()):
+            for place, (key, (label, colour)) in enumerate(CURVE_METRICS.items()):
                 shown = {row: own[test][key] for row, own in enumerate(figures.values()) if test in own}
-                y = [row + (place - (len(MEASURES) - 1) / 2) * height for row in shown]
+                y = [row + (place - (len(CURVE_METRICS) - 1) / 2) * height for row in shown]
                 bars = axes.barh(y, list(shown.values()), height * 0.94, color=colour, label=label)
                 # On white, so that the line of chance does not strike a number out.
                 paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
 from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.datasets.mosaic_sets import Kind
 from fusionerlib.datasets.mosaics import Mosaics
 from fusionerlib.datasets.scene import vocabulary
 from fusionerlib.errors import FusionerError, nearest
-from fusionerlib.evaluation.mosaics import MosaicResult, ShuffledWords, evaluate_mosaics
-from fusionerlib.evaluation.robustness import curve_figures, robustness_curves
+from fusionerlib.evaluation.mosaics import MosaicResult, curve_figures, evaluate_mosaics, robustness_curves
 from fusionerlib.features.alignment import aligned_tokens
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import StoredScenes
@@ -55,6 +58,30 @@ METHODS: dict[str, Method] = {
     "shuffled names": Method("control: every name has another name's token", {"kind": "fusioner"}, shuffled=True),
 }
 """By name. A method of another kind than the run's takes its fusion from the preset ``small`` or ``modern``."""
+
+
+class ShuffledNames(TextEmbeddingCache):
+    """Control: every name has the text token of another name of its group.
+
+    The set of tokens stays the same, only their assignment to names changes: a cyclic permutation of each group, drawn
+    from ``seed`` and the same in training and tests. A name alone in its group keeps its token. groups: usually the
+    names of training and all others, so that unseen names stay unseen. Raises FusionerError for a name of no group.
+    """
+
+    def __init__(self, text_cache: TextEmbeddingCache, groups: Sequence[Sequence[str]], *, seed: int) -> None:
+        super().__init__(encoder=text_cache.encoder, templates=text_cache.templates, synonyms=text_cache.synonyms)
+        rng = np.random.default_rng((seed, 4))
+        self.source: dict[str, str] = {}
+        for group in groups:
+            ring = [sorted(group)[place] for place in rng.permutation(len(group))]
+            self.source |= dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
+
+    def _encoded(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
+        if unknown := [name for name in names if name not in self.source]:
+            raise FusionerError(
+                f"no shuffled token for {unknown[0]!r}: put every name that is trained or asked into one of the groups"
+            )
+        return super()._encoded([self.source[name] for name in names])
 
 
 @dataclass(frozen=True)
@@ -121,7 +148,7 @@ def compare(
         if METHODS[name].shuffled:
             trained = {pair[1] for pair in feed.pairs()}
             groups = [sorted(trained), sorted(tests.names() - trained)]
-            text_cache = ShuffledWords(text_cache, groups, seed=run.training.seed)
+            text_cache = ShuffledNames(text_cache, groups, seed=run.training.seed)
         model = bench.train(run, feed=feed, text_cache=text_cache).model
         features = _Features(bench, run)
         found[name] = (model.trainable()["total"], measured(model, text_cache, tests, features=features))

@@ -9,10 +9,10 @@ from fusionerlib.datasets.mosaics import Mosaics
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.robustness import curve_figures, robustness_curves
+from fusionerlib.evaluation.mosaics import curve_figures, robustness_curves
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import TextEmbeddingCache
-from fusionerlib.plots.robustness import kind_bars, robustness
+from fusionerlib.plots.metrics import kind_bars, robustness
 from tests.evaluation.test_scoring import NAMES, Favourite
 
 
@@ -106,7 +106,8 @@ def test_bars_of_the_kinds() -> None:
     (axes,) = figure.axes
     heights = [bar.get_height() for container in axes.containers for bar in container]
     assert heights == [0.6, 0.6, 0.4, 0.4, 0.1, 0.1]
-    words = axes.get_xticklabels()[1].get_text().replace("\n", " ")
-    assert words == "one absent 3% of the picture painted for the absent name 50% of the orphan painted"
+    label = axes.get_xticklabels()[1].get_text().replace("\n", " ")
+    predicted = "3% of the image predicted as the absent name 50% of the orphan tile predicted as any name"
+    assert label == f"one absent {predicted}"
     with pytest.raises(FusionerError, match="no kind to draw"):
         kind_bars({})

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from fusionerlib.config import FusionConfig
+from fusionerlib.datasets.scene import labels_for
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.evaluation.queries import Query, present_queries
-from fusionerlib.evaluation.scoring import evaluate, predict, relabelled
+from fusionerlib.evaluation.scoring import evaluate, predict
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models.base import SegmentationModel
@@ -72,4 +73,4 @@ def test_lists_of_different_length_share_a_batch(scenes, text_cache) -> None:
 
 def test_labels_by_other_names() -> None:
     labels = np.array([[0, 1, 2, 255]], dtype=np.uint8)
-    assert relabelled(labels, ("cat", "dog"), ("cow", "dog")).tolist() == [[0, 0, 2, 255]]
+    assert labels_for(labels, ("cat", "dog"), ("cow", "dog")).tolist() == [[0, 0, 2, 255]]

@@ -18,7 +18,7 @@ from fusionerlib import plots
 from fusionerlib.encoders.base import TokenMap
 from fusionerlib.errors import FusionerError
 from fusionerlib.plots.features import principal_components
-from fusionerlib.plots.training import trailing_mean
+from fusionerlib.plots.metrics import trailing_mean
 
 LONG = "a name that goes on and on " * 7
 

@@ -12,13 +12,13 @@ from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.datasets.mosaic_sets import first_mosaics, mosaic_kinds, plain_mosaics, tile_sets
 from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.mosaics import ShuffledWords, evaluate_mosaics
+from fusionerlib.evaluation.mosaics import evaluate_mosaics
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.runs import fit
 from fusionerlib.training.loop import train
 from studies.methods.figure import method_bars
-from studies.methods.study import METHODS, MosaicTests, compare, method_run
+from studies.methods.study import METHODS, MosaicTests, ShuffledNames, compare, method_run
 from studies.published import HOLE, rows
 from studies.variants import VariantRunner
 from tests.small_runs import drawn, small_run
@@ -83,7 +83,7 @@ def test_unknown_methods_are_told(name: str, told: str) -> None:
 def test_shuffled_words_are_the_same_tokens_under_other_names() -> None:
     table = TextEmbeddingCache(encoder=load_text("packaged"), templates=["{}"], synonyms={"cat": ["kitten"]})
     seen, unseen = ["cat", "dog", "cow", "bus"], ["sofa", "train", "boat"]
-    shuffled = ShuffledWords(table, [seen, unseen], seed=0)
+    shuffled = ShuffledNames(table, [seen, unseen], seed=0)
     for group in (seen, unseen):
         plain, mixed = table.tokens(group), shuffled.tokens(group)
         # Every token once, none under its own name, none from the other group.
@@ -91,7 +91,7 @@ def test_shuffled_words_are_the_same_tokens_under_other_names() -> None:
         assert same.sum(0).tolist() == same.sum(1).tolist() == [1] * len(group) and not same.diag().any()
     padded, mask = shuffled.padded([["bus"], ["cow", "cat"]])
     torch.testing.assert_close(padded[mask], shuffled.tokens(["bus", "cow", "cat"]))
-    orders = {tuple(ShuffledWords(table, [seen], seed=seed).meant.values()) for seed in range(6)}
+    orders = {tuple(ShuffledNames(table, [seen], seed=seed).source.values()) for seed in range(6)}
     assert len(orders) > 1
     with pytest.raises(FusionerError, match="no shuffled token for 'zebra'"):
         shuffled.tokens(["zebra"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusionerlib.config import PairConfig, RunConfig
-from fusionerlib.evaluation.labels import label
+from fusionerlib.evaluation.metrics import metric_label
 from studies.methods.study import Figures
 from studies.published import HOLE, Published, rows
 
@@ -33,7 +33,7 @@ def ablation_tables(found: Sequence[Mapping[str, Any]], *, pair: PairConfig) -> 
         own = [row for row in found if (row["ablation"], row["setting"]) == (ablation, setting)]
         line = {"setting": setting, "parameters": f"{own[0]['parameters']:,}"}
         for metric in dict.fromkeys(row["metric"] for row in own):
-            line[label(metric)] = spread([row["value"] for row in own if row["metric"] == metric])
+            line[metric_label(metric)] = spread([row["value"] for row in own if row["metric"] == metric])
         tables.setdefault(ablation, []).append({**line, PUBLISHED: _published(ablation, setting, pair)})
     return tables
 
@@ -45,7 +45,7 @@ def pair_lines(found: Sequence[Mapping[str, Any]], *, run: RunConfig) -> list[Li
     metrics, the mIoU of the hardest split. run: the one that was varied, whose fusion the ablation "pair" had.
     """
     metric = found[-1]["metric"]
-    shown = label(metric)
+    shown = metric_label(metric)
     kind = {"fusioner": "early", "late": "late"}.get(run.fusion.kind, "")
     ours: dict[tuple[str, str], list[float]] = {}
     for row in found:
@@ -74,7 +74,7 @@ def method_lines(found: Mapping[str, tuple[int, Figures]], *, main: str) -> list
     """
     lines = []
     for name, (parameters, figures) in found.items():
-        own = {f"{label(key)}, {main}": cell(100 * figures[main][key]) for key in METHOD_FIGURES}
+        own = {f"{metric_label(key)}, {main}": cell(100 * figures[main][key]) for key in METHOD_FIGURES}
         lines.append({"method": name, "parameters": f"{parameters:,}", **own, PUBLISHED: HOLE, "source": "this run"})
     holes = dict.fromkeys(lines[0], HOLE) if lines else {}
     return lines + [{**holes, **_quoted(row)} for row in rows("pascal-5i") if not row.text]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fusionerlib.evaluation.labels import label
+from fusionerlib.evaluation.metrics import metric_label
 from studies.published import HOLE
 
 FIGURE = re.compile(rf"[-+]?[\d.,]*( ± [\d.]+)?|{HOLE}|nan|True|False")
@@ -44,7 +44,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, ours: str = 
 
 def lines_table(lines: Sequence[Mapping[str, str]], *, ours: str = "") -> str:
     """A table of rows that are column to text, all with the same columns; see ``table``."""
-    return table([label(column) for column in lines[0]], [list(line.values()) for line in lines], ours=ours)
+    return table([metric_label(column) for column in lines[0]], [list(line.values()) for line in lines], ours=ours)
 
 
 def facts(found: Mapping[str, str]) -> str:

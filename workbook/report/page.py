@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fusionerlib.evaluation.labels import label
+from fusionerlib.evaluation.metrics import metric_label
 from workbook.report import figures
 from workbook.report.comparison import OURS, Beside, beside_published
 from workbook.report.executed import Ran, notebooks_of
@@ -122,8 +122,8 @@ def _results(metrics: Mapping[str, Any], *, covered: set[str]) -> str:
 
 def _measured(one: Table, covered: set[str]) -> str:
     group = one.rows[0][0].split(".")[0]
-    columns = ["", *(label(column) for column in one.columns)]
-    whole = table(columns, [(label(name), *cells) for name, cells in one.rows])
+    columns = ["", *(metric_label(column) for column in one.columns)]
+    whole = table(columns, [(metric_label(name), *cells) for name, cells in one.rows])
     # What stands beside the paper below is not shown twice.
     return folded(f"{group}: {len(one.rows)} rows", whole) if group in covered else whole
 

@@ -1,0 +1,129 @@
+"""Scenes as pictures: labels and predictions drawn over the image, with the names as a legend."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.errors import FusionerError
+from fusionerlib.evaluation.metrics import decide
+from fusionerlib.evaluation.scoring import Prediction
+from fusionerlib.inference.overlay import legend_entries, overlay, printable
+from fusionerlib.inference.palette import palette
+from fusionerlib.plots.style import figure, picture, short, style, wrapped
+
+
+@dataclass(frozen=True)
+class SceneRow:
+    """A row of ``scene_rows``: one query with its prediction.
+
+    Labels of ``truth`` and ``predicted``: 0 is background, k + 1 is ``names[k]``, 255 is ignored.
+    """
+
+    title: str
+    image: UInt8[np.ndarray, "height width 3"]
+    names: tuple[str, ...]
+    truth: Integer[np.ndarray, "height width"]
+    predicted: Integer[np.ndarray, "height width"]
+
+
+def prediction_rows(predictions: Iterable[Prediction], scenes: Scenes, *, threshold: float = 0.5) -> list[SceneRow]:
+    """Predictions about ``scenes`` as rows for ``scene_rows``. The scenes must have the size of the predictions.
+
+    threshold: a pixel is background where no probability exceeds it, 0-1.
+    """
+    return [
+        SceneRow(
+            title="asked: 1 name" if len(query.names) == 1 else f"asked: {len(query.names)} names",
+            image=scenes[query.scene].image,
+            names=query.names,
+            truth=target,
+            predicted=decide(probabilities, threshold=threshold),
+        )
+        for query, probabilities, target in predictions
+    ]
+
+
+def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) -> Figure:
+    """Scenes side by side, each with its image, its labels drawn over the image, and its names as a legend.
+
+    columns: most scenes in a row. opacity: of the labels, 0-1. Raises FusionerError where ``shown`` is empty.
+    """
+    if not shown:
+        raise FusionerError("there is no scene to show: pass at least one Scene")
+    with style():
+        blocks = -(-len(shown) // columns)
+        columns = min(columns, len(shown))
+        result = figure(2.6 * columns, 6.4 * blocks)
+        panels = result.subplots(2 * blocks, columns, squeeze=False)
+        for axes in panels.ravel():
+            axes.set_axis_off()
+        for index, scene in enumerate(shown):
+            block, column = divmod(index, columns)
+            panels[2 * block, column].imshow(scene.image)
+            labelled = overlay(scene.image, scene.labels, scene.names, opacity=opacity, legend=False)
+            panels[2 * block + 1, column].imshow(np.asarray(labelled))
+            colours = [tuple(part / 255 for part in colour) for colour in palette(len(scene.names)).tolist()]
+            handles = [
+                Patch(color=colour, label=short(name, 30)) for colour, name in zip(colours, scene.names, strict=True)
+            ]
+            panels[2 * block + 1, column].legend(
+                handles=handles,
+                loc="upper left",
+                bbox_to_anchor=(0, -0.02),
+                fontsize=8,
+                handlelength=1.0,
+                borderaxespad=0,
+            )
+    return result
+
+
+def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
+    """One row for each scene: image, ground truth, prediction, and a legend of the names that were asked.
+
+    opacity: of the labels, 0-1. Raises FusionerError where ``rows`` is empty.
+    """
+    if not rows:
+        raise FusionerError("there is no scene to show: pass at least one SceneRow")
+    with style():
+        heights = [max(2.3 * row.image.shape[0] / row.image.shape[1], 0.22 * min(len(row.names), 13)) for row in rows]
+        result = figure(9.2, sum(heights) + 0.3 * len(rows))
+        panels = result.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 1, 1, 0.9), height_ratios=heights)
+        for index, (row, axes) in enumerate(zip(rows, panels, strict=True)):
+            shown = [
+                overlay(row.image, labels, row.names, opacity=opacity, legend=False)
+                for labels in (row.truth, row.predicted)
+            ]
+            for panel, content, title in zip(
+                axes, (row.image, *shown), ("image", "ground truth", "prediction"), strict=False
+            ):
+                panel.imshow(np.asarray(content))
+                picture(panel, "" if index else title)
+            axes[3].set_axis_off()
+            areas = [int(((row.truth == k + 1) | (row.predicted == k + 1)).sum()) for k in range(len(row.names))]
+            present = {printable(name) for k, name in enumerate(row.names) if (row.truth == k + 1).any()}
+            entries = legend_entries(row.names, areas, total=row.truth.size, limit=12)
+            handles = [
+                Patch(
+                    color=tuple(part / 255 for part in entry.swatch) if entry.swatch else "none",
+                    # An absent name stays in the legend: it says what the model was asked for in vain.
+                    label=short(entry.text) + ("" if entry.text in present or not entry.swatch else " (absent)"),
+                )
+                for entry in entries
+            ]
+            axes[3].legend(
+                handles=handles,
+                loc="center left",
+                bbox_to_anchor=(0, 0.5),
+                fontsize=8,
+                handlelength=1.0,
+                handleheight=1.0,
+                title=wrapped(row.title, 30, 3),
+                alignment="left",
+                title_fontproperties={"weight": "bold", "size": 8.5},
+            )
+        return result
