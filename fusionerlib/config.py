@@ -69,7 +69,12 @@ DEMO: dict[str, Any] = {**TEMPLATES, "depth": 1, "hard_negatives": 0.75, "loss":
 """What suits the drawn scenes better than ``small`` as it is: every run with neither preset nor recipe."""
 
 TOKENS: dict[str, dict[str, str]] = {
-    "modern": {"visual_tokens": "classes", "text_tokens": "classes", "templates": "none", "synonyms": "everyday"},
+    "modern": {
+        "visual_tokens": "class_posteriors",
+        "text_tokens": "class_posteriors",
+        "templates": "none",
+        "synonyms": "everyday",
+    },
 }
 """How a preset reads the packaged pair, where that is not the pair's first way."""
 

@@ -57,10 +57,15 @@ def test_a_config_comes_back_from_its_json() -> None:
         ({"kind": "middle"}, r"fusion\.kind = 'middle'"),
         (
             {"preset": "modern", "visual_tokens": "", "text_tokens": ""},
-            r"tokens 'joined' and 'mean': for the packaged pair set visual_tokens = 'classes' and",
+            r"tokens 'joined' and 'mean': for the packaged pair set visual_tokens = 'class_posteriors' and",
         ),
         (
-            {"preset": "modern", "visual_tokens": "classes", "text_tokens": "classes", "text_noise": 0.1},
+            {
+                "preset": "modern",
+                "visual_tokens": "class_posteriors",
+                "text_tokens": "class_posteriors",
+                "text_noise": 0.1,
+            },
             r"text_noise 0\.1 would make .* set text_noise = 0",
         ),
         ({"preset": "modern", "text": "bert-base"}, r"for another set likeness = 'learned'"),

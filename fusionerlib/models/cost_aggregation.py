@@ -147,8 +147,8 @@ class CostAggregation(SegmentationModel):
         if shared and visual_width < text_width:
             raise FusionerError(
                 f"likeness {config.likeness!r}: patch tokens of {visual_width} channels can't hold words of "
-                f"{text_width}: choose a pair in one space (visual_tokens and text_tokens 'classes' for the packaged "
-                "one), or likeness = 'learned'"
+                f"{text_width}: choose a pair in one space (visual_tokens and text_tokens 'class_posteriors' for the "
+                "packaged one), or likeness = 'learned'"
             )
         self.projection = None if shared else nn.Linear(visual_width, text_width)
         self.likeness: TokenSimilarity = (

@@ -49,7 +49,7 @@ the paper's architecture at the size of ``small``.
 
 VARIANTS: dict[str, Changes] = {
     "unaligned MiniLM": PLAIN,
-    "ConSE vectors": {"visual_tokens": "worded", "text_tokens": "", "likeness": "cosine"},
+    "ConSE vectors": {"visual_tokens": "conse", "text_tokens": "", "likeness": "cosine"},
     "no clothes for person": {"synonyms": ""},
     "templates: eight": {"templates": "eight"},
     "no negatives": {"negatives": 0},

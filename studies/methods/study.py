@@ -205,6 +205,11 @@ def _modern_tokens(pair: PairConfig) -> dict[str, Any]:
     Noise on words that are distributions over classes would make other words of them.
     """
     if (pair.visual, pair.text) == ("packaged", "packaged"):
-        return {"visual_tokens": "classes", "text_tokens": "classes", "likeness": "classes", "text_noise": 0.0}
+        return {
+            "visual_tokens": "class_posteriors",
+            "text_tokens": "class_posteriors",
+            "likeness": "classes",
+            "text_noise": 0.0,
+        }
     way = aligned_tokens(pair)
     return {"likeness": "learned"} if way is None else {**way, "likeness": "cosine"}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fusionerlib.encoders.imagenet import ancestors, class_texts, kinds, rebuild, word_bank
+from fusionerlib.encoders.imagenet import class_texts, hypernyms, read_hypernyms, rebuild, word_bank
 from fusionerlib.encoders.registry import load_text
 
 NOUNS = """  1 This line is part of a licence.
@@ -19,13 +19,13 @@ NOUNS = """  1 This line is part of a licence.
 def test_hypernyms_are_climbed_level_by_level(tmp_path) -> None:
     file = tmp_path / "data.noun"
     file.write_text(NOUNS, encoding="latin-1")
-    found = ancestors(["n00000050", "n00000030", "n00000010"], file)
+    found = read_hypernyms(["n00000050", "n00000030", "n00000010"], file)
     assert found[0] == ["domestic dog", "dog", "animal", "creature", "pet", "entity"]
     assert found[1] == ["animal", "creature", "pet", "entity"] and found[2] == []
 
 
 def test_the_packaged_kinds_are_what_anyone_would_call_them() -> None:
-    words, members = kinds()
+    words, members = hypernyms()
     assert len(members) == 1000 and all(members) and len(set(words)) == len(words) == len(word_bank("kinds"))
     for number, name, kind in ((339, "sorrel", "horse"), (345, "ox", "cattle"), (207, "golden retriever", "dog")):
         assert class_texts(number)[0] == name and kind in [words[place] for place in members[number]]
@@ -34,22 +34,22 @@ def test_the_packaged_kinds_are_what_anyone_would_call_them() -> None:
 
 
 def test_the_packaged_embeddings_are_those_of_the_text_encoder() -> None:
-    words, _ = kinds()
+    words, _ = hypernyms()
     chosen = np.linspace(0, len(words) - 1, 12).astype(int).tolist()
     said = load_text("packaged")([words[place] for place in chosen], ["{}"])
     torch.testing.assert_close(said, word_bank("kinds")[chosen], atol=2e-3, rtol=0)
 
 
 def test_a_name_means_the_classes_of_its_kind() -> None:
-    text = load_text("packaged", tokens="classes")
+    text = load_text("packaged", tokens="class_posteriors")
     names = ["horse", "golden retriever", "a suit and a tie"]
     said = text(names, ["{}"])
     plain = load_text("packaged")(names, ["{}"]).numpy()
-    _, members = kinds()
-    classes, hypernyms = (centred(word_bank(part).numpy()) for part in ("words", "kinds"))
+    _, members = hypernyms()
+    classes, above = (centred(word_bank(part).numpy()) for part in ("words", "kinds"))
     for row, own in zip(said, plain, strict=True):
-        likeness = [max(classes[c] @ own, max(hypernyms[m] @ own for m in members[c])) for c in range(1000)]
-        chances = np.exp(np.array(likeness) / 0.05)
+        similarity = [max(classes[c] @ own, max(above[m] @ own for m in members[c])) for c in range(1000)]
+        chances = np.exp(np.array(similarity) / 0.05)
         np.testing.assert_allclose(row, chances / np.linalg.norm(chances), atol=2e-4)
     assert said[0].argmax() == 339 and said[1].argmax() == 207
     torch.testing.assert_close(said.norm(dim=-1), torch.ones(3))
@@ -71,7 +71,7 @@ def test_a_rebuilt_file_is_read_back(tmp_path, monkeypatch) -> None:
     rebuild(file, Letters(), tmp_path / "bank.safetensors")
     monkeypatch.setattr("fusionerlib.encoders.imagenet.resources.files", lambda _: tmp_path)
     monkeypatch.setattr("fusionerlib.encoders.imagenet.BANK", "bank.safetensors")
-    assert kinds() == (["some thing"], [[0]] * 1000)
+    assert hypernyms() == (["some thing"], [[0]] * 1000)
 
 
 def synsets() -> list[str]:

@@ -139,15 +139,15 @@ def test_a_loop_that_trains_similarity_changes_nothing() -> None:
 
 
 def test_words_that_do_not_fit_into_patches_are_refused() -> None:
-    with pytest.raises(FusionerError, match=r"5 channels can't hold words of 7: .*'worded'.*'fusioner'"):
+    with pytest.raises(FusionerError, match=r"5 channels can't hold words of 7: .*'conse'.*'fusioner'"):
         made("similarity", visual=5)
 
 
 @pytest.mark.parametrize(
     ("pair", "told"),
     [
-        ({}, "set visual_tokens = 'worded' and text_tokens = 'mean'"),
-        ({"visual_tokens": "worded", "text_tokens": "classes"}, "set visual_tokens = 'worded'"),
+        ({}, "set visual_tokens = 'conse' and text_tokens = 'mean'"),
+        ({"visual_tokens": "conse", "text_tokens": "class_posteriors"}, "set visual_tokens = 'conse'"),
         # Of one width, and in two spaces all the same.
         ({"visual": "dino-vitb16", "text": "bert-base"}, "both halves of one CLIP"),
         ({"visual": "clip-vit-b16", "text": "clip-vit-b32"}, "both halves of one CLIP"),
@@ -164,8 +164,8 @@ def test_similarity_of_two_spaces_is_refused_with_the_remedy(pair: dict, told: s
 @pytest.mark.parametrize(
     ("pair", "way"),
     [
-        ({}, {"visual_tokens": "worded", "text_tokens": "mean"}),
-        ({"text": "minilm-l6"}, {"visual_tokens": "worded", "text_tokens": "mean"}),
+        ({}, {"visual_tokens": "conse", "text_tokens": "mean"}),
+        ({"text": "minilm-l6"}, {"visual_tokens": "conse", "text_tokens": "mean"}),
         ({"visual": "clip-vit-b16", "text": "clip-vit-b16"}, {"visual_tokens": "value"}),
         ({"visual": "clip-rn50", "text": "clip-rn50"}, {"visual_tokens": ""}),
         ({"visual": "siglip-b16", "text": "siglip-b16"}, {"visual_tokens": "value"}),

@@ -30,7 +30,12 @@ def test_a_full_probability_counts() -> None:
 
 def test_the_cost_of_a_training_image_is_what_its_layers_multiply() -> None:
     run = RunConfig.flat(
-        **{"preset": "modern", "recipe": "modern", "visual_tokens": "classes", "text_tokens": "classes"},
+        **{
+            "preset": "modern",
+            "recipe": "modern",
+            "visual_tokens": "class_posteriors",
+            "text_tokens": "class_posteriors",
+        },
         **{"size": 64, "positives": 1, "negatives": 1},
     )
     cost = training_cost(run, visual_width=30, text_width=10)

@@ -43,7 +43,7 @@ def changed(run: RunConfig, other: RunConfig) -> dict[str, object]:
 
 def test_a_method_changes_only_what_it_is() -> None:
     run = RunConfig.flat(preset="small", depth=3, text_noise=0.7, steps=90, loss="bce+dice", feed="stored")
-    words = {"visual_tokens": "worded", "text_tokens": "mean"}
+    words = {"visual_tokens": "conse", "text_tokens": "mean"}
     assert changed(run, method_run(run, "fusioner")) == changed(run, method_run(run, "shuffled names")) == {}
     assert changed(run, method_run(run, "late")) == {"kind": "late"}
     assert changed(run, method_run(run, "spnet", steps=20)) == {"kind": "spnet", "steps": 20, "warmup": 2}
@@ -51,11 +51,15 @@ def test_a_method_changes_only_what_it_is() -> None:
     assert changed(run, method_run(run, "class-agnostic")) == {"text": "constant"}
     modern = method_run(run, "modern")
     assert modern.fusion == FusionConfig(preset="modern")
-    assert (modern.pair.text_tokens, modern.training.text_noise, modern.training.loss) == ("classes", 0.0, "bce+dice")
+    assert (modern.pair.text_tokens, modern.training.text_noise, modern.training.loss) == (
+        "class_posteriors",
+        0.0,
+        "bce+dice",
+    )
 
 
 def test_a_run_of_modern_lends_its_data_but_not_its_width() -> None:
-    run = RunConfig.flat(preset="modern", visual_tokens="classes", text_tokens="classes", width=24)
+    run = RunConfig.flat(preset="modern", visual_tokens="class_posteriors", text_tokens="class_posteriors", width=24)
     assert method_run(run, "modern").fusion.width == 24
     assert method_run(run, "lseg").fusion == RunConfig.flat(preset="small", kind="lseg").fusion
 

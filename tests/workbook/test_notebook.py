@@ -66,7 +66,7 @@ def test_a_preset_alone_trains_what_it_says(preset: str) -> None:
 
 def test_modern_brings_its_tokens_for_the_packaged_pair_alone() -> None:
     pair = training_cell(preset="modern").run.pair
-    assert (pair.visual_tokens, pair.text_tokens) == ("classes", "classes")
+    assert (pair.visual_tokens, pair.text_tokens) == ("class_posteriors", "class_posteriors")
     assert (pair.templates, pair.synonyms) == ("none", "everyday")
     assert training_cell(preset="modern", templates="few").run.pair.templates == "few"
     assert training_cell(preset="small").run.pair.templates == "eight"

@@ -1,4 +1,4 @@
-"""Patch tokens that carry words, against the classifier taken apart by hand."""
+"""Patch tokens made from ImageNet's classes, against the classifier taken apart by hand."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from skimage.data import chelsea
 
-from fusionerlib.encoders.imagenet import class_texts, embedded, load_classifier, word_bank
+from fusionerlib.encoders.imagenet import class_embeddings, class_texts, load_classifier, word_bank
 from fusionerlib.encoders.registry import load_text, load_visual
 
 
 @pytest.fixture(scope="module")
 def visual():
-    return load_visual("packaged", tokens="worded")
+    return load_visual("packaged", tokens="conse")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def photo():
 def test_the_packaged_embeddings_are_those_of_the_text_encoder() -> None:
     numbers = [0, 207, 281, 999]
     assert class_texts(281)[:2] == ["tabby", "tabby cat"] and class_texts(207)[3].startswith("an English breed")
-    torch.testing.assert_close(embedded(load_text("packaged"), numbers), word_bank()[numbers], atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        class_embeddings(load_text("packaged"), numbers), word_bank()[numbers], atol=2e-3, rtol=0
+    )
     assert word_bank().shape == (1000, 384)
 
 
@@ -51,20 +53,20 @@ def test_words_are_the_classifiers_answer_at_every_patch(visual, photo) -> None:
     assert F.cosine_similarity(words, wanted, dim=-1).min() > 0.999
 
 
-def test_classes_are_the_softer_answer_itself(photo) -> None:
-    classes, worded = load_visual("packaged", tokens="classes"), load_visual("packaged", tokens="worded")
+def test_class_posteriors_are_the_softer_answer_itself(photo) -> None:
+    classes, conse = load_visual("packaged", tokens="class_posteriors"), load_visual("packaged", tokens="conse")
     network = load_classifier()
     with torch.no_grad():
         whole = network((photo.float() - 127) / 128)
     tokens = classes(photo)
     said = tokens.main.tokens[..., -1000:]
     said = said / said.sum(-1, keepdim=True)
-    assert tokens.main.grid == (18, 28) and classes.width == 1432 and classes.fingerprint != worded.fingerprint
+    assert tokens.main.grid == (18, 28) and classes.width == 1432 and classes.fingerprint != conse.fingerprint
     # Logits / 3 + prior, and logits / 2 + prior mixed into words: the one gives the other.
     prior = whole.log_softmax(-1).clamp(min=-12) / 2
     sharper = ((said.clamp(min=1e-30).log() - prior) * 1.5 + prior).softmax(-1)
     words = F.normalize(sharper @ word_bank() - word_bank().mean(0), dim=-1)
-    expected = F.normalize(worded(photo).main.tokens[..., -384:], dim=-1)
+    expected = F.normalize(conse(photo).main.tokens[..., -384:], dim=-1)
     assert (words * expected).sum(-1).min() > 0.999
 
 
