@@ -45,7 +45,7 @@ ADDED = {"conse": 384, "class_posteriors": CLASSES}
 TEMPERATURE = {"conse": 2.0, "class_posteriors": 3.0}
 """The classifier's logits are divided by this before the softmax, so that several classes count."""
 PRIOR_WEIGHT, PRIOR_FLOOR = 0.5, -12.0
-"""Weight of the whole image's log probabilities at each of its patches, and the value that they are clipped to below."""
+"""Weight of the whole image's log probabilities at each of its patches, and the least value that they may have."""
 AFFINITY = 0.05
 """A name's similarities to the classes are divided by this before the softmax."""
 
