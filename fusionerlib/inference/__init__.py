@@ -1,1 +1,1 @@
-"""From an image and names to masks: once, by windows, drawn over the image, or looked into."""
+"""Inference: from an image and names to masks, whole or by sliding windows; overlays; similarity and attention."""

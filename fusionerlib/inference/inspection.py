@@ -1,4 +1,4 @@
-"""Looking inside: what words read from patches, and how alike the fused words and pixels are."""
+"""Inspection of features: patch tokens of sample photos, attention, and similarity between names and patches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from fusionerlib.models import SegmentationModel
 
 
 def encode_image(visual: VisualEncoder, image: UInt8[Tensor, "height width 3"]) -> VisualTokens:
-    """All token maps of one RGB image (0-255), as a batch of one; its sides must fit the encoder."""
+    """All token maps of one RGB image (0-255), as a batch of one. Both sides must be multiples the encoder accepts."""
     return visual(rearrange(image, "h w c -> 1 c h w"))
 
 
 def sample_photo(name: str, *, multiple: int, height: int = 320) -> UInt8[Tensor, "height width 3"]:
-    """A photo of scikit-image (chelsea, coffee, astronaut, ...) about ``height`` pixels high, RGB 0-255.
+    """A colour photo of ``skimage.data`` (chelsea, coffee, astronaut, ...) about ``height`` pixels high, RGB 0-255.
 
-    Both sides are rounded to ``multiple``. Raises FusionerError for a name that scikit-image has no colour photo of.
+    Both sides are rounded to a multiple of ``multiple``. Raises FusionerError where scikit-image has no such photo.
     """
     from skimage import data
 
@@ -44,11 +44,11 @@ def sample_photo(name: str, *, multiple: int, height: int = 320) -> UInt8[Tensor
 
 
 @dataclass(frozen=True)
-class Look:
-    """One photo through several encoders.
+class EncodedPhoto:
+    """One photo encoded by several visual encoders.
 
-    maps: main token map by encoder. scores: cosine (-1 to 1) of words and patches, (names, rows, columns), for the
-    encoders that have a text encoder of their own space here. missing: why an encoder is not among ``maps``.
+    maps: the main token map, by encoder. scores: cosines (-1 to 1) between names and patches, for the encoders that
+    have an installed text encoder in the same embedding space. missing: why an encoder is not in ``maps``.
     """
 
     maps: dict[str, TokenMap]
@@ -56,8 +56,11 @@ class Look:
     missing: dict[str, str]
 
 
-def look(photo: str, encoders: Sequence[str], names: Sequence[str], *, height: int = 320) -> Look:
-    """``photo`` (as ``sample_photo`` takes it) through each of the visual ``encoders`` that is on this machine."""
+def encode_photo(photo: str, encoders: Sequence[str], names: Sequence[str], *, height: int = 320) -> EncodedPhoto:
+    """Encode a sample photo with each of the visual ``encoders`` whose weights are on this machine.
+
+    photo, height: as in ``sample_photo``. names: compared with the patches where the embedding space is shared.
+    """
     maps, scores, missing = {}, {}, {}
     for encoder in encoders:
         try:
@@ -69,14 +72,17 @@ def look(photo: str, encoders: Sequence[str], names: Sequence[str], *, height: i
         maps[encoder] = tokens
         texts = [row for row in list_encoders("text") if row.space == tokens.space and present(row)]
         if texts:
-            words = load_text(texts[0].name)(names, templates("photo"))
-            heat = words @ F.normalize(tokens.tokens[0], dim=-1).T
+            text_tokens = load_text(texts[0].name)(names, templates("photo"))
+            heat = text_tokens @ F.normalize(tokens.tokens[0], dim=-1).T
             scores[encoder] = rearrange(heat, "k (h w) -> k h w", h=tokens.grid[0])
-    return Look(maps=maps, scores=scores, missing=missing)
+    return EncodedPhoto(maps=maps, scores=scores, missing=missing)
 
 
 def sample_scene(*, size: int, seed: int = 0) -> Scene:
-    """A Mosaic-4 scene of four OpenMoji things, two of them recoloured, drawn in memory."""
+    """A Mosaic-4 scene of ``size`` x ``size`` pixels: four OpenMoji glyphs, two of them recoloured.
+
+    seed: of their positions and sizes.
+    """
     from fusionerlib.datasets import glyphs
     from fusionerlib.datasets.mosaics import mosaic
 
@@ -93,23 +99,23 @@ def sample_scene(*, size: int, seed: int = 0) -> Scene:
 
 
 def patch_similarity(tokens: TokenMap, *, row: int, column: int) -> Float[Tensor, "rows columns"]:
-    """Cosine (-1 to 1) between one patch of the first image and all of its patches."""
+    """Cosine (-1 to 1) between the patch at (``row``, ``column``) of the first image and all patches of that image."""
     unit = F.normalize(tokens.tokens[0], dim=-1)
     return rearrange(unit @ unit[row * tokens.grid[1] + column], "(h w) -> h w", h=tokens.grid[0])
 
 
 @torch.no_grad()
-def word_attention(
+def text_attention(
     model: SegmentationModel, tokens: VisualTokens, text_tokens: Float[Tensor, "names dim"]
 ) -> Float[Tensor, "layers names rows columns"]:
-    """How much each word reads from each patch, layer by layer: mean over heads, 0-1.
+    """Attention of each text token to each patch token, by layer: mean over heads, 0-1.
 
-    A word also reads from the words, so its patches sum to at most 1. Raises FusionerError for a model whose words
-    never read from patches (late fusion).
+    Text tokens also attend to text tokens, so the sum over all patches is at most 1.
+    Raises FusionerError for a model in which text tokens do not attend to patches, such as late fusion.
     """
     layers = model.attention(tokens.main.tokens, text_tokens[None])
     if not layers:
-        raise FusionerError(f"a model of kind {model.config.kind!r} has no attention between words and patches")
+        raise FusionerError(f"a model of kind {model.config.kind!r} has no attention between text tokens and patches")
     patches = tokens.main.tokens.shape[1]
     rows = torch.stack([layer[0].mean(0)[patches:, :patches] for layer in layers])
     return rearrange(rows, "l k (h w) -> l k h w", h=tokens.main.grid[0])
@@ -119,5 +125,5 @@ def word_attention(
 def similarity(
     model: SegmentationModel, tokens: VisualTokens, text_tokens: Float[Tensor, "names dim"]
 ) -> Float[Tensor, "names rows columns"]:
-    """Cosine (-1 to 1) between words and pixels, where the model compares them, at its resolution there."""
+    """Cosine (-1 to 1) between fused text tokens and fused pixel features, at the resolution of the model's head."""
     return model.similarity(tokens.main.tokens, text_tokens[None], grid=tokens.main.grid)[0]

@@ -1,4 +1,4 @@
-"""Masks shown on their image: each name's colour blended in, a thin outline, and a legend beneath."""
+"""Masks drawn over their image: the colour of each name blended in, a thin outline, and a legend below."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.inference.palette import LIMIT, colour, palette
 
 ENTRIES = 24
-"""Most names in one legend; of more, those with the largest share of the image are listed and the rest counted."""
+"""Most names in a legend: of more, those with the largest areas are listed and the number of others is written."""
 SMALLEST_FONT = 13
-"""Pixels: what stays readable on a screen."""
+"""Smallest font size in pixels that is readable on a screen."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a legend; ``tail`` is never cut, and without a swatch the line is a remark."""
+    """One line of a legend. text: may be shortened. tail: written after it in full. swatch: RGB 0-255; None for a
+    line that stands for no name."""
 
     text: str
     tail: str
@@ -37,13 +38,14 @@ def overlay(
     shares: bool = False,
     ignore: int | None = 255,
 ) -> Image.Image:
-    """``image`` with ``labels`` (0 = background, k + 1 = name k) or one mask a name drawn over it.
+    """Draw labels over ``image``.
 
-    opacity: 0 (outlines only) to 1 (flat colour); background and pixels of label ``ignore`` stay as they are.
-    legend: a swatch and the name, beneath the image; the picture grows downwards, and sideways if it is very narrow.
-    shares: each name's share of the image's pixels in the legend, in percent.
-    Where masks overlap the first name's colour shows; shares count each mask in full.
-    Raises FusionerError for an opacity outside 0-1, a map of another size than the image, or a label without a name.
+    labels: a label map (0 is background, k + 1 is name k), or one mask a name; where masks overlap, the first name's
+        colour is drawn.
+    opacity: from 0 (outlines only) to 1 (flat colour). Background and pixels of label ``ignore`` are not changed.
+    legend: add a legend below the image, which makes the picture higher, and wider where the image is very narrow.
+    shares: write each name's share of the pixels, in percent, into the legend; overlapping masks count in full.
+    Raises FusionerError for an opacity outside 0-1, labels of another size than the image, and a label without a name.
     """
     if not 0 <= opacity <= 1:
         raise FusionerError(f"opacity {opacity} is outside 0-1: 0 shows outlines only, 1 flat colour")
@@ -60,7 +62,7 @@ def overlay(
 def blend(
     image: UInt8[np.ndarray, "height width 3"], labels: Integer[np.ndarray, "height width"], *, opacity: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image with every label's colour blended in, and its inner outline at full colour."""
+    """The image with the colour of every label blended in (``opacity`` 0-1) and its inner outline in full colour."""
     shown = labels > 0
     colours = palette(LIMIT)[(labels[shown].astype(np.int64) - 1) % LIMIT]
     result = image.copy()
@@ -72,7 +74,7 @@ def blend(
 
 
 def outline(labels: Integer[np.ndarray, "height width"], *, thickness: int) -> Bool[np.ndarray, "height width"]:
-    """True on the labelled pixels within ``thickness`` pixels of another label; the image's own rim is none."""
+    """True on labelled pixels within ``thickness`` pixels of another label. The border of the image is no outline."""
     edge = np.zeros(labels.shape, dtype=bool)
     for step in range(1, thickness + 1):
         down, right = labels[step:] != labels[:-step], labels[:, step:] != labels[:, :-step]
@@ -86,7 +88,10 @@ def outline(labels: Integer[np.ndarray, "height width"], *, thickness: int) -> B
 def legend_entries(
     names: Sequence[str], areas: Sequence[int], *, total: int, shares: bool = False, limit: int = ENTRIES
 ) -> list[Entry]:
-    """Lines of a legend in the order of the names, cut to the ``limit`` largest areas, with a remark on the rest."""
+    """The lines of a legend, in the order of ``names``: the ``limit`` largest ``areas``, and the number of the others.
+
+    areas: pixels of each name. total: pixels of the image. shares: write the areas in percent of ``total``.
+    """
     largest = sorted(sorted(range(len(names)), key=lambda index: -areas[index])[:limit])
     entries = []
     for index in largest:
@@ -98,12 +103,12 @@ def legend_entries(
 
 
 def printable(name: str) -> str:
-    """One line that any font routine takes: white space runs become one space, broken characters a question mark."""
+    """``name`` as one line that every font routine accepts: white space becomes one space, invalid characters "?"."""
     return " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
 
 
 def shorten(text: str, font: Any, width: float) -> str:
-    """``text`` as it stands if it fits into ``width`` pixels of ``font``, else its beginning and an ellipsis."""
+    """``text``, cut with an ellipsis where it is wider than ``width`` pixels in ``font``."""
     if font.getlength(text) <= width:
         return text
     low, high = 0, len(text)
@@ -117,7 +122,7 @@ def shorten(text: str, font: Any, width: float) -> str:
 
 
 def _flatten(labels: np.ndarray, names: int, size: tuple[int, ...]) -> tuple[np.ndarray, list[int]]:
-    """One label map, and the pixels of each name, from either form."""
+    """One label map, and the number of pixels of each name, from labels or from masks."""
     if labels.shape[-2:] != size or labels.ndim not in (2, 3):
         raise FusionerError(
             f"labels of shape {labels.shape} on an image of {size} (height, width): "
@@ -137,9 +142,9 @@ def _flatten(labels: np.ndarray, names: int, size: tuple[int, ...]) -> tuple[np.
 
 
 def _stack(picture: Image.Image, entries: list[Entry]) -> Image.Image:
-    """The picture on white with its legend beneath, in as many columns as fit."""
+    """The picture on white with its legend below, in as many columns as fit."""
     width, height = picture.size
-    # By area: a portrait and a landscape of one resolution get letters of one size.
+    # The font size depends on the area, so that portrait and landscape format of one resolution have the same.
     size = max(SMALLEST_FONT, round(math.sqrt(width * height) / 34))
     font = ImageFont.load_default(size)
     pad, box = round(size * 0.6), round(size * 0.9)
@@ -147,7 +152,7 @@ def _stack(picture: Image.Image, entries: list[Entry]) -> Image.Image:
     longest = max(font.getlength(entry.text + entry.tail) for entry in entries)
     room: float = canvas - 2 * pad - box - pad // 2
     if len(entries) > 1 and canvas >= 26 * size:
-        # One very long name must not push all the others into a single column.
+        # At least two columns: a very long name is cut.
         room = (canvas - pad) / 2 - pad - box - pad // 2
     cell = box + pad // 2 + min(longest, room) + pad
     columns = max(1, min(len(entries), int((canvas - pad) // cell)))

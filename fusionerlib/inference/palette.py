@@ -1,4 +1,4 @@
-"""Colours for names: Okabe and Ito's colour-blind-safe ones first, then the most distinct that are left."""
+"""Colours for names: those of Okabe and Ito, which are colour-blind-safe, then ones chosen to be most distinct."""
 
 from functools import lru_cache
 
@@ -8,13 +8,13 @@ from jaxtyping import Float, Integer, UInt8
 from fusionerlib.errors import FusionerError
 
 LIMIT = 254
-"""Most colours there are: the labels of an 8-bit map without background (0) and ignored pixels (255)."""
+"""Number of colours: the labels of an 8-bit map without background (0) and ignored (255)."""
 
 OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito, "Color Universal Design" (2008), without black, which reads as shadow in a photo."""
+"""Okabe and Ito, "Color Universal Design" (2008), without black, which looks like a shadow in a photo."""
 
-# Simulated colour vision on linear RGB at full severity (Machado, Oliveira, Fernandes 2009): a colour is as far from
-# another as the viewer who tells them apart worst sees it.
+# Normal vision, protanopia and deuteranopia on linear RGB (Machado, Oliveira, Fernandes 2009). The distance between two
+# colours is the smallest of the three.
 _VISIONS = (
     np.eye(3),
     np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
@@ -23,9 +23,9 @@ _VISIONS = (
 
 
 def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
-    """The first ``count`` colours, RGB 0-255, all different; colour i never depends on ``count``.
+    """The first ``count`` colours, RGB 0-255, all different. Colour i does not depend on ``count``.
 
-    Raises FusionerError outside 0 to 254.
+    Raises FusionerError for a count outside 0 to 254.
     """
     if not 0 <= count <= LIMIT:
         raise FusionerError(f"{count} colours were asked for, expected 0 to {LIMIT}: show fewer names at once")
@@ -33,13 +33,16 @@ def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
 
 
 def colour(index: int) -> tuple[int, int, int]:
-    """RGB 0-255 of name ``index`` (from 0); beyond the palette the colours come round again."""
+    """RGB 0-255 of name ``index`` (from 0); the colours repeat after ``LIMIT``."""
     red, green, blue = _all()[index % LIMIT]
     return int(red), int(green), int(blue)
 
 
 def colourise(labels: Integer[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """A label map as RGB 0-255: 0 is black, k + 1 the colour of name k, 255 (ignored) white."""
+    """A label map as RGB 0-255: 0 is black, k + 1 the colour of name k, 255 (ignored) white.
+
+    Raises FusionerError for labels outside 0-255.
+    """
     table = np.concatenate([np.zeros((1, 3), np.uint8), _all(), np.full((1, 3), 255, np.uint8)])
     if labels.size and not 0 <= labels.min() <= labels.max() <= LIMIT + 1:
         raise FusionerError(f"labels {labels.min()} to {labels.max()}, expected 0 to {LIMIT} or 255 for ignored")
@@ -51,7 +54,7 @@ def _all() -> np.ndarray:
     first = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in OKABE_ITO], dtype=np.uint8)
     steps = np.linspace(0, 255, 14).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    # Neither near black nor near white nor grey: those are what photos, outlines and backgrounds are made of.
+    # No colours close to black, white or grey, which are common in photos, outlines and backgrounds.
     lab = oklab(grid)
     candidates = grid[(lab[:, 0] > 0.42) & (lab[:, 0] < 0.92) & (np.hypot(lab[:, 1], lab[:, 2]) > 0.05)]
     seen = _as_seen(candidates)
@@ -65,7 +68,7 @@ def _all() -> np.ndarray:
 
 
 def oklab(rgb: UInt8[np.ndarray, "colours 3"]) -> Float[np.ndarray, "colours 3"]:
-    """OKLab coordinates (Ottosson 2020) of sRGB colours: lightness 0-1, then green-red and blue-yellow."""
+    """OKLab coordinates (Ottosson 2020) of sRGB colours (0-255): lightness 0-1, green-red, blue-yellow."""
     return _linear_to_oklab(_linear(rgb))
 
 
@@ -91,7 +94,7 @@ def _linear_to_oklab(linear: np.ndarray) -> np.ndarray:
 
 
 def _as_seen(rgb: np.ndarray) -> np.ndarray:
-    """OKLab of each colour for each kind of colour vision: (visions, colours, 3)."""
+    """OKLab of each colour under each kind of colour vision: (visions, colours, 3)."""
     linear = _linear(rgb)
     return np.stack([_linear_to_oklab(np.clip(linear @ vision.T, 0, 1)) for vision in _VISIONS])
 

@@ -1,13 +1,18 @@
-"""Set once, ask many: ``set_image`` runs the frozen tower, ``segment`` only text and fusion."""
+"""Segmentation of images with a trained fusion module: ``set_image`` once, then ``segment`` for any names.
+
+The frozen visual encoder runs once an image; new names cost the text encoder and the fusion module only.
+"""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -16,28 +21,83 @@ from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.inference.inspection import word_attention
-from fusionerlib.inference.result import Segmentation, checked_threshold, winners
-from fusionerlib.inference.windows import Windows, encode_windows, stride_of, window_logits
+from fusionerlib.inference.inspection import text_attention
+from fusionerlib.inference.overlay import overlay
+from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
 from fusionerlib.models.base import SegmentationModel
+from fusionerlib.models.decoder import resize
 
 NAME_LENGTH = 200
-"""Most characters of a name: beyond it a text encoder cuts silently."""
+"""Most characters of a name: text encoders truncate longer ones without a warning."""
 LONGEST = 1024
-"""Pixels: the longest side that reaches the tower at the image's own proportions (attention grows with its square)."""
-WORDS = 10_000
-"""Most text tokens kept."""
+"""Longest side, in pixels, of an encoder input that keeps the image's proportions (attention is quadratic in it)."""
+CACHED_NAMES = 10_000
+"""Most names whose text tokens are kept in memory."""
+CHUNK_BYTES = 64 * 2**20
+"""Most bytes of full-size logits in memory at once in ``best_names``."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result of ``Segmenter.segment``; everything of length K (names) is in the order of ``names``.
+
+    image: the segmented image, RGB 0-255, EXIF orientation applied.
+    coarse: logits at the resolution of the model; ``logits`` resizes them to that of the image.
+    best, winner: of each pixel the largest logit and the index of its name (the first one in a tie).
+    threshold: a pixel is background where no probability exceeds it, 0-1.
+    """
+
+    names: tuple[str, ...]
+    image: UInt8[np.ndarray, "height width 3"]
+    coarse: Float[Tensor, "names rows columns"]
+    best: Float[Tensor, "height width"]
+    winner: Int32[np.ndarray, "height width"]
+    threshold: float
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "names height width"]:
+        """Logits at the image's size, float32. Computed on first use; takes 4 bytes a name and pixel."""
+        return _resized(self.coarse, self.image.shape[:2])
+
+    @property
+    def probabilities(self) -> Float[Tensor, "names height width"]:
+        """Sigmoid of the logits, 0-1. Every name has its own sigmoid, so they don't sum to 1."""
+        return self.logits.sigmoid()
+
+    @cached_property
+    def labels(self) -> Int32[np.ndarray, "height width"]:
+        """k + 1 for the name k with the highest probability, 0 where none exceeds the threshold (paper)."""
+        return np.where((self.best.sigmoid() > self.threshold).numpy(), self.winner + 1, np.int32(0))
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "names height width"]:
+        """One mask a name at the image's size. They don't overlap; background is in none of them."""
+        return self.labels == np.arange(1, len(self.names) + 1)[:, None, None]
+
+    def at(self, threshold: float) -> "Segmentation":
+        """The same result at another ``threshold`` (0-1), without running the model again.
+
+        Raises FusionerError for a threshold outside 0-1.
+        """
+        return replace(self, threshold=checked_threshold(threshold))
+
+    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
+        """The masks drawn over the image. opacity: 0-1. legend: below it each name with its share of the pixels."""
+        return overlay(self.image, self.labels, self.names, opacity=opacity, legend=legend, shares=True, ignore=None)
 
 
 class Segmenter:
-    """A trained fusion module with the frozen encoders that it was trained on.
+    """A trained fusion module with the frozen encoders it was trained with.
 
-    model: a fusion module; put into eval mode.
-    text_cache: the frozen text tokens; a name is encoded the first time it is asked for.
-    size: pixels; the image is resized to size x size (the paper's first way of inference). None keeps the image's
-        proportions: sides rounded to what the tower takes, the longer at most ``LONGEST``.
-    stride: pixels; the paper's second way: the image keeps its own size, windows of size x size pixels slide over it
-        in such steps, and logits are averaged where they overlap. None takes the image whole.
+    model: the fusion module; it is put into evaluation mode.
+    visual: the visual encoder. text_cache: the text encoder with its cache, so that each name is encoded once.
+    size: the image is resized to size x size pixels (the paper's first mode of inference). None keeps the proportions:
+        both sides are rounded to what the encoder accepts, the longer one is at most ``LONGEST``.
+    stride: sliding windows (the paper's second mode): windows of size x size pixels over the image at its own size,
+        every ``stride`` pixels; logits are averaged where windows overlap. None resizes the whole image.
+
+    Raises FusionerError for a size that the encoder does not accept, and for a stride without a size or outside 1 to
+    the size.
     """
 
     def __init__(
@@ -59,16 +119,17 @@ class Segmenter:
         self.size, self.stride = size, stride
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
-        self._windows: Windows | None = None
+        self._windows: EncodedWindows | None = None
         self._input = (0, 0)
 
     @classmethod
     def load(cls, checkpoint: str | os.PathLike[str], *, sliding: bool = False, device: str = "cpu") -> Self:
-        """From a checkpoint folder, or from the name N of a run: ``outputs/N/checkpoint`` under the current folder.
+        """Load a checkpoint with its encoders.
 
-        "packaged" is the checkpoint that comes with the installation: photographs, no class held out.
-        sliding: windows at the paper's stride over the image's own pixels, instead of the whole image resized.
-        Raises FusionerError naming the folders tried where none holds ``config.json`` and ``model.safetensors``.
+        checkpoint: a checkpoint folder; or the name N of a run, for ``outputs/N/checkpoint`` in the current folder; or
+            "packaged", the checkpoint that is installed with the library (photographs, no class held out).
+        sliding: sliding windows at the paper's stride instead of the whole image resized. device: such as "cuda".
+        Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
         """
         tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
         if checkpoint == checkpoints.PACKAGED:
@@ -86,18 +147,18 @@ class Segmenter:
         return cls(
             model=trained.model.to(device),
             visual=visual_of(pair, device=device),
-            text_cache=text_cache_of(pair, limit=WORDS, device=device),
+            text_cache=text_cache_of(pair, limit=CACHED_NAMES, device=device),
             size=trained.run.data.size,
             stride=stride_of(trained.run.data.size) if sliding else None,
         )
 
     @torch.no_grad()
     def set_image(self, image: ImageLike, *, answer_size: tuple[int, int] | None = None) -> Self:
-        """Runs the frozen tower once on ``image``: Pillow, a path, or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
+        """Encode ``image``: a Pillow image, a path, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). Returns self.
 
-        EXIF orientation is applied, transparency is put on white. Returns itself. answer_size: height and width of the
-        masks that ``segment`` gives, and of the image under them; None for the image's own.
-        Raises FusionerError naming the file or array where it can't be read; the image set before is forgotten then.
+        EXIF orientation is applied and transparent images are put on white.
+        answer_size: height and width of the masks of ``segment`` and of the image in its result; None for the image's.
+        Raises FusionerError with the file or array where it can't be read; then no image is set.
         """
         self._image = self._tokens = self._windows = None
         pixels = read_image(image)
@@ -116,19 +177,11 @@ class Segmenter:
         self._tokens, self._image = self.visual(batch), answered
         return self
 
-    def _input_size(self, height: int, width: int) -> tuple[int, int]:
-        if self.size is not None:
-            return self.size, self.size
-        step, scale = self.visual.multiple, min(1.0, LONGEST / max(height, width))
-        limit = max(step, LONGEST // step * step)
-        rows, columns = (min(limit, max(step, round(side * scale / step) * step)) for side in (height, width))
-        return rows, columns
-
     @property
     def tokens(self) -> VisualTokens:
-        """The frozen tower's tokens of the current image, taken whole.
+        """The visual tokens of the current image, as a batch of one.
 
-        Raises FusionerError where no image is set, and where windows slide over it.
+        Raises FusionerError where no image is set, and with sliding windows, where every window has its own tokens.
         """
         if self._windows is not None:
             raise FusionerError("the image was cut into windows, each with tokens of its own: load with stride=None")
@@ -138,47 +191,87 @@ class Segmenter:
 
     @torch.no_grad()
     def segment(self, names: Sequence[str], *, threshold: float = 0.5) -> Segmentation:
-        """Masks of ``names`` on the current image.
+        """Segment the current image into ``names`` and background; threshold: see ``Segmentation``.
 
-        Raises FusionerError where no image is set, for a threshold outside 0-1, for no names at all, and for a name
-        that is blank, repeated, no string, or longer than 200 characters.
+        Raises FusionerError where no image is set, for a threshold outside 0-1, and for names that are empty, blank,
+        repeated, no strings, or longer than 200 characters.
         """
-        threshold, words = checked_threshold(threshold), self.text_tokens(names)
-        coarse = self._coarse(words) if self._windows is None else window_logits(self.model, self._windows, words)
+        threshold, text_tokens = checked_threshold(threshold), self.text_tokens(names)
+        if self._windows is None:
+            coarse = self._coarse(text_tokens)
+        else:
+            coarse = window_logits(self.model, self._windows, text_tokens)
         assert self._image is not None
-        best, winner = winners(coarse, self._image.shape[:2])
+        best, winner = best_names(coarse, self._image.shape[:2])
         return Segmentation(
             names=tuple(names), image=self._image, coarse=coarse, best=best, winner=winner, threshold=threshold
         )
 
-    def _coarse(self, words: Float[Tensor, "names dim"]) -> Float[Tensor, "names rows columns"]:
-        """Logits as small as the model makes them: a large vocabulary at the image's size would fill the memory."""
-        tokens, model = self.tokens.main, self.model
-        size = model.coarsest(tokens.grid, self._input)
-        coarse = torch.empty(len(words), *size)
-        for part in model.parts(len(words)):
-            coarse[part] = model(tokens.tokens, words[part][None], grid=tokens.grid, size=size)[0]
-        return coarse
-
     def attention(self, names: Sequence[str]) -> Float[Tensor, "layers names rows columns"]:
-        """How much each word reads from each patch, layer by layer: mean over heads, 0-1.
+        """Attention of each name to each patch, by layer: mean over heads, 0-1.
 
-        Raises FusionerError for a model whose words never read from patches, and as ``segment`` does.
+        Raises FusionerError for a model without such attention, and as ``segment`` does.
         """
-        return word_attention(self.model, self.tokens, self.text_tokens(names)).float().cpu()
+        return text_attention(self.model, self.tokens, self.text_tokens(names)).float().cpu()
 
     @torch.no_grad()
     def text_tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
-        """Tokens of ``names``, float32; each name is encoded once. Raises FusionerError as ``segment`` does."""
+        """The text tokens of ``names``, float32, from the cache where it has them.
+
+        Raises FusionerError for names that ``segment`` refuses.
+        """
         return self.text_cache.tokens(checked_names(names)).to(self._device)
+
+    def _input_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.size is not None:
+            return self.size, self.size
+        step, scale = self.visual.multiple, min(1.0, LONGEST / max(height, width))
+        limit = max(step, LONGEST // step * step)
+        rows, columns = (min(limit, max(step, round(side * scale / step) * step)) for side in (height, width))
+        return rows, columns
+
+    def _coarse(self, text_tokens: Float[Tensor, "names dim"]) -> Float[Tensor, "names rows columns"]:
+        """Logits at the model's smallest resolution: at the image's size a large vocabulary would fill the memory."""
+        tokens, model = self.tokens.main, self.model
+        size = model.coarsest(tokens.grid, self._input)
+        coarse = torch.empty(len(text_tokens), *size)
+        for part in model.parts(len(text_tokens)):
+            coarse[part] = model(tokens.tokens, text_tokens[part][None], grid=tokens.grid, size=size)[0]
+        return coarse
 
     @property
     def _device(self) -> torch.device:
         return next((weight.device for weight in self.model.parameters()), torch.device("cpu"))
 
 
+def best_names(
+    coarse: Float[Tensor, "names rows columns"], size: tuple[int, ...]
+) -> tuple[Float[Tensor, "height width"], Int32[np.ndarray, "height width"]]:
+    """The largest logit of each pixel at ``size`` (height, width), and the index of its name (the first in a tie).
+
+    Names are resized a few at a time, so that memory stays bounded.
+    """
+    step = max(1, CHUNK_BYTES // (4 * size[0] * size[1]))
+    best, winner = torch.full(tuple(size), -torch.inf), torch.zeros(tuple(size), dtype=torch.int32)
+    for start in range(0, len(coarse), step):
+        value, index = _resized(coarse[start : start + step], size).max(dim=0)
+        better = value > best  # strictly, so that the first name wins a tie
+        best = torch.where(better, value, best)
+        winner = torch.where(better, index.to(torch.int32) + start, winner)
+    return best, winner.numpy()
+
+
+def checked_threshold(threshold: float) -> float:
+    """``threshold`` as a float; raises FusionerError where it is outside 0-1."""
+    if not 0 <= threshold <= 1:
+        raise FusionerError(
+            f"threshold {threshold} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
+        )
+    return float(threshold)
+
+
 def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
-    """``names`` as they are. Raises FusionerError naming the first that can't be asked for."""
+    """``names`` as a tuple; raises FusionerError with the first one that can't be asked for."""
     if isinstance(names, str):
         raise FusionerError(f"names is the string {names!r}, expected a list: did you mean [{names!r}]?")
     if not len(names):
@@ -196,3 +289,7 @@ def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
         if name in names[:index]:
             raise FusionerError(f"name {index}, {name!r}, is given twice: ask for each name once")
     return tuple(names)
+
+
+def _resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    return resize(logits[None], (size[0], size[1]))[0]

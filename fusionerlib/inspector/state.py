@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.inference.result import Segmentation, checked_threshold, winners
-from fusionerlib.inference.segmenter import Segmenter, checked_names
+from fusionerlib.inference.segmenter import Segmentation, Segmenter, best_names, checked_names, checked_threshold
 from fusionerlib.inspector.cases import Case, as_cases
 from fusionerlib.inspector.panels import fitted
 from fusionerlib.models.decoder import resize
@@ -94,7 +93,7 @@ class InspectorState:
         """The answer at the image's own size, computed when it is asked for; None without image or names."""
         if self._view is None:
             return None
-        best, winner = winners(self._view.coarse, self.photo.shape[:2])
+        best, winner = best_names(self._view.coarse, self.photo.shape[:2])
         return replace(self._view, image=self.photo, best=best, winner=winner)
 
     @property

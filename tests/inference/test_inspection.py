@@ -12,12 +12,12 @@ from fusionerlib.encoders.registry import load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.inspection import (
     encode_image,
-    look,
+    encode_photo,
     patch_similarity,
     sample_photo,
     sample_scene,
     similarity,
-    word_attention,
+    text_attention,
 )
 from fusionerlib.models import build
 
@@ -43,11 +43,11 @@ def test_similarity_is_the_heads_cosine(tokens) -> None:
 
 
 def test_attention_is_per_layer_and_name(tokens) -> None:
-    rows = word_attention(model("fusioner"), tokens, torch.randn(3, 384))
+    rows = text_attention(model("fusioner"), tokens, torch.randn(3, 384))
     assert rows.shape == (2, 3, 6, 10)
     assert 0 < rows.sum((-1, -2)).max() < 1  # the rest goes to the words
-    with pytest.raises(FusionerError, match="'late' has no attention between words and patches"):
-        word_attention(model("late"), tokens, torch.randn(3, 384))
+    with pytest.raises(FusionerError, match="'late' has no attention between text tokens and patches"):
+        text_attention(model("late"), tokens, torch.randn(3, 384))
 
 
 def test_a_patch_is_most_like_itself(tokens) -> None:
@@ -107,7 +107,7 @@ def colour_pair():
 
 def test_a_photo_under_several_encoders(colour_pair, monkeypatch) -> None:
     monkeypatch.setattr("fusionerlib.encoders.weights.cached", lambda file: None)
-    found = look("coffee", ["packaged", "colours", "dino-vitb16", "nonsense"], ["red", "blue"], height=96)
+    found = encode_photo("coffee", ["packaged", "colours", "dino-vitb16", "nonsense"], ["red", "blue"], height=96)
     assert list(found.maps) == ["packaged", "colours"] and found.maps["packaged"].tokens.shape[-1] == 432
     assert "fusioner fetch dino-vitb16" in found.missing["dino-vitb16"] and "unknown" in found.missing["nonsense"]
     # Only the pair of one space has word-patch cosines, and those are of the patches' own colours.

@@ -16,8 +16,7 @@ from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.features.text import TextEmbeddingCache
-from fusionerlib.inference.result import winners
-from fusionerlib.inference.segmenter import LONGEST
+from fusionerlib.inference.segmenter import LONGEST, best_names
 from fusionerlib.models import build
 
 
@@ -107,15 +106,15 @@ def test_logits_are_the_models_resized(segmenter, photo):
 
 @pytest.mark.parametrize("chunk", [1, 2 * 120 * 200 * 4, 10**9])
 def test_masks_are_the_decision_of_the_metrics_however_chunked(segmenter, photo, chunk, monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.result.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("fusionerlib.inference.segmenter.CHUNK_BYTES", chunk)
     found = segmenter.set_image(photo).segment([f"name {i}" for i in range(5)], threshold=0.4)
     probabilities = found.logits.double().sigmoid().numpy()
     np.testing.assert_array_equal(found.labels, decide(probabilities, threshold=0.4))
 
 
 def test_of_equals_the_first_name_wins_across_chunks(monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.result.CHUNK_BYTES", 1)
-    best, winner = winners(torch.tensor([1.0, 2.0, 2.0])[:, None, None].expand(3, 2, 2), (4, 6))
+    monkeypatch.setattr("fusionerlib.inference.segmenter.CHUNK_BYTES", 1)
+    best, winner = best_names(torch.tensor([1.0, 2.0, 2.0])[:, None, None].expand(3, 2, 2), (4, 6))
     assert (best == 2).all() and (winner == 1).all()
 
 
@@ -166,7 +165,7 @@ def test_attention_is_that_of_the_words_on_patches(segmenter, photo):
     assert rows.shape == (2, 3, 4, 4)
     total = rows.sum(dim=(2, 3))
     assert ((rows >= 0).all() and (total > 0).all() and (total < 1).all()).item()
-    with pytest.raises(FusionerError, match="no attention between words and patches"):
+    with pytest.raises(FusionerError, match="no attention between text tokens and patches"):
         make("late").set_image(photo).attention(NAMES)
 
 
