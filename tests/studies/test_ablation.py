@@ -20,7 +20,7 @@ from studies.published import HOLE
 from tests.conftest import ROOT
 from tests.small_runs import drawn, small_run
 from workbook.notebook import AblationNotebook
-from workbook.report.comparison_tables import PUBLISHED, ablation_tables, pair_lines
+from workbook.report.comparison import PUBLISHED, ablation_tables, pair_lines
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from studies.published import HOLE, rows
 from studies.variants import VariantRunner
 from tests.small_runs import drawn, small_run
 from workbook.notebook import MosaicNotebook
-from workbook.report.comparison_tables import PUBLISHED, lines_by_test, method_lines
+from workbook.report.comparison import PUBLISHED, lines_by_test, method_lines
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_what_ran_is_told_in_words(run: Path) -> None:
     assert told["Training"].startswith("7 steps of 16 images")
     assert told["Seeds"].endswith("seed 5; 04_ablations: seeds 2; 05_mosaic4_robustness: mosaic_seed 9")
     assert told["Versions"] == "Python 3.12.1, torch 2.9.9"
-    assert told["Code"] == "commit 0123456789ab, with changes that are not in it"
+    assert told["Code"] == "commit 0123456789ab, with uncommitted changes"
 
 
 def test_where_notebooks_ran_with_other_versions_each_is_named(run: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_record_that_can_t_be_read_leaves_a_note_and_a_page(run: Path) -> None
     (run / "records" / "data.json").write_text("{broken")
     write(run / "records" / "04_ablations.json", {**record(seeds=2), "rows": [{"setting": "early"}]})
     page = html.unescape(index_page(run, notebooks_of(run)))
-    assert "The record can't be set beside the paper" in page and "{broken" in page and "43.2" in page
+    assert "This record can't be compared with published results" in page and "{broken" in page and "43.2" in page
     (run / "metrics.json").write_text("[]")
     with pytest.raises(FusionerError, match="holds a list"):
         write_site(run)

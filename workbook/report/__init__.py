@@ -1,11 +1,10 @@
-"""What a run left behind, for people: its index page, the pages of its notebooks, its results in a terminal."""
+"""The report of a run: its page, the pages of its notebooks, and its results as a table in the terminal."""
 
-from workbook.report.executed import Ran, failures, notebooks_of
 from workbook.report.page import index_page, write_site
-from workbook.report.results import Table, read_metrics, tables, terminal_table
+from workbook.report.records import NotebookRun, Table, failures, notebooks_of, read_metrics, tables, terminal_table
 
 __all__ = [
-    "Ran",
+    "NotebookRun",
     "Table",
     "failures",
     "index_page",
