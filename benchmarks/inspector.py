@@ -20,8 +20,8 @@ from PIL import Image
 
 from fusionerlib import Segmenter
 from fusionerlib.inspector import inspect
-from fusionerlib.inspector.draw import panel
-from fusionerlib.inspector.export import encoded, png
+from fusionerlib.inspector.export import encode_panel, export_png
+from fusionerlib.inspector.panels import draw_panel
 from fusionerlib.inspector.state import PANELS
 
 BOUNDS = {"threshold": 50, "opacity": 50, "temperature": 50, "word": 100, "switch": 100}
@@ -51,7 +51,7 @@ def main() -> None:
 
     def everything(turn: int) -> None:
         for key in PANELS:
-            encoded(panel(state, key)[0], key)
+            encode_panel(draw_panel(state, key)[0], key)
 
     kinds: dict[str, Callable[[int], object]] = {
         "threshold": lambda turn: setattr(controls.threshold, "value", 0.2 + 0.6 * turn / options.turns),
@@ -61,7 +61,7 @@ def main() -> None:
         "switch": switch,
         "click": click,
         "image": set_image,
-        "still": lambda turn: png(state),
+        "still": lambda turn: export_png(state),
         "all panels": everything,
     }
     print(f"{torch.get_num_threads()} threads, {width} x {height} pixels, {len(names)} names, {options.checkpoint}")

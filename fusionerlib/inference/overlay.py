@@ -107,6 +107,12 @@ def printable(name: str) -> str:
     return " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
 
 
+def short(name: str, width: int = 28) -> str:
+    """``printable(name)``, cut to ``width`` characters."""
+    name = printable(name)
+    return name if len(name) <= width else name[: width - 1].rstrip() + "…"
+
+
 def shorten(text: str, font: Any, width: float) -> str:
     """``text``, cut with an ellipsis where it is wider than ``width`` pixels in ``font``."""
     if font.getlength(text) <= width:

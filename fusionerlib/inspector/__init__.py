@@ -1,6 +1,7 @@
 """The mask inspector: ``inspect(segmenter, images)`` in any cell.
 
-``state`` is what it does, without a browser; ``shown`` and ``panels`` draw it; ``widget`` puts controls round it.
+``state`` holds its state and operations, ``panels`` draws it, ``controls`` and ``widget`` are the user interface, and
+``export`` writes it as a picture.
 """
 
 from fusionerlib.inspector.cases import Case, saved_cases

@@ -1,4 +1,4 @@
-"""What the inspector steps through: photos, labelled images, and the best and worst scenes of a saved evaluation."""
+"""The images of the inspector: photos, labelled images, and the best and worst scenes of an evaluated run."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,12 +17,11 @@ from fusionerlib.images import ImageLike
 
 @dataclass(frozen=True)
 class Case:
-    """One image to look at.
+    """One image to inspect.
 
-    image: as ``Segmenter.set_image`` takes it; read when it is stepped to.
-    title: what it is called in lists.
-    labels: 0 background, k + 1 = ``names[k]``, 255 ignored; None where nothing is known.
-    names: asked when the case is stepped to; () leaves the names that are being asked.
+    image: anything that ``Segmenter.set_image`` accepts; read when it is shown. title: its name in lists.
+    labels: 0 is background, k + 1 is ``names[k]``, 255 is ignored; None where there is no ground truth.
+    names: the names to ask when the case is shown; () keeps the current names.
     """
 
     image: ImageLike
@@ -32,9 +31,9 @@ class Case:
 
 
 def as_cases(images: Any) -> list[Case]:
-    """Cases from one image or a sequence of images, ``Scene``s, ``Case``s, and (image, labels, names) triples.
+    """Cases from one image, or from a sequence of images, ``Scene``s, ``Case``s and (image, labels, names) triples.
 
-    Raises FusionerError naming what is none of these.
+    Raises FusionerError for anything else.
     """
     single = isinstance(images, str | os.PathLike | np.ndarray | Image.Image | Scene | Case)
     if not single and not isinstance(images, Iterable):
@@ -66,10 +65,9 @@ def saved_cases(
 ) -> Sequence[Case]:
     """The ``count`` best and the ``count`` worst scenes of the run in ``directory``, best first, worst last.
 
-    Its checkpoint answers the questions of ``test`` (a key of ``Evaluator.benchmarks``, "" the first) again, by
-    the features that the evaluation left on disk, so the tower seldom runs. base: see ``RunContext.of_checkpoint``.
-    Raises FusionerError for a run without a
-    checkpoint or data, and for an unknown test.
+    Its checkpoint is evaluated again on ``test`` (a key of ``Evaluator.benchmarks``; "" is the first), from features
+    stored by the evaluation where there are any. threshold: 0-1. base: see ``RunContext.of_checkpoint``.
+    Raises FusionerError for a run without a checkpoint or data, and for an unknown test.
     """
     from fusionerlib.evaluation.evaluator import Evaluator
     from fusionerlib.features.context import RunContext

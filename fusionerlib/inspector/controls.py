@@ -1,26 +1,28 @@
-"""The inspector's controls, laid out: every one has a label, and none has a size that depends on what is shown."""
+"""The widgets of the inspector: labelled controls of fixed size, and pictures that report clicks and arrow keys."""
 
 import base64
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from fusionerlib.inspector.export import encoded
+from fusionerlib.inspector.export import encode_panel
 from fusionerlib.inspector.panels import swatch
 
+FOLDER = Path(__file__).parent
 LISTED = 40
-"""Most names with a line of their own; the others are asked all the same."""
+"""Most names in the list of switches; further names are asked but not listed."""
 CELL = "268px"
-"""A panel's width, as in picture.css."""
+"""Width of a panel, as in picture.css."""
 LABEL = "84px"
-"""Width of the labels before the controls."""
+"""Width of the labels in front of the controls."""
 
 
 @dataclass(frozen=True)
 class NameLine:
-    """A name's line: its switch, and its number at the clicked pixel."""
+    """The line of a name: its switch, and its probability at the clicked pixel."""
 
     box: Any
     switch: Any
@@ -28,9 +30,9 @@ class NameLine:
 
 
 class Controls:
-    """Labelled ipywidgets without behaviour of their own; ``box`` lays them out round ``pictures``.
+    """Labelled ipywidgets; ``box`` holds them together with ``pictures``. ``Inspector`` connects them to its state.
 
-    on_switch: is told a name's place in the list and whether the name is to be asked.
+    on_switch: called with the index of a name and whether it is to be asked.
     """
 
     def __init__(self, *, pictures: Sequence[Any], on_switch: Callable[[int, bool], None]) -> None:
@@ -55,7 +57,7 @@ class Controls:
         self.message, self.line, self.heading = w.HTML(), w.HTML(layout=w.Layout(width="100%")), w.HTML()
         self._list = w.VBox(layout=w.Layout(height="225px", width=CELL, overflow="hidden auto", display="block"))
         listed = w.VBox([self.heading, self._list], layout=w.Layout(width=CELL, height="255px"))
-        # The names stand beside the masks that they explain.
+        # The list of names, which is the legend of the masks, stands in the first row.
         cells = [*pictures[:3], listed, *pictures[3:]]
         grid = w.Layout(grid_template_columns=f"repeat(auto-fill, {CELL})", grid_gap="8px 12px", width="100%")
         rows = (
@@ -69,11 +71,11 @@ class Controls:
 
     @property
     def switches(self) -> list[Any]:
-        """The check boxes of the names, in their order."""
+        """The check boxes of the names, in the order of the names."""
         return [line.switch for line in self._lines[: len(self._list.children)]]
 
     def list_names(self, rows: Sequence[tuple[str, bool, float | None]], *, heading: str) -> None:
-        """One line for each (name, asked or not, probability at the clicked pixel), with its colour and hatch."""
+        """Show one line for each (name, asked or not, probability at the clicked pixel or None), with its swatch."""
         rows = rows[:LISTED]
         while len(self._lines) < len(rows):
             self._lines.append(self._new_line(len(self._lines)))
@@ -87,15 +89,15 @@ class Controls:
         self.heading.value = f'<div class="fusioner-words"><b>{html.escape(heading)}</b></div>'
 
     def say(self, text: str, *, bad: bool = False) -> None:
-        """One line under the controls; empty, it takes as much room."""
+        """Show a message below the controls, as an alert where ``bad``; an empty one keeps its space."""
         kind, role = ("bad", "alert") if bad else ("", "status")
-        told = html.escape(text) or "&nbsp;"
-        self.message.value = f'<div role="{role}" class="fusioner-words fusioner-message {kind}">{told}</div>'
+        shown = html.escape(text) or "&nbsp;"
+        self.message.value = f'<div role="{role}" class="fusioner-words fusioner-message {kind}">{shown}</div>'
 
     def write_line(self, line: str) -> None:
-        """The parameter line, to be copied."""
-        told = f'<div class="fusioner-line" tabindex="0" aria-label="parameter line">{html.escape(line)}</div>'
-        self.line.value = told
+        """Show the parameter line, to be copied."""
+        shown = f'<div class="fusioner-line" tabindex="0" aria-label="parameter line">{html.escape(line)}</div>'
+        self.line.value = shown
 
     def _new_line(self, place: int) -> NameLine:
         import ipywidgets as w
@@ -108,15 +110,51 @@ class Controls:
         return NameLine(box=box, switch=switch, number=number)
 
 
+def picture_widget(*, on_place: Callable[[float, float], None], on_move: Callable[[int, int], None]) -> Any:
+    """A picture that reports clicks and arrow keys, which the image of ipywidgets does not.
+
+    It has the traits ``content`` (an encoded image), ``media`` (its media type), ``title`` and ``caption``.
+    on_place: called with the clicked place, as shares (0-1) of the height and the width. on_move: called for an arrow
+    key with its steps (-1, 0, 1) down and to the right.
+    """
+    widget = _picture_class()()
+
+    def received(_: Any, message: dict[str, Any], __: Any) -> None:
+        if "click" in message:
+            on_place(*(float(part) for part in message["click"]))
+        elif "move" in message:
+            on_move(*(int(part) for part in message["move"]))
+
+    widget.on_msg(received)
+    return widget
+
+
+@lru_cache(maxsize=1)
+def _picture_class() -> Any:
+    # Defined on first use, so that the package imports without the extra `workbook`.
+    import anywidget
+    import traitlets
+
+    class InspectedPicture(anywidget.AnyWidget):
+        _esm = FOLDER / "picture.js"
+        _css = FOLDER / "picture.css"
+        content = traitlets.Bytes(b"").tag(sync=True)
+        media = traitlets.Unicode("image/png").tag(sync=True)
+        title = traitlets.Unicode("").tag(sync=True)
+        caption = traitlets.Unicode("").tag(sync=True)
+
+    return InspectedPicture
+
+
 def _sized(width: str = CELL) -> dict[str, Any]:
-    """Layout and style of a control that is as wide as one panel, or as several."""
+    """Layout and style of a control of ``width``, by default that of one panel."""
     import ipywidgets as w
 
     return {"layout": w.Layout(width=width, margin="2px 0"), "style": {"description_width": LABEL}}
 
 
 def _pair(first: Any, second: Any) -> Any:
-    """Two buttons that stay beside each other."""
+    """Two buttons side by side."""
     import ipywidgets as w
 
     return w.HBox([first, second], layout=w.Layout(width=CELL, grid_gap="12px"))
@@ -136,5 +174,5 @@ def _meter(value: float, *, name: str, best: bool) -> str:
 
 @lru_cache(maxsize=LISTED)
 def _swatch_html(place: int) -> str:
-    content, media = encoded(swatch(place), "argmax")
+    content, media = encode_panel(swatch(place), "argmax")
     return f'<img alt="" width="22" height="22" src="data:{media};base64,{base64.b64encode(content).decode()}">'

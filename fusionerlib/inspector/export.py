@@ -1,5 +1,4 @@
-"""The whole inspector as one picture: every panel with its title and caption, the clicked pixel, and the line of Python
-that shows the same again."""
+"""Export of the inspector: all panels as one picture, and the line of Python that reproduces its state."""
 
 import io
 import os
@@ -9,21 +8,20 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from fusionerlib.inference.overlay import printable, shorten
-from fusionerlib.inspector.draw import panel, pixel_probabilities, title
-from fusionerlib.inspector.panels import HEIGHT, WIDTH, Picture, swatch
-from fusionerlib.inspector.state import PANELS, InspectorState
+from fusionerlib.inspector.panels import Picture, draw_panel, pixel_probabilities, swatch, title
+from fusionerlib.inspector.state import HEIGHT, PANELS, WIDTH, InspectorState
 
 GAP = 16
 HEAD, FOOT = 30, 26
-"""Pixels: a panel's title and its caption."""
+"""Heights of the title and of the caption of a panel, in pixels."""
 FLAT = ("argmax", "truth", "error")
-"""Panels that PNG shrinks better than JPEG, and keeps sharp."""
+"""Panels with flat colours, which PNG compresses better than JPEG."""
 LISTED = 10
-"""Most names in the pixel's table; the rest is counted."""
+"""Most names in the table of the clicked pixel; below it the number of others is written."""
 
 
-def encoded(picture: Picture, key: str) -> tuple[bytes, str]:
-    """A panel as bytes for a browser, quickly, and their media type."""
+def encode_panel(picture: Picture, key: str) -> tuple[bytes, str]:
+    """The panel ``key`` as the bytes of an image file, and their media type. Fast rather than small."""
     stream = io.BytesIO()
     if key in FLAT:
         Image.fromarray(picture).save(stream, "PNG", compress_level=1)
@@ -32,18 +30,18 @@ def encoded(picture: Picture, key: str) -> tuple[bytes, str]:
     return stream.getvalue(), "image/jpeg"
 
 
-def png(state: InspectorState) -> bytes:
-    """``composed`` as a PNG file; its text chunk "parameters" holds the parameter line."""
-    stream, told = io.BytesIO(), PngInfo()
-    told.add_itxt("parameters", parameter_line(state))
-    composed(state).save(stream, "PNG", compress_level=1, pnginfo=told)
+def export_png(state: InspectorState) -> bytes:
+    """``export_image`` as a PNG file; its text chunk "parameters" holds the parameter line."""
+    stream, information = io.BytesIO(), PngInfo()
+    information.add_itxt("parameters", parameter_line(state))
+    export_image(state).save(stream, "PNG", compress_level=1, pnginfo=information)
     return stream.getvalue()
 
 
 def parameter_line(state: InspectorState) -> str:
-    """One line of Python that shows the same again where ``segmenter`` and ``images`` are what they were.
+    """The line of Python that reproduces the state, given the same ``segmenter`` and ``images``.
 
-    Where the image is a file, it stands in the line; one that was uploaded is named in a comment.
+    An image file is written into the line; an uploaded image is named in a comment.
     """
     images, index, comment = "images", state.index, ""
     if state.case is not None and isinstance(state.case.image, str | os.PathLike) and state.case.labels is None:
@@ -64,17 +62,17 @@ def parameter_line(state: InspectorState) -> str:
         "pixel": state.pixel,
     }
     always = ("names", "threshold", "opacity", "temperature")
-    told = [f"{key}={value!r}" for key, value in settings.items() if key in always or value]
-    return f"inspect(segmenter, {', '.join([images, *told])}){comment}"
+    arguments = [f"{key}={value!r}" for key, value in settings.items() if key in always or value]
+    return f"inspect(segmenter, {', '.join([images, *arguments])}){comment}"
 
 
-def composed(state: InspectorState) -> Image.Image:
-    """The panels in one row or two, the clicked pixel after the third, and the parameter line beneath.
+def export_image(state: InspectorState) -> Image.Image:
+    """All panels in one or two rows, the table of names as the fourth cell, and the parameter line below.
 
-    Of truth, errors, attention and similarity those that have something to show.
+    Ground truth, errors, attention and similarity are left out where they have nothing to show.
     """
-    drawn = {key: panel(state, key) for key in PANELS}
-    # A panel that only says why it is empty has no caption: on paper nobody can do anything about it.
+    drawn = {key: draw_panel(state, key) for key in PANELS}
+    # A panel without a caption is only a message.
     cells = ["overlay", "probability", "argmax", "", *(key for key in PANELS[3:] if drawn[key][1])]
     rows = 1 if len(cells) == 4 else 2
     columns, wide, tall = -(-len(cells) // rows), WIDTH + GAP, HEAD + HEIGHT + FOOT + GAP
@@ -88,7 +86,7 @@ def composed(state: InspectorState) -> Image.Image:
             continue
         picture, caption = drawn[key]
         _text(draw, (left, top), title(state, key), size=20)
-        # The frame is the same whatever the proportions, as on the screen.
+        # The frame has the same size for all proportions of the image, as in the browser.
         draw.rectangle((left, top + HEAD, left + WIDTH - 1, top + HEAD + HEIGHT - 1), fill=(242, 242, 242))
         inside = (left + (WIDTH - picture.shape[1]) // 2, top + HEAD + (HEIGHT - picture.shape[0]) // 2)
         canvas.paste(Image.fromarray(picture), inside)
@@ -99,14 +97,14 @@ def composed(state: InspectorState) -> Image.Image:
 
 
 def table_rows(state: InspectorState) -> list[tuple[str, int, float | None]]:
-    """Name, its place among all names, and its probability at the clicked pixel (None without one), to be listed."""
+    """The rows of the table: name, its index among all names, its probability at the clicked pixel (None without)."""
     probabilities: list[tuple[str, float | None]] = [*pixel_probabilities(state)]
     rows = probabilities or [(name, None) for name in state.on]
     return [(name, state.names.index(name), value) for name, value in rows]
 
 
 def table_title(state: InspectorState) -> str:
-    """What stands above the table of names."""
+    """The title of the table of names."""
     if state.pixel is None:
         return "Names"
     row, column = state.pixel
@@ -114,7 +112,7 @@ def table_title(state: InspectorState) -> str:
 
 
 def _table(draw: ImageDraw.ImageDraw, canvas: Image.Image, state: InspectorState, left: int, top: int) -> None:
-    """Names with their swatches; with a clicked pixel their probabilities there, the threshold as a line."""
+    """Draw the names with their swatches, and their probabilities at the clicked pixel with a line at the threshold."""
     _text(draw, (left, top), table_title(state), size=20)
     rows, bar = table_rows(state), left + 225
     for place, (name, index, value) in enumerate(rows[:LISTED]):

@@ -1,6 +1,6 @@
-"""The mask inspector without any widget: what is asked, of which image, and how it is shown.
+"""The state of the mask inspector, without widgets: the image, the names that are asked, and the display settings.
 
-The frozen tower runs when an image is set; other names cost text and fusion, sliders only a comparison.
+Setting an image runs the visual encoder, new names run the text encoder and the fusion module, sliders run neither.
 """
 
 import copy
@@ -18,11 +18,12 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference.segmenter import Segmentation, Segmenter, best_names, checked_names, checked_threshold
 from fusionerlib.inspector.cases import Case, as_cases
-from fusionerlib.inspector.panels import fitted
 from fusionerlib.models.decoder import resize
 
 Changed = frozenset[str]
-"""What an operation changed: names of panels, and "pixel" for the table of the clicked pixel."""
+"""What an operation changes: names of panels, and "pixel" for the table of the clicked pixel."""
+WIDTH, HEIGHT = 400, 300
+"""Size in pixels of the box into which every panel fits."""
 PANELS = ("overlay", "probability", "argmax", "truth", "error", "attention", "similarity")
 EVERYTHING = frozenset({*PANELS, "pixel"})
 ANSWERS = EVERYTHING - {"similarity"}
@@ -30,13 +31,14 @@ DECISIONS = frozenset({"overlay", "probability", "argmax", "error", "pixel"})
 
 
 class InspectorState:
-    """Everything that is shown follows from this. Operations return what changed; one that raises FusionerError
-    changes nothing.
+    """The state that determines everything the inspector shows.
 
-    images: what ``as_cases`` takes. image: index of the one that is set. names: asked, without those in ``off``; where
-    empty, the case's own. threshold, opacity: 0-1. temperature: logits are divided by it, 1.0 is as trained.
-    word: whose probability and attention are shown; "" the first. layer: of the attention, from 0.
-    pixel: the clicked one, (row, column) of the image at its own size.
+    Every operation returns what it changes; an operation that raises FusionerError changes nothing.
+
+    images: see ``as_cases``. image: index of the one to show. names: the names to ask, those in ``off`` excepted; where
+    empty, the names of the case. threshold, opacity: 0-1. temperature: divides the logits; 1.0 is as trained.
+    word: the name whose probability and attention are shown; "" is the first. layer: of the attention, from 0.
+    pixel: the clicked pixel, (row, column) in the image at its own size.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class InspectorState:
         layer: int = 0,
         pixel: tuple[int, int] | None = None,
     ) -> None:
-        # A copy of its own shares encoders and model, and no other inspector can change its image.
+        # A shallow copy shares encoders and model, but has its own image: another inspector can't change it.
         self.segmenter = copy.copy(segmenter)
         self.cases = as_cases(images)
         self.given = len(self.cases)
@@ -80,17 +82,17 @@ class InspectorState:
 
     @property
     def on(self) -> tuple[str, ...]:
-        """The names that are asked."""
+        """The names that are asked: all except those in ``off``."""
         return tuple(name for name in self.names if name not in self.off)
 
     @property
     def case(self) -> Case | None:
-        """The case that is set."""
+        """The current case; None where there is no image."""
         return self.cases[self.index] if self.index >= 0 else None
 
     @property
     def answer(self) -> Segmentation | None:
-        """The answer at the image's own size, computed when it is asked for; None without image or names."""
+        """The segmentation at the image's own size, computed on demand; None without image or names."""
         if self._view is None:
             return None
         best, winner = best_names(self._view.coarse, self.photo.shape[:2])
@@ -98,66 +100,66 @@ class InspectorState:
 
     @property
     def view(self) -> Segmentation | None:
-        """The same answer at the size of the panels; like ``answer`` with temperature and threshold applied."""
+        """The segmentation at the size of the panels. As in ``answer``, temperature and threshold are applied."""
         return self._view
 
     def go(self, index: int) -> Changed:
-        """To image ``index``, running the tower. A case's own names are asked, else the present ones."""
+        """Show image ``index`` (from 0) and ask for the names of its case, or the current names where it has none."""
         return self._open(index, None)
 
     def step(self, by: int) -> Changed:
-        """``by`` images on, round and round."""
+        """Move on by ``by`` images, cyclically."""
         return self.go((self.index + by) % max(1, len(self.cases)))
 
     def add(self, image: ImageLike, *, title: str) -> Changed:
-        """One more image at the end, and to it."""
+        """Add an image at the end and show it."""
         self.cases.append(Case(read_image(image), title))
         return self.go(len(self.cases) - 1)
 
     def set_names(self, names: Sequence[str], *, off: Sequence[str] = ()) -> Changed:
-        """Other names; those in ``off`` stay listed but are not asked. Costs text and fusion."""
+        """Replace the names; those in ``off`` stay listed but are not asked."""
         names = checked_names(names) if isinstance(names, str) or len(names) else ()
         self._ask(names, frozenset(off) & set(names))
         return ANSWERS
 
     def toggle(self, name: str, on: bool) -> Changed:
-        """``name`` asked or not. Costs text and fusion."""
+        """Ask for ``name`` or not."""
         if name not in self.names:
             raise FusionerError(f"{name!r} is none of the names {list(self.names)}: add it to them first")
         self._ask(self.names, self.off - {name} if on else self.off | {name})
         return ANSWERS
 
     def set_threshold(self, threshold: float) -> Changed:
-        """A pixel where no probability exceeds it is background."""
+        """Set the background threshold, 0-1: a pixel is background where no probability exceeds it."""
         self.threshold = checked_threshold(threshold)
         self._view = None if self._view is None else self._view.at(threshold)
         return DECISIONS
 
     def set_opacity(self, opacity: float) -> Changed:
-        """How much of the overlay is colour."""
+        """Set the opacity of the overlay, 0-1."""
         self.opacity = _checked_opacity(opacity)
         return frozenset({"overlay"})
 
     def set_temperature(self, temperature: float) -> Changed:
-        """Above 1 probabilities come nearer to 0.5, below 1 they move away from it."""
+        """Set the temperature, above 0. Above 1 it moves probabilities towards 0.5, below 1 away from it."""
         self.temperature = _checked_temperature(temperature)
         self._rescale()
         return DECISIONS
 
     def choose(self, word: str) -> Changed:
-        """Show the probability and the attention of ``word``."""
+        """Show the probability and the attention of the asked name ``word``."""
         if word not in self.on:
             raise FusionerError(f"{word!r} is not asked: choose one of {list(self.on)}")
         self.word, self._heat = word, None
         return frozenset({"probability", "attention"})
 
     def set_layer(self, layer: int) -> Changed:
-        """Show the attention of block ``layer``, from 0; beyond the last it is the last one's."""
+        """Show the attention of ``layer``, from 0; a number beyond the last layer shows the last one."""
         self.layer = max(0, int(layer))
         return frozenset({"attention"})
 
     def click(self, row: int, column: int) -> Changed:
-        """The pixel at (``row``, ``column``) of the image; beyond its rim the nearest one."""
+        """Select the pixel (``row``, ``column``) of the image; outside the image the nearest one."""
         if self.case is None:
             raise FusionerError("there is no image to click on: pick or upload one first")
         height, width = self.photo.shape[:2]
@@ -165,7 +167,7 @@ class InspectorState:
         return frozenset({"overlay", "similarity", "pixel"})
 
     def probability(self) -> Float[np.ndarray, "rows columns"] | None:
-        """The chosen word's probability (0-1) at the panels' size; None without an answer."""
+        """The probability (0-1) of the chosen name at the panels' size; None without image or names."""
         if self._heat is None and self._view is not None:
             place, (height, width) = self.on.index(self.word), self.small.shape[:2]
             logits = resize(self._view.coarse[None, place : place + 1], (height, width))
@@ -173,14 +175,14 @@ class InspectorState:
         return self._heat
 
     def attention(self) -> Float[Tensor, "layers names rows columns"]:
-        """What each asked name reads from the patches. Raises FusionerError as ``Segmenter.attention`` does."""
+        """``Segmenter.attention`` of the asked names; raises FusionerError as it does."""
         if self._attention is None:
             self._attention = self.segmenter.attention(self.on)
         return self._attention
 
     @property
     def layers(self) -> int:
-        """How many layers the attention has that was asked for last; 0 where none was, or there is none."""
+        """Number of layers of the last computed attention; 0 where none was computed."""
         return 0 if self._attention is None else len(self._attention)
 
     def _open(self, index: int, names: Sequence[str] | None) -> Changed:
@@ -197,9 +199,9 @@ class InspectorState:
             )
         names = tuple(self.names if names is None else names)
         if on := [name for name in names if name not in off]:
-            self.segmenter.text_tokens(on)  # a name that can't be encoded stops here, while nothing has changed
-        # Answers come at the panels' size: at the 12 megapixels of a camera a word would take seconds.
-        height, width = fitted(*photo.shape[:2])
+            self.segmenter.text_tokens(on)  # a name that can't be encoded raises here, before anything has changed
+        # Predictions have the panels' size: at the 12 megapixels of a camera each name would take seconds.
+        height, width = fitted_size(*photo.shape[:2])
         self.segmenter.set_image(photo, answer_size=(height, width))
         self.index, self.photo, self.pixel = index, photo, None
         self.small = np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
@@ -220,6 +222,12 @@ class InspectorState:
             return
         coarse, best = self._raw.coarse / self.temperature, self._raw.best / self.temperature
         self._view = replace(self._raw, coarse=coarse, best=best, threshold=self.threshold)
+
+
+def fitted_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the largest picture of the same proportions that fits into ``WIDTH`` x ``HEIGHT``."""
+    scale = min(HEIGHT / height, WIDTH / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _checked_opacity(opacity: float) -> float:

@@ -1,6 +1,6 @@
-"""The mask inspector in a notebook: controls over an ``InspectorState``, and its pictures side by side.
+"""The mask inspector in a notebook: widgets connected to an ``InspectorState``.
 
-``inspect(segmenter, images)`` at the end of a cell shows it; where nobody sits in front of the kernel it leaves a PNG.
+``inspect(segmenter, images)`` at the end of a cell displays it; a headless run gets a PNG instead.
 """
 
 import io
@@ -14,15 +14,14 @@ from PIL import Image
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.segmenter import Segmenter
-from fusionerlib.inspector.controls import Controls
-from fusionerlib.inspector.draw import panel, pixel_probabilities, title
-from fusionerlib.inspector.export import encoded, parameter_line, png, table_title
-from fusionerlib.inspector.picture import picture_widget
+from fusionerlib.inspector.controls import Controls, picture_widget
+from fusionerlib.inspector.export import encode_panel, export_png, parameter_line, table_title
+from fusionerlib.inspector.panels import draw_panel, pixel_probabilities, title
 from fusionerlib.inspector.state import EVERYTHING, PANELS, Changed, InspectorState
 from fusionerlib.progress import headless
 
 STEPS = 50
-"""Presses of an arrow key from one rim of the image to the other."""
+"""Number of arrow key presses from one edge of the image to the other."""
 NOTHING: Changed = frozenset()
 
 
@@ -34,16 +33,17 @@ def inspect(
     folder: Path | str = ".",
     **settings: Any,
 ) -> "Inspector":
-    """The inspector of ``images``: paths, Pillow images, arrays, scenes, or (image, labels, names) cases.
+    """Inspect the masks of ``images``: paths, Pillow images, arrays, scenes, or (image, labels, names) triples.
 
-    names: asked from the start. folder: where "Save as PNG" writes. settings: what else ``InspectorState`` takes:
-    threshold, opacity, temperature, off, image, word, layer, pixel. Raises FusionerError as that does.
+    names: the names to ask first. folder: where "Save as PNG" writes. settings: the other parameters of
+    ``InspectorState``: threshold, opacity, temperature, off, image, word, layer, pixel.
+    Raises FusionerError for images, names or settings out of range.
     """
     return Inspector(InspectorState(segmenter, images, names=names, **settings), folder=folder)
 
 
 class Inspector:
-    """Widgets that follow ``state``, made when they are first shown or asked for."""
+    """The widgets of ``state``, created when they are first displayed or accessed. folder: see ``inspect``."""
 
     def __init__(self, state: InspectorState, *, folder: Path | str = ".") -> None:
         self.state, self.folder = state, Path(folder)
@@ -56,7 +56,7 @@ class Inspector:
 
     @cached_property
     def controls(self) -> Controls:
-        """The controls, wired to the state."""
+        """The controls, connected to the state."""
         state, controls = self.state, Controls(pictures=list(self.pictures.values()), on_switch=self._switch)
         for widget, operation in (
             (controls.image, state.go),
@@ -78,27 +78,27 @@ class Inspector:
 
     @property
     def line(self) -> str:
-        """One line of Python that shows the same again."""
+        """The line of Python that reproduces the state."""
         return parameter_line(self.state)
 
     def png(self) -> bytes:
-        """Everything that is shown as one PNG file."""
-        return png(self.state)
+        """All panels as one PNG file."""
+        return export_png(self.state)
 
     def save(self, path: Path | str) -> Path:
-        """Writes ``png`` to ``path``, making its folder; returns the path."""
+        """Write ``png`` to ``path`` and create the folder; returns the path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.png())
         return path
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """A still picture always, for pages and readers without widgets; the widgets where somebody can use them."""
+        """A PNG, for pages and readers without widgets, and the widgets unless the run is headless."""
         still = {"text/plain": self.line, "image/png": self.png()}
         return still if headless() else {**self.controls.box._repr_mimebundle_(), **still}
 
     def _do(self, operation: Callable[[], Changed]) -> None:
-        """Runs ``operation`` and shows what it changed; what goes wrong becomes a message."""
+        """Run ``operation`` and update what it changed; show an error as a message."""
         if self._following:
             return
         self.controls.say("")
@@ -107,7 +107,7 @@ class Inspector:
             changed = operation()
         except FusionerError as error:
             self.controls.say(str(error), bad=True)
-        # A callback's traceback would go where nobody looks.
+        # The traceback of a callback would only go to the log of the kernel.
         except Exception as error:
             self.controls.say(f"{type(error).__name__}: {error}", bad=True)
         self._follow(self.controls, changed)
@@ -134,7 +134,7 @@ class Inspector:
             return
         file = change["new"][0]
         self._do(lambda: self.state.add(opened(file["name"], file["content"]), title=file["name"]))
-        # Emptied, so that the same file can be uploaded again.
+        # Cleared, so that the same file can be uploaded again.
         self.controls.upload.value = ()
 
     def _saved(self) -> Changed:
@@ -144,11 +144,11 @@ class Inspector:
         return NOTHING
 
     def _follow(self, controls: Controls, changed: Changed) -> None:
-        """Pictures and controls made to show the state."""
+        """Update the changed pictures, and all controls, from the state."""
         for key in PANELS:
             if key in changed:
-                picture, caption = panel(self.state, key)
-                content, media = encoded(picture, key)
+                picture, caption = draw_panel(self.state, key)
+                content, media = encode_panel(picture, key)
                 widget = self.pictures[key]
                 with widget.hold_sync():
                     widget.content, widget.media = content, media
@@ -158,7 +158,7 @@ class Inspector:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Inside it, controls that are set by the state don't set the state."""
+        """Context manager in which changes of the controls do not change the state."""
         self._following = True
         try:
             yield
@@ -167,23 +167,23 @@ class Inspector:
 
 
 def parsed(text: str) -> list[str]:
-    """The names in ``text``, which commas or line breaks separate."""
+    """The names in ``text``, separated by commas or line breaks."""
     return [name for part in text.replace("\n", ",").split(",") if (name := part.strip())]
 
 
 def opened(name: str, content: Any) -> Image.Image:
-    """An uploaded file as an image. Raises FusionerError naming a file that is none."""
+    """An uploaded file as an image. Raises FusionerError with the file's name where it is no image."""
     try:
         image = Image.open(io.BytesIO(bytes(content)))
         image.load()
-    # Pillow's readers raise whatever their parsers stumble over.
+    # Pillow's readers raise many kinds of errors on a broken file.
     except Exception as error:
         raise FusionerError(f"{name!r} can't be read as an image ({error}): upload a JPEG or PNG") from error
     return image
 
 
 def _follow_state(controls: Controls, state: InspectorState, *, typed: bool) -> None:
-    """typed: leave the text of the names as it is: what could not be asked is there to be mended."""
+    """Set the controls from ``state``. typed: keep the text of the names, so that an error in it can be corrected."""
     images = [(case.title, place) for place, case in enumerate(state.cases)] or [("none yet", -1)]
     _offer(controls.image, images, state.index)
     _offer(controls.word, list(state.on), state.word or None)
@@ -200,7 +200,7 @@ def _follow_state(controls: Controls, state: InspectorState, *, typed: bool) -> 
 
 
 def _offer(chooser: Any, options: list[Any], value: Any) -> None:
-    """A drop-down list with ``options``, ``value`` chosen; set only where it differs, as that closes an open list."""
+    """Set the options and the value of a drop-down list. Only changes are set, because setting closes an open list."""
     if list(chooser.options) != options:
         chooser.options = options
     if chooser.value != value:

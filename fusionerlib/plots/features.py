@@ -12,7 +12,8 @@ from PIL import Image
 
 from fusionerlib.encoders.base import TokenMap
 from fusionerlib.errors import FusionerError
-from fusionerlib.plots.style import figure, picture, short, style, wrapped
+from fusionerlib.inference.overlay import short
+from fusionerlib.plots.style import figure, picture, style, wrapped
 
 Photo = UInt8[np.ndarray, "_ _ 3"]
 """RGB, 0-255, of any height and width; the images of one figure may differ in size."""

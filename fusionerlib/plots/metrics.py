@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import metric_label
 from fusionerlib.evaluation.mosaics import UNITS
-from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, short, style, wrapped
+from fusionerlib.inference.overlay import short
+from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style, wrapped
 
 Series = tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]
 """Steps, and the values at them."""

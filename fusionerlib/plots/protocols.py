@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.inference.overlay import short
 from fusionerlib.plots.metrics import ablation_bars
-from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, short, style
+from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style
 
 MOST_ROWS, MOST_COLUMNS = 25, 32
 """Most true classes and predicted names in a confusion matrix: more would not be legible."""

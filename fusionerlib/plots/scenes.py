@@ -12,9 +12,9 @@ from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.evaluation.scoring import Prediction
-from fusionerlib.inference.overlay import legend_entries, overlay, printable
+from fusionerlib.inference.overlay import legend_entries, overlay, printable, short
 from fusionerlib.inference.palette import palette
-from fusionerlib.plots.style import figure, picture, short, style, wrapped
+from fusionerlib.plots.style import figure, picture, style, wrapped
 
 
 @dataclass(frozen=True)

@@ -67,12 +67,6 @@ def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
         figure.savefig(target, dpi=dpi, bbox_inches="tight", facecolor="white")
 
 
-def short(name: str, width: int = 28) -> str:
-    """``name`` on one line, cut to ``width`` characters."""
-    name = printable(name)
-    return name if len(name) <= width else name[: width - 1].rstrip() + "…"
-
-
 def wrapped(name: str, width: int = 22, lines: int = 2) -> str:
     """``name`` wrapped to at most ``lines`` lines of ``width`` characters."""
     return "\n".join(textwrap.wrap(printable(name), width, max_lines=lines, placeholder=" …")) or " "

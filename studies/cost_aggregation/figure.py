@@ -7,7 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.plots.style import BLUE, GREY, ORANGE, figure, short, style
+from fusionerlib.inference.overlay import short
+from fusionerlib.plots.style import BLUE, GREY, ORANGE, figure, style
 
 
 def gains(

@@ -12,7 +12,7 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.features.text import TextEmbeddingCache
-from fusionerlib.inspector import InspectorState, draw
+from fusionerlib.inspector import InspectorState, panels
 from fusionerlib.inspector.state import PANELS
 from fusionerlib.models import build
 
@@ -60,7 +60,7 @@ def state(segmenter, photo):
 
 
 def pictures(state):
-    return {key: draw.panel(state, key)[0] for key in PANELS}
+    return {key: panels.draw_panel(state, key)[0] for key in PANELS}
 
 
 def changed(before, after):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.inspector import InspectorState, draw, inspect
-from fusionerlib.inspector.export import composed, encoded, parameter_line, png
+from fusionerlib.inspector import InspectorState, inspect, panels
+from fusionerlib.inspector.export import encode_panel, export_image, export_png, parameter_line
 from tests.inspector.conftest import changed, pictures
 
 
@@ -43,9 +43,9 @@ def test_without_an_image_or_a_name_it_says_so(segmenter, photo):
     empty.add(photo, title="mine.jpg")
     assert empty.answer.names == ("cat",) and "mine.jpg" in parameter_line(empty)
     empty.set_names([])
-    assert empty.answer is None and draw.pixel_probabilities(empty) == []
+    assert empty.answer is None and panels.pixel_probabilities(empty) == []
     np.testing.assert_array_equal(pictures(empty)["overlay"], empty.small)
-    assert np.asarray(composed(empty)).std() > 20
+    assert np.asarray(export_image(empty)).std() > 20
 
 
 def test_images_that_are_none_are_named(segmenter, photo):
@@ -74,17 +74,17 @@ def test_the_parameter_line_shows_the_same_again(segmenter, photo, labels, tmp_p
         assert "\n" not in line
         again = eval(line, {"inspect": inspect, "segmenter": segmenter, "images": images}).state
         assert changed(pictures(state), pictures(again)) == set()
-        assert draw.pixel_probabilities(again) == draw.pixel_probabilities(state) and parameter_line(again) == line
+        assert panels.pixel_probabilities(again) == panels.pixel_probabilities(state) and parameter_line(again) == line
 
 
 def test_png_round_trip(state):
     state.click(10, 10)
-    with Image.open(io.BytesIO(png(state))) as opened:
-        np.testing.assert_array_equal(np.asarray(opened), np.asarray(composed(state)))
+    with Image.open(io.BytesIO(export_png(state))) as opened:
+        np.testing.assert_array_equal(np.asarray(opened), np.asarray(export_image(state)))
         assert opened.text["parameters"] == parameter_line(state)
         assert max(opened.size) < 2000
     for key, picture in pictures(state).items():
-        content, media = encoded(picture, key)
+        content, media = encode_panel(picture, key)
         with Image.open(io.BytesIO(content)) as opened:
             assert Image.MIME[opened.format] == media and picture.shape[1] <= 420
             difference = np.abs(np.asarray(opened.convert("RGB")).astype(int) - picture)

@@ -9,9 +9,9 @@ from PIL import Image
 from skimage.data import astronaut, coffee
 
 from fusionerlib.datasets.scene import Scene
-from fusionerlib.inspector import InspectorState, draw
-from fusionerlib.inspector.export import composed
-from fusionerlib.inspector.panels import PATTERNS, hatches, mapped, painted
+from fusionerlib.inspector import InspectorState, panels
+from fusionerlib.inspector.export import export_image
+from fusionerlib.inspector.panels import PATTERNS, draw_labels, draw_overlay, hatches
 from fusionerlib.inspector.state import EVERYTHING
 from tests.inspector.conftest import NAMES, changed, pictures
 
@@ -37,7 +37,7 @@ def test_the_tower_runs_once_an_image(runs, segmenter, photo):
     state.set_layer(1)
     state.click(5, 9)
     pictures(state)
-    composed(state)
+    export_image(state)
     assert len(runs) == 1
     state.step(1)
     assert len(runs) == 2
@@ -61,7 +61,7 @@ def test_masks_are_those_of_a_segmentation_at_that_threshold(state, segmenter, p
     maps = [Image.fromarray(one).resize((width, height), Image.Resampling.BILINEAR) for one in expected.coarse.numpy()]
     probabilities = torch.from_numpy(np.stack(maps)).sigmoid().numpy()
     decided = np.where(probabilities.max(0) > threshold, probabilities.argmax(0) + 1, 0)
-    assert (draw.predicted(state) == decided).mean() > 0.999
+    assert (panels.predicted(state) == decided).mean() > 0.999
     black = (pictures(state)["argmax"] == 0).all(-1)
     assert (black == (decided == 0)).mean() > 0.999
 
@@ -80,8 +80,8 @@ def test_a_name_switched_off_is_not_asked_and_colours_stay(state, segmenter, pho
     assert state.on == ("grass", "sky") and state.names == NAMES and state.word == "grass"
     expected = segmenter.set_image(photo).segment(["grass", "sky"])
     torch.testing.assert_close(state.answer.coarse, expected.coarse)
-    labels = draw.predicted(state) + 1  # "grass" is the second of the names, as before
-    np.testing.assert_array_equal(pictures(state)["argmax"], mapped(labels))
+    labels = panels.predicted(state) + 1  # "grass" is the second of the names, as before
+    np.testing.assert_array_equal(pictures(state)["argmax"], draw_labels(labels))
     state.toggle("cat", True)
     assert state.on == NAMES
     torch.testing.assert_close(state.answer.coarse, segmenter.segment(NAMES).coarse)
@@ -92,7 +92,7 @@ def test_a_name_switched_off_is_not_asked_and_colours_stay(state, segmenter, pho
 def test_the_clicked_pixels_numbers_are_the_segmentations(state, pixel, temperature):
     state.set_temperature(temperature)
     state.click(*pixel)
-    told = draw.pixel_probabilities(state)
+    told = panels.pixel_probabilities(state)
     expected = dict(zip(NAMES, state.answer.probabilities[:, pixel[0], pixel[1]].tolist(), strict=True))
     assert dict(told) == pytest.approx(expected, abs=1e-5)
     assert [name for name, _ in told] == sorted(expected, key=lambda name: -expected[name])
@@ -118,17 +118,17 @@ def test_operations_say_what_they_change(segmenter, photo, labels):
 
 def test_the_error_map_is_counted_by_hand(segmenter, photo, labels):
     state = InspectorState(segmenter, [(photo, labels, ("cat", "dog"))], names=NAMES, threshold=0.0)
-    truth, predicted = draw.truth(state), draw.predicted(state)
+    truth, predicted = panels.truth(state), panels.predicted(state)
     assert set(np.unique(truth)) == {0, 1, 255}, "what is not asked is background"
     wrong = (truth == 1) & (predicted > 1)
-    picture, caption = draw.panel(state, "error")
+    picture, caption = panels.draw_panel(state, "error")
     judged = (truth != 255).sum()
     assert f"missed (blue /) {0:.0%}" in caption
     assert f"extra (orange \\) {((truth == 0) & (predicted > 0)).sum() / judged:.0%}" in caption
     assert f"wrong (pink x) {wrong.sum() / judged:.0%}" in caption
     assert (picture[truth == 255] == 255).all()
     state.set_threshold(1.0)
-    assert f"missed (blue /) {(truth == 1).sum() / judged:.0%}" in draw.panel(state, "error")[1]
+    assert f"missed (blue /) {(truth == 1).sum() / judged:.0%}" in panels.draw_panel(state, "error")[1]
 
 
 def test_a_case_brings_its_names_and_a_photo_keeps_them(segmenter, photo, labels):
@@ -138,29 +138,29 @@ def test_a_case_brings_its_names_and_a_photo_keeps_them(segmenter, photo, labels
     assert state.names == ("cat", "dog") and state.case.title == "scene 7"
     state.set_names(["cat"])
     state.step(1)
-    assert state.names == ("cat",) and draw.truth(state) is None
+    assert state.names == ("cat",) and panels.truth(state) is None
     assert InspectorState(segmenter, [scene]).names == ("cat", "dog")
 
 
 def test_attention_layer_by_layer_or_the_reason_why_not(state, make_segmenter, photo):
     state.set_layer(1)
-    _, caption = draw.panel(state, "attention")
+    _, caption = panels.draw_panel(state, "attention")
     rows = state.segmenter.attention(NAMES)
     assert caption.startswith(f"layer 2 of 2: {rows[1, 0].sum():.0%} on patches") and state.layers == 2
     late = InspectorState(make_segmenter("late"), [photo], names=NAMES)
     windows = InspectorState(make_segmenter(stride=64), [photo], names=NAMES)
     windows.click(3, 3)
-    reasons = (draw.panel(late, "attention")[0], draw.panel(windows, "similarity")[0])
+    reasons = (panels.draw_panel(late, "attention")[0], panels.draw_panel(windows, "similarity")[0])
     assert all(one.shape == (300, 400, 3) and (one == 242).all(-1).mean() > 0.8 for one in reasons)
-    assert draw.predicted(windows).any()
+    assert panels.predicted(windows).any()
 
 
 def test_the_clicked_patch_is_the_brightest(state):
     state.click(60, 100)
     grid = state.segmenter.tokens.main.grid
     unclicked = InspectorState(state.segmenter, [state.photo], names=NAMES)
-    assert (draw.panel(unclicked, "similarity")[0] == 242).any()
-    picture = draw.panel(state, "similarity")[0].astype(int).sum(-1)
+    assert (panels.draw_panel(unclicked, "similarity")[0] == 242).any()
+    picture = panels.draw_panel(state, "similarity")[0].astype(int).sum(-1)
     tall, wide = picture.shape[0] // grid[0], picture.shape[1] // grid[1]
     row, column = 60 * grid[0] // 120, 100 * grid[1] // 200
     blocks = picture[: tall * grid[0], : wide * grid[1]].reshape(grid[0], tall, grid[1], wide).mean((1, 3))
@@ -172,10 +172,11 @@ def test_classes_differ_without_colour(photo):
         lines = hatches(60, 80)
         assert (lines[first] != lines[second]).mean() > 0.08
     grey = [
-        np.asarray(Image.fromarray(mapped(np.full((60, 80), k + 1))).convert("L"), dtype=float) for k in range(PATTERNS)
+        np.asarray(Image.fromarray(draw_labels(np.full((60, 80), k + 1))).convert("L"), dtype=float)
+        for k in range(PATTERNS)
     ]
     assert all(one.std() > 8 for one in grey), "a hatch that nobody sees"
     labels = np.zeros(photo.shape[:2], dtype=np.int32)
     labels[20:90, 30:80], labels[20:90, 120:180] = 1, 9  # hatches come round again, colours don't
-    bare = painted(photo, labels, opacity=0.0)
+    bare = draw_overlay(photo, labels, opacity=0.0)
     assert (bare[labels == 0] == photo[labels == 0]).all() and (bare[labels > 0] != photo[labels > 0]).any()

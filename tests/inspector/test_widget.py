@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.inspector import draw, inspect
-from fusionerlib.inspector.export import composed
+from fusionerlib.inspector import inspect, panels
+from fusionerlib.inspector.export import export_image
 from fusionerlib.inspector.state import PANELS
 from fusionerlib.inspector.widget import parsed
 from fusionerlib.progress import FRONTENDS, HEADLESS
@@ -79,7 +79,7 @@ def test_clicks_and_arrow_keys_choose_a_pixel(app):
     assert app.state.pixel == (60, 51)
     assert changed(before, app) == {"overlay", "similarity"}
     assert "row 60, column 51" in app.controls.heading.value
-    numbers = dict(draw.pixel_probabilities(app.state))
+    numbers = dict(panels.pixel_probabilities(app.state))
     for line, name in zip(app.controls._lines, NAMES, strict=True):
         assert f"{numbers[name]:.3f}" in line.number.value
     app.pictures["overlay"]._handle_custom_msg({"move": [-1, 0]}, [])
@@ -128,7 +128,7 @@ def test_saving_never_overwrites(app, tmp_path):
         app.controls.export.click()
         assert f"inspector-{number}.png" in app.controls.message.value
     with Image.open(tmp_path / "inspector-1.png") as saved:
-        np.testing.assert_array_equal(np.asarray(saved), np.asarray(composed(app.state)))
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(export_image(app.state)))
 
 
 def test_without_a_front_end_a_png_stays(app, monkeypatch):
@@ -136,7 +136,7 @@ def test_without_a_front_end_a_png_stays(app, monkeypatch):
     left = app._repr_mimebundle_()
     assert set(left) == {"image/png", "text/plain"} and "controls" not in vars(app)
     with Image.open(io.BytesIO(left["image/png"])) as still:
-        np.testing.assert_array_equal(np.asarray(still), np.asarray(composed(app.state)))
+        np.testing.assert_array_equal(np.asarray(still), np.asarray(export_image(app.state)))
 
 
 def test_with_a_front_end_there_are_both(app, live):

@@ -67,7 +67,9 @@ def test_every_parameter_learns(tokens, likeness) -> None:
 def test_a_pair_of_one_space_needs_no_further_channels() -> None:
     model = build(FusionConfig(preset="modern", likeness="cosine"), visual_width=512, text_width=512)
     assert isinstance(model, CostAggregation) and model.context[0].in_channels == 512
-    with pytest.raises(FusionerError, match=r"432 channels can't hold words of 512: .*'class_posteriors' for the packaged"):
+    with pytest.raises(
+        FusionerError, match=r"432 channels can't hold words of 512: .*'class_posteriors' for the packaged"
+    ):
         build(FusionConfig(preset="modern"), visual_width=432, text_width=512)
 
 
