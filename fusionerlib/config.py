@@ -39,7 +39,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
     "bmvc2022": {
+        "epochs": 510,
+        "warmup_epochs": 10,
         "batch": 32,
+        "feed": "online",
         "positives": 1,
         "negatives": 0,
         "loss_stride": 1,
@@ -81,15 +84,26 @@ TOKENS: dict[str, dict[str, str]] = {
 READING = frozenset(leaf for tokens in TOKENS.values() for leaf in tokens)
 """Leaves of ``PairConfig`` that a preset decides for the packaged pair."""
 
+INPUTS: dict[str, dict[str, dict[str, str]]] = {
+    "bmvc2022": {
+        name: {"templates": "openai", "names": "identifiers", "normalisation": name, "augmentation": name}
+        for name in ("pascal", "coco")
+    },
+}
+"""By recipe and data set, what the encoders are given in the paper's own runs (docs/protocol.md says what differs)."""
+
 OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise"}
 """Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, decides."""
+
+GIVEN = frozenset(leaf for sets in INPUTS.values() for inputs in sets.values() for leaf in inputs)
+"""Leaves that a recipe decides for a data set."""
 
 
 def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """``leaves`` with what their preset and recipe bring beside the sections of their own; what is given wins.
 
-    A preset brings the recipe of its own name, and how it reads the packaged pair. With neither preset nor recipe it is
-    ``DEMO`` on the preset ``small``. A table of vectors takes no templates, since it was made with one.
+    A preset brings the recipe of its own name, and how it reads the packaged pair. A recipe brings what it gives the
+    encoders of a data set (``INPUTS``). With neither preset nor recipe it is ``DEMO`` on the preset ``small``. A table of vectors takes no templates, since it was made with one.
     """
     given = {"preset": "small", **leaves}
     if str(given.get("text", "")).startswith("vectors:"):
@@ -99,6 +113,7 @@ def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     preset = str(given["preset"])
     if preset in RECIPES:
         given = {"recipe": preset, **given}
+    given = {**INPUTS.get(str(given.get("recipe", "")), {}).get(str(given.get("dataset", "")), {}), **given}
     # Another model than the preset's, or another pair, reads tokens in a way of its own.
     own = {"visual": "packaged", "text": "packaged"}
     own |= {leaf: PRESETS.get(preset, {}).get(leaf, "") for leaf in ("kind", "likeness")}
@@ -106,8 +121,8 @@ def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return {**TEMPLATES, **(TOKENS.get(preset, {}) if as_it_is else {}), **given}
 
 
-def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Collection[str]) -> dict[str, Any]:
-    """``leaves`` of a whole run without those that a ``preset`` or ``recipe`` among the ``new`` ones decides.
+def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``leaves`` of a whole run without those that the ``new`` ones decide: a preset, a recipe, a number of steps.
 
     fusion: the leaves of ``FusionConfig``, all of which are a preset's.
     """
@@ -117,6 +132,14 @@ def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Collec
         decided |= READING if leaves["visual"] == leaves["text"] == "packaged" else set()
     if decided or "recipe" in new:
         decided |= OPTIMISATION
+    # What a recipe gave the encoders goes with it, and with the data set that it was for.
+    recipes = {leaves["recipe"], new.get("recipe", new.get("preset", leaves["recipe"]))}
+    if recipes & INPUTS.keys() and (len(recipes) > 1 or "dataset" in new):
+        decided |= GIVEN
+    if "steps" in new:
+        decided |= {"epochs", "warmup_epochs"}
+    elif "warmup" in new:
+        decided |= {"warmup_epochs"}
     return {leaf: value for leaf, value in leaves.items() if leaf not in decided}
 
 
@@ -255,7 +278,12 @@ class TrainingConfig(Frozen):
     The defaults suit the ``small`` fusion; the recipe ``bmvc2022`` is the paper's. final_weight_decay is reached from
     weight_decay by a cosine, as final_lr is from lr; decoder_constant keeps lr and no decay for the decoder (paper).
     text_noise: standard deviation of the Gaussian noise on unit-length text tokens, over all of a token's channels
-    together. balanced: every name is drawn as often as any other, however many scenes show it. loss_stride: the loss
+    together.
+    epochs: passes over all (scene, name) pairs, the last batch of each pass smaller where they do not fill it; with 0
+    there are ``steps`` full batches, which go on from one pass into the next. warmup, warmup_epochs: steps, or epochs,
+    in which the learning rate rises from 0 to lr, the last one at lr. Training writes the steps that it made of epochs
+    into its records. ``steps`` given without ``epochs`` drops a recipe's epochs.
+    balanced: every name is drawn as often as any other, however many scenes show it. loss_stride: the loss
     sees every n-th pixel, both ways. ema: decay a step of a running average of the weights, which is what training
     returns; 0 for none. mixed_precision: number format of the fusion's products while it trains; weights, likenesses
     and losses stay in float32.
@@ -269,6 +297,7 @@ class TrainingConfig(Frozen):
 
     recipe: Literal["small", "bmvc2022", "modern"] = "small"
     steps: int = Field(default=800, ge=1)
+    epochs: int = Field(default=0, ge=0)
     batch: int = Field(default=16, ge=1)
     positives: int = Field(default=4, ge=1)
     negatives: int = Field(default=6, ge=0)
@@ -279,6 +308,7 @@ class TrainingConfig(Frozen):
     lr: float = Field(default=1e-3, gt=0.0)
     final_lr: float = Field(default=2e-6, ge=0.0)
     warmup: int = Field(default=40, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.2, ge=0.0)
     final_weight_decay: float = Field(default=0.2, ge=0.0)
     decoder_constant: bool = False
@@ -299,6 +329,11 @@ class TrainingConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_recipe(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            if "steps" in given:
+                given = {"epochs": 0, "warmup_epochs": 0, **given}
+            elif "warmup" in given:
+                given = {"warmup_epochs": 0, **given}
         return _filled(given, key="recipe", presets=RECIPES)
 
 

@@ -52,8 +52,8 @@ def config(**changes: Any) -> RunConfig:
 def feed_of(run: RunConfig, store: Path) -> BatchSource:
     """The shapes as ``run`` wants them fed."""
     if run.training.feed == "stored":
-        return StoredBatchSource(FeatureStore(store, encoder=Squares()).add(Shapes(12), quiet=True))
-    return OnlineBatchSource(Shapes(12), encoder=Squares(), augmentation="pascal", size=64)
+        return StoredBatchSource(FeatureStore(store, encoder=Squares()).add(Shapes(13), quiet=True))
+    return OnlineBatchSource(Shapes(13), encoder=Squares(), augmentation="pascal", size=64)
 
 
 def trained(run: RunConfig, folder: Path) -> tuple[SegmentationModel, History]:

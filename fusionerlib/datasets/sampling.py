@@ -1,7 +1,7 @@
 """Which names a training sample is asked for: those in the scene, and absent ones that are hard to tell apart."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,8 @@ class NameSampler:
 class SampleOrder:
     """The samples of any training step, from (seed, step) alone: resuming needs no generator's state.
 
-    rows: which of a step's ``batch`` samples are this process's own, where several share every batch.
+    whole_epochs: each pass over ``pairs`` ends with its own, smaller batch; else batches go on into the next pass.
+    rows: which rows of a batch of so many samples are this process's own, where several share every batch.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class SampleOrder:
         batch: int,
         seed: int,
         balanced: bool = False,
-        rows: slice = slice(None),
+        whole_epochs: bool = False,
+        rows: Callable[[int], slice] = slice,
     ) -> None:
         self.pairs, self.scene_names, self.sampler = list(pairs), scene_names, sampler
-        self.batch, self.seed, self.rows = batch, seed, rows
+        self.batch, self.seed, self.whole_epochs, self.rows = batch, seed, whole_epochs, rows
         self._places: dict[str, list[int]] = defaultdict(list)
         for place, (_, name) in enumerate(self.pairs):
             self._places[name if balanced else ""].append(place)
@@ -102,16 +104,26 @@ class SampleOrder:
         With ``balanced`` each sample's name is drawn first, all alike, and then one of its pairs.
         """
         rng = np.random.default_rng((self.seed, 1, step))
-        chosen = [self.pairs[self._position(step * self.batch + offset)] for offset in range(self.batch)]
+        chosen = [self.pairs[self._position(draw)] for draw in self.draws(step)]
         return [Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng)) for scene, name in chosen]
 
     def own_samples(self, step: int) -> list[Sample]:
         """Those of ``samples`` that are at ``rows``."""
-        return self.samples(step)[self.rows]
+        samples = self.samples(step)
+        return samples[self.rows(len(samples))]
+
+    def draws(self, step: int) -> range:
+        """The places of the samples of step ``step`` among all draws of the training, from 0."""
+        if not self.whole_epochs:
+            return range(step * self.batch, (step + 1) * self.batch)
+        epoch, batch = divmod(step, -(-len(self.pairs) // self.batch))
+        all_draws = range(epoch * len(self.pairs), (epoch + 1) * len(self.pairs))
+        return all_draws[batch * self.batch : (batch + 1) * self.batch]
 
     def own_draws(self, step: int) -> range:
-        """The places of ``own_samples`` among all draws of the training, from 0."""
-        return range(step * self.batch, (step + 1) * self.batch)[self.rows]
+        """Those of ``draws`` that are at ``rows``."""
+        draws = self.draws(step)
+        return draws[self.rows(len(draws))]
 
     def _position(self, count: int) -> int:
         if len(self._places) > 1:

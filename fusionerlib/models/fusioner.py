@@ -182,10 +182,6 @@ class TokenModel(CosineHeadModel):
         """The visual decoder's."""
         return list(self.decoder.parameters())
 
-    def undecayed(self) -> list[nn.Parameter]:
-        """Biases, norms, and the shared category vector, which is a bias by what it does."""
-        return [*super().undecayed(), *([] if self.category is None else [self.category])]
-
 
 class Fusioner(TokenModel):
     """The paper's model: one transformer over [patch tokens row by row, words], without positional embedding."""

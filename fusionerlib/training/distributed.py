@@ -75,6 +75,19 @@ class Distributed:
         size = batch // self.count
         return slice(self.index * size, (self.index + 1) * size)
 
+    def rows(self, batch: int) -> slice:
+        """The rows of a batch of ``batch`` samples that this process takes, as equal as whole samples can be shared.
+
+        A batch with fewer samples than processes leaves some without one of their own: they take the first, since
+        every process must go through the model, and count it for nothing (``has_rows``).
+        """
+        start, stop = (index * batch // self.count for index in (self.index, self.index + 1))
+        return slice(start, stop) if stop > start else slice(0, 1)
+
+    def has_rows(self, batch: int) -> bool:
+        """Whether ``rows`` are this process's own."""
+        return (self.index + 1) * batch // self.count > self.index * batch // self.count
+
     def parallel(self, model: nn.Module) -> nn.Module:
         """``model`` so that a backward pass leaves the mean over all processes in its gradients."""
         return model if self._accelerator is None else self._accelerator.prepare_model(model)
@@ -89,10 +102,21 @@ class Distributed:
         mean: Tensor = value if self._accelerator is None else self._accelerator.reduce(value, reduction="mean")
         return mean
 
-    def gathered(self, rows: Tensor) -> Tensor:
-        """Every process's ``rows``, in the order of the processes."""
-        everything: Tensor = rows if self._accelerator is None else self._accelerator.gather(rows)
-        return everything
+    def gathered(self, rows: Tensor, *, total: int = 0) -> Tensor:
+        """Every process's ``rows``, in the order of the processes.
+
+        total: rows of all together where they are shared as ``rows`` says; 0 where all processes have as many.
+        """
+        if self._accelerator is None:
+            return rows
+        everything: Tensor
+        if total % self.count == 0:
+            everything = self._accelerator.gather(rows)
+            return everything
+        most = -(-total // self.count)
+        everything = self._accelerator.gather(torch.cat([rows, rows[:1].expand(most - len(rows), *rows.shape[1:])]))
+        shares = [(index + 1) * total // self.count - index * total // self.count for index in range(self.count)]
+        return torch.cat([part[:own] for part, own in zip(everything.split(most), shares, strict=True)])
 
     def wait(self) -> None:
         """Until every process is here."""

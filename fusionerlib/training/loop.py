@@ -19,7 +19,7 @@ from fusionerlib.training.batch_sources import BatchSource, StoredBatchSource
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.resume import History, TrainingState
-from fusionerlib.training.steps import Stepper
+from fusionerlib.training.steps import Stepper, in_steps
 
 HOW = {"workers", "accumulate", "channels_last", "compile_fusion", "tensorboard"}
 """How a training is worked out, not what comes out (up to rounding): a stopped one may go on with others.
@@ -50,12 +50,11 @@ def train(
     Raises FusionerError where ``directory`` holds a checkpoint of another config or of other data, for a feed of the
     other kind, and for a batch that can't be shared equally.
     """
-    config = run.training
     team = Distributed.joined(device)
     feed = StoredBatchSource(scenes) if isinstance(scenes, StoredScenes) else scenes
-    if feed.kind != config.feed:
+    if feed.kind != run.training.feed:
         raise FusionerError(
-            f"the run says feed = {config.feed!r} but is given a {feed.kind} one: set feed to {feed.kind!r}, or make "
+            f"the run says feed = {run.training.feed!r} but is given a {feed.kind} one: set feed to {feed.kind!r}, or make "
             "the feed by feeds.training_batch_source"
         )
     pairs = feed.pairs() if pairs is None else list(pairs)
@@ -63,6 +62,8 @@ def train(
         raise FusionerError(
             "there is nothing to train on: the data set has no (scene, name) pair; check its root and fold"
         )
+    run = in_steps(run, pairs=len(pairs))
+    config = run.training
     vocabulary = sorted({name for _, name in pairs})
     text_cache.add(vocabulary)
     torch.manual_seed(config.seed)
@@ -86,7 +87,8 @@ def train(
         batch=config.batch,
         seed=config.seed,
         balanced=config.balanced,
-        rows=stepper.share,
+        whole_epochs=config.epochs > 0,
+        rows=team.rows,
     )
     watch = TrainingProgress(
         total=config.steps,

@@ -1,6 +1,6 @@
-"""AdamW with the paper's parameter groups and schedules, as a pure function of the step.
+"""One training step: the schedules, the optimiser, and a batch in as many parts and processes as asked.
 
-One training step: a batch, in as many parts and processes as asked, to one change of the weights.
+Learning rate and weight decay are pure functions of the step.
 """
 
 import math
@@ -19,6 +19,17 @@ from fusionerlib.models import SegmentationModel
 from fusionerlib.models.losses import segmentation_loss
 from fusionerlib.training.batch_sources import Batch
 from fusionerlib.training.distributed import Distributed
+
+
+def in_steps(run: RunConfig, *, pairs: int) -> RunConfig:
+    """``run`` with ``steps`` and ``warmup`` as its epochs make them, where it has some: ceil(pairs / batch) each.
+
+    pairs: the (scene, name) pairs that training goes through in an epoch.
+    """
+    config, epoch = run.training, math.ceil(pairs / run.training.batch)
+    steps = {"steps": config.epochs * epoch} if config.epochs else {}
+    warmup = {"warmup": config.warmup_epochs * epoch} if config.warmup_epochs else {}
+    return run.model_copy(update={"training": config.model_copy(update={**steps, **warmup})})
 
 
 def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.optim.AdamW:
@@ -44,9 +55,13 @@ def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.op
 
 
 def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
-    """Learning rate and weight decay of step ``step`` (from 0) in every group; returns the fusion's learning rate."""
+    """Learning rate and weight decay of step ``step`` (from 0) in every group; returns the fusion's learning rate.
+
+    The learning rate rises from 0 in the first step of the warm-up to its peak in the last, and falls by a cosine from
+    the step after it (paper).
+    """
     if step < config.warmup:
-        lr = config.lr * step / config.warmup
+        lr = config.lr * step / max(1, config.warmup - 1)
     else:
         lr = cosine(config.lr, config.final_lr, (step - config.warmup) / max(1, config.steps - config.warmup))
     decay = cosine(config.weight_decay, config.final_weight_decay, step / config.steps)
@@ -76,7 +91,7 @@ class Stepper:
         self, model: SegmentationModel, *, run: RunConfig, text_cache: TextEmbeddingCache, team: Distributed
     ) -> None:
         self.model, self.config, self.text_cache, self.team = model, run.training, text_cache, team
-        self.share = team.share(self.config.batch, parts=self.config.accumulate)
+        team.share(self.config.batch, parts=self.config.accumulate)
         self.optimiser = make_optimiser(model, self.config)
         # In fp16 the gradients of a mean over many pixels would vanish. torch's own first scale costs the first steps.
         self.scaler = torch.amp.GradScaler(
@@ -101,14 +116,17 @@ class Stepper:
             torch.manual_seed(seed + self.team.index * 1_000_000_007)
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.team.device)
-        size = len(batch.samples) // self.config.accumulate
         # Of the whole batch, whatever share of it a forward pass sees.
         patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.team.device)
-        self.model.follow(self.team.gathered(patches))
-        for start in range(0, len(batch.samples), size):
-            rows, last = slice(start, start + size), start + size == len(batch.samples)
+        self.model.follow(self.team.gathered(patches, total=len(whole)))
+        own = len(batch.samples)
+        size = math.ceil(own / self.config.accumulate)
+        for start in range(0, own, size):
+            rows, last = slice(start, min(start + size, own)), start + size >= own
+            # Gradients are averaged over processes, the loss over images, whose numbers differ in a smaller last batch.
+            share = self.team.count * (rows.stop - start) / len(whole) if self.team.has_rows(len(whole)) else 0.0
             with nullcontext() if last else self.team.apart(self.forward):
-                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) / self.config.accumulate
+                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) * share
                 self.scaler.scale(part).backward()
             loss += part.detach()
         self.scaler.step(self.optimiser)
@@ -120,7 +138,8 @@ class Stepper:
         text, names_mask = self.text_cache.padded([sample.names for sample in whole])
         if self.config.text_noise:
             text = text + torch.randn_like(text) * self.config.text_noise * text.shape[-1] ** -0.5
-        return text[self.share], names_mask[self.share]
+        rows = self.team.rows(len(whole))
+        return text[rows], names_mask[rows]
 
     def _loss(
         self, batch: Batch, text: Float[Tensor, "batch names dim"], names_mask: Bool[Tensor, "batch names"]

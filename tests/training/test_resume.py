@@ -28,6 +28,9 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "maps": {"kind": "maps", "likeness": "learned", "dropout": 0.0, "loss": "bce+dice"},
     "maps in parts": {"kind": "maps", "likeness": "learned", "dropout": 0.0, "accumulate": 2},
     "online": {"feed": "online", "workers": 0, "dropout": 0.0, "ema": 0.5},
+    # 19 pairs: an epoch's last batch has seven, or a single one, of which a process has none.
+    "seven left over": {"kind": "maps", "likeness": "learned", "dropout": 0.0, "batch": 12, "epochs": 2},
+    "one left over": {"dropout": 0.0, "batch": 18, "epochs": 2, "warmup_epochs": 1},
 }
 """What is trained in two processes and in one."""
 
