@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from measuring import fastest, machine, paired, peak_memory, ratio, resident, write_record
 from PIL import Image
 from reference import OPEN_CLIP, Reference, Towers, random_clip
@@ -72,8 +71,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
         plain = Reference(visual.width).to(device)
         plain.load_state_dict(model.state_dict())
         places = corners(*image.shape[:2], window=WINDOW, stride=stride_of(WINDOW))
-        cuts = torch.from_numpy(cut(image, places, window=WINDOW, fill=visual.border))
-        tiles = rearrange(cuts, "b h w c -> b c h w")
+        tiles, outside = cut(torch.from_numpy(image), places, window=WINDOW)
 
         def ours(names: list[str] = names) -> torch.Tensor:
             table = TextEmbeddingCache(encoder=text, templates=templates("scene"))
@@ -82,7 +80,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
 
         def bare() -> None:
             asked = text(names, templates("scene"))
-            main = visual(tiles).main
+            main = visual(tiles, outside=outside).main
             model(main.tokens, asked.expand(len(tiles), -1, -1), grid=main.grid, size=(WINDOW, WINDOW))
 
         def fused(count: int) -> torch.Tensor:

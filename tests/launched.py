@@ -35,9 +35,9 @@ SMALL |= {"loss_stride": 4, "positives": 2, "negatives": 2, "validate_every": 1,
 class Squares:
     """A frozen tower without weights: the mean colour of every square of 16 pixels, in 12 channels."""
 
-    name, width, stride, multiple, border, fingerprint = "squares", 12, 16, 16, (0, 0, 0), "squares"
+    name, width, stride, multiple, fingerprint = "squares", 12, 16, 16, "squares"
 
-    def __call__(self, images: Tensor) -> VisualTokens:
+    def __call__(self, images: Tensor, *, outside: Tensor | None = None) -> VisualTokens:
         means = reduce(images / 255, "b c (h y) (w x) -> b h w c", "mean", y=16, x=16)
         mixed = means @ torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
         main = TokenMap(rearrange(mixed, "b h w d -> b (h w) d"), (mixed.shape[1], mixed.shape[2]), 16, "squares")

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -67,13 +67,19 @@ class VisualEncoder(Protocol):
     """Side of a patch of the main map in input pixels."""
     multiple: int
     """Height and width of an input must be multiples of this many pixels."""
-    border: tuple[int, int, int]
-    """The 8-bit colour (0-255) whose normalised value is nearest to -1: the fill outside the image (paper)."""
     fingerprint: str
     """Hex digest of weights and preprocessing: encoders with equal fingerprints give equal tokens."""
 
-    def __call__(self, images: UInt8[Tensor, "batch 3 height width"]) -> VisualTokens:
-        """Patch tokens of RGB images with values 0-255. Normalises the pixels itself; records no gradient."""
+    def __call__(
+        self,
+        images: UInt8[Tensor, "batch 3 height width"],
+        *,
+        outside: Bool[Tensor, "batch height width"] | None = None,
+    ) -> VisualTokens:
+        """Patch tokens of RGB images with values 0-255. Normalises the pixels itself; records no gradient.
+
+        outside: True for pixels that are no part of the image; they are -1 after normalisation (paper).
+        """
         ...
 
 
@@ -217,14 +223,19 @@ class VisualTower(FrozenModule):
         if min(std) <= 0:
             raise FusionerError(f"encoder {self.name!r}: std is {std}, expected three values above 0")
         self.fingerprint = digest(f"{fingerprint} {mean} {std} {options.tokens} {options.precision}")
-        red, green, blue = (min(255, max(0, round((m - s) * 255))) for m, s in zip(mean, std, strict=True))
-        self.border = (red, green, blue)
         self.register_buffer("mean", torch.tensor(mean, device=options.device)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std, device=options.device)[:, None, None], persistent=False)
 
     @torch.no_grad()
-    def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> VisualTokens:
+    def forward(
+        self,
+        images: UInt8[Tensor, "batch 3 height width"],
+        *,
+        outside: Bool[Tensor, "batch height width"] | None = None,
+    ) -> VisualTokens:
         """Unit-length float32 patch tokens of RGB images, values 0-255.
+
+        outside: True for pixels that are no part of the image: they are -1 after normalisation (paper).
 
         Raises FusionerError where a side is no multiple of ``multiple``.
         """
@@ -235,6 +246,8 @@ class VisualTower(FrozenModule):
                 f"both sides must be multiples of {self.multiple}; resize it first"
             )
         pixels = (images.to(self.mean.device).float() / 255 - self.mean) / self.std
+        if outside is not None:
+            pixels = pixels.masked_fill(outside.to(pixels.device)[:, None], -1.0)
         features = self._run(pixels.to(self.dtype).contiguous(memory_format=torch.channels_last))
         main = next(iter(features))
         maps = {

@@ -7,15 +7,13 @@ from math import ceil
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.models.base import SegmentationModel
 
-STRIDE = 149 / 224
-"""Stride as a share of the window (paper: 149 pixels for windows of 224)."""
 BATCH = 9
 """Windows that go through encoder and fusion at once: all of a 500x375 photo at 224 pixels."""
 
@@ -39,8 +37,8 @@ class EncodedWindows:
 
 
 def stride_of(window: int) -> int:
-    """The paper's stride for windows of ``window`` pixels, in pixels."""
-    return round(window * STRIDE)
+    """The paper's stride for windows of ``window`` pixels: two thirds of it, rounded down (149 for 224)."""
+    return int(2 * window / 3)
 
 
 @torch.no_grad()
@@ -49,12 +47,14 @@ def encode_windows(
 ) -> EncodedWindows:
     """Encode every window of ``image`` (RGB, 0-255). window: side in pixels, one that the encoder accepts.
 
+    Pixels beyond the image are -1 after normalisation (paper).
+
     Raises FusionerError for a stride outside 1 to ``window``.
     """
     height, width = image.shape[:2]
     places = corners(height, width, window=window, stride=stride)
-    tiles = torch.from_numpy(cut(image.cpu().numpy(), places, window=window, fill=visual.border)).to(image.device)
-    maps = [visual(rearrange(part, "b h w c -> b c h w")).main for part in tiles.split(BATCH)]
+    batches = zip(*(part.split(BATCH) for part in cut(image, places, window=window)), strict=True)
+    maps = [visual(tiles, outside=outside).main for tiles, outside in batches]
     tokens = torch.cat([part.tokens for part in maps])
     return EncodedWindows(tokens=tokens, grid=maps[0].grid, places=places, window=window, height=height, width=width)
 
@@ -85,15 +85,16 @@ def corners(height: int, width: int, *, window: int, stride: int) -> list[Corner
 
 
 def cut(
-    image: UInt8[np.ndarray, "height width 3"], places: Sequence[Corner], *, window: int, fill: Sequence[int]
-) -> UInt8[np.ndarray, "windows {window} {window} 3"]:
-    """The windows of ``image`` at ``places``; pixels beyond the image have the colour ``fill`` (RGB, 0-255)."""
-    tiles = np.empty((len(places), window, window, 3), dtype=np.uint8)
-    tiles[:] = np.asarray(fill, dtype=np.uint8)
-    for tile, (top, left) in zip(tiles, places, strict=True):
-        part = image[top : top + window, left : left + window]
-        tile[: part.shape[0], : part.shape[1]] = part
-    return tiles
+    image: UInt8[Tensor, "height width 3"], places: Sequence[Corner], *, window: int
+) -> tuple[UInt8[Tensor, "windows 3 {window} {window}"], Bool[Tensor, "windows {window} {window}"]]:
+    """The windows of ``image`` at ``places``, and which of their pixels lie beyond the image (0 in the windows)."""
+    tiles = image.new_zeros(len(places), 3, window, window)
+    outside = torch.ones(len(places), window, window, dtype=torch.bool, device=image.device)
+    for tile, beyond, (top, left) in zip(tiles, outside, places, strict=True):
+        part = rearrange(image[top : top + window, left : left + window], "h w c -> c h w")
+        tile[:, : part.shape[1], : part.shape[2]] = part
+        beyond[: part.shape[1], : part.shape[2]] = False
+    return tiles, outside
 
 
 def merge(

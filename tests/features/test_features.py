@@ -80,12 +80,12 @@ class Corners:
     """An encoder whose tokens are the colours (0-1) of every 16th pixel. It counts its images in a file, may be slow,
     and may be stuck at an image."""
 
-    name, width, stride, multiple, border, fingerprint = "corners", 3, 16, 16, (0, 0, 0), "c0ffee" * 8
+    name, width, stride, multiple, fingerprint = "corners", 3, 16, 16, "c0ffee" * 8
 
     def __init__(self, count: Path | None = None, *, seconds: float = 0.0, stuck_at: int = -1) -> None:
         self.count, self.seconds, self.stuck_at, self.seen = count, seconds, stuck_at, 0
 
-    def __call__(self, images: Tensor) -> VisualTokens:
+    def __call__(self, images: Tensor, *, outside: Tensor | None = None) -> VisualTokens:
         """Patch tokens of RGB images, 0-255."""
         self.seen += len(images)
         if self.count is not None:
@@ -151,7 +151,7 @@ def test_a_killed_process_loses_only_its_last_groups(tmp_path, monkeypatch) -> N
 
 def test_a_failed_filling_leaves_no_claim(tmp_path) -> None:
     class Broken(Corners):
-        def __call__(self, images: Tensor) -> VisualTokens:
+        def __call__(self, images: Tensor, *, outside: Tensor | None = None) -> VisualTokens:
             tokens = super().__call__(images)
             tokens.main.tokens[0, 0, 0] = float("nan")
             return tokens

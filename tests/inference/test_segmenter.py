@@ -24,12 +24,11 @@ class MeanColours:
     """Visual tokens are the mean colours of 16-pixel squares; counts its calls."""
 
     name, width, stride, multiple, fingerprint = "mean-colours", 3, 16, 32, "mean-colours-1"
-    border = (0, 0, 0)
 
     def __init__(self):
         self.seen = []
 
-    def __call__(self, images):
+    def __call__(self, images, *, outside=None):
         self.seen.append(images)
         pooled = F.avg_pool2d(images.float() / 255, 16)
         tokens = rearrange(pooled, "b c h w -> b (h w) c")

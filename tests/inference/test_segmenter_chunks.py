@@ -21,9 +21,8 @@ class Squares:
     """Visual tokens are the pixels of 8-pixel squares through a fixed matrix."""
 
     name, width, stride, multiple, fingerprint = "squares", WIDTH, 8, 8, "squares-1"
-    border = (0, 0, 0)
 
-    def __call__(self, images):
+    def __call__(self, images, *, outside=None):
         matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(192, WIDTH))).float()
         pixels = rearrange(images.float() / 255 - 0.5, "b c (h p) (w q) -> b (h w) (c p q)", p=8, q=8)
         tokens = F.normalize(pixels @ matrix, dim=-1)

@@ -52,18 +52,21 @@ class OneScene:
 
 
 def by_hand(parts, photo: np.ndarray, stride: int) -> torch.Tensor:
-    """The image padded with the colour whose normalised value is -1, every window through the model alone."""
+    """The normalised image padded with -1, every window of it through network and model alone."""
     height, width = photo.shape[:2]
     rows, columns = (-(-(side - SIZE) // stride) + 1 for side in (height, width))
-    grown = F.pad(torch.from_numpy(photo).permute(2, 0, 1).float(), (0, 500, 0, 500), value=0)  # (x - 127) / 128 = -1
+    normal = (torch.from_numpy(photo).permute(2, 0, 1).float() - 127) / 128
+    grown = F.pad(normal, (0, 500, 0, 500), value=-1.0)
     words = parts["text_cache"].tokens(NAMES)[None]
     total, times = torch.zeros(3, height + 500, width + 500), torch.zeros(height + 500, width + 500)
     for top, left in ((row * stride, column * stride) for row in range(rows) for column in range(columns)):
-        window = grown[None, :, top : top + SIZE, left : left + SIZE].to(torch.uint8)
-        tokens = parts["visual"](window).main
         with torch.no_grad():
+            features = next(
+                iter(parts["visual"].network(grown[None, :, top : top + SIZE, left : left + SIZE]).values())
+            )
+            tokens = F.normalize(features.flatten(2).transpose(1, 2), dim=-1)
             total[:, top : top + SIZE, left : left + SIZE] += parts["model"](
-                tokens.tokens, words, grid=tokens.grid, size=(SIZE, SIZE)
+                tokens, words, grid=tuple(features.shape[-2:]), size=(SIZE, SIZE)
             )[0]
         times[top : top + SIZE, left : left + SIZE] += 1
     return (total / times)[:, :height, :width]
@@ -91,7 +94,7 @@ def test_an_evaluation_by_windows_is_at_the_images_own_size(parts, photo) -> Non
     answers = list(
         predict_windows(parts["model"], scenes, parts["text_cache"], queries, visual=parts["visual"], window=64)
     )
-    expected = Segmenter(**parts, size=64, stride=43).set_image(photo).segment(["sky", "cat"]).probabilities
+    expected = Segmenter(**parts, size=64, stride=42).set_image(photo).segment(["sky", "cat"]).probabilities
     np.testing.assert_allclose(answers[1][1], expected, atol=1e-5)
     np.testing.assert_array_equal(answers[0][2], labels)
     np.testing.assert_array_equal(answers[1][2], np.where(labels == 1, 2, labels))

@@ -19,6 +19,12 @@ def test_a_photo_of_500_by_375_takes_nine_windows() -> None:
     assert corners(224, 224, window=224, stride=149) == corners(10, 200, window=224, stride=149) == [(0, 0)]
 
 
+def test_the_stride_is_two_thirds_of_a_window_cut_off_to_whole_pixels() -> None:
+    for window in range(32, 1025, 32):
+        assert stride_of(window) == math.floor(2 * window / 3)
+    assert [stride_of(window) for window in (64, 224, 320, 448)] == [42, 149, 213, 298]
+
+
 sides = st.integers(1, 40)
 
 
@@ -32,14 +38,15 @@ def test_cutting_and_averaging_is_what_a_loop_over_pixels_gives(height: int, wid
     for length, axis in ((height, 0), (width, 1)):
         wanted = max(1, math.ceil((length - window) / stride) + 1)
         assert sorted({place[axis] for place in places}) == [k * stride for k in range(wanted)]
-    tiles = cut(image, places, window=window, fill=(9, 8, 7))
+    tiles, outside = cut(torch.from_numpy(image), places, window=window)
     scores = torch.from_numpy(rng.normal(size=(len(places), 2, window, window)).astype(np.float32))
     found = merge(scores, places, names=2, height=height, width=width).numpy()
     total, times = np.zeros((2, height, width)), np.zeros((height, width))
     for number, (top, left) in enumerate(places):
         for y, x in np.ndindex(window, window):
             inside = top + y < height and left + x < width
-            assert tiles[number, y, x].tolist() == (image[top + y, left + x].tolist() if inside else [9, 8, 7])
+            assert tiles[number, :, y, x].tolist() == (image[top + y, left + x].tolist() if inside else [0, 0, 0])
+            assert bool(outside[number, y, x]) != inside
             if inside:
                 total[:, top + y, left + x] += scores[number, :, y, x].numpy()
                 times[top + y, left + x] += 1
