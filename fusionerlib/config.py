@@ -68,7 +68,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 TEMPLATES = {"templates": "eight"}
 """Prompt templates where neither the leaves nor the preset name any."""
 
-DEMO: dict[str, Any] = {**TEMPLATES, "depth": 1, "hard_negatives": 0.75, "loss": "bce+dice", "text_noise": 0.7}
+DEMO: dict[str, Any] = {
+    **TEMPLATES,
+    "depth": 1,
+    "hard_negatives": 0.75,
+    "loss": "bce+dice",
+    "text_noise": 0.7,
+    "steps": 880,
+}
 """What suits the drawn scenes better than ``small`` as it is: every run with neither preset nor recipe."""
 
 TOKENS: dict[str, dict[str, str]] = {
@@ -95,15 +102,13 @@ INPUTS: dict[str, dict[str, dict[str, str]]] = {
 OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise"}
 """Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, decides."""
 
-GIVEN = frozenset(leaf for sets in INPUTS.values() for inputs in sets.values() for leaf in inputs)
-"""Leaves that a recipe decides for a data set."""
-
 
 def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """``leaves`` with what their preset and recipe bring beside the sections of their own; what is given wins.
 
     A preset brings the recipe of its own name, and how it reads the packaged pair. A recipe brings what it gives the
-    encoders of a data set (``INPUTS``). With neither preset nor recipe it is ``DEMO`` on the preset ``small``. A table of vectors takes no templates, since it was made with one.
+    encoders of a data set (``INPUTS``). With neither preset nor recipe it is ``DEMO`` on the preset ``small``. A table
+    of vectors takes no templates, since it was made with one.
     """
     given = {"preset": "small", **leaves}
     if str(given.get("text", "")).startswith("vectors:"):
@@ -113,12 +118,16 @@ def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     preset = str(given["preset"])
     if preset in RECIPES:
         given = {"recipe": preset, **given}
-    given = {**INPUTS.get(str(given.get("recipe", "")), {}).get(str(given.get("dataset", "")), {}), **given}
+    given = {**_inputs(given), **given}
     # Another model than the preset's, or another pair, reads tokens in a way of its own.
     own = {"visual": "packaged", "text": "packaged"}
     own |= {leaf: PRESETS.get(preset, {}).get(leaf, "") for leaf in ("kind", "likeness")}
     as_it_is = all(given.get(leaf, value) == value for leaf, value in own.items())
     return {**TEMPLATES, **(TOKENS.get(preset, {}) if as_it_is else {}), **given}
+
+
+def _inputs(leaves: Mapping[str, Any]) -> dict[str, str]:
+    return INPUTS.get(str(leaves.get("recipe")), {}).get(str(leaves.get("dataset")), {})
 
 
 def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,10 +141,13 @@ def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Mappin
         decided |= READING if leaves["visual"] == leaves["text"] == "packaged" else set()
     if decided or "recipe" in new:
         decided |= OPTIMISATION
-    # What a recipe gave the encoders goes with it, and with the data set that it was for.
-    recipes = {leaves["recipe"], new.get("recipe", new.get("preset", leaves["recipe"]))}
-    if recipes & INPUTS.keys() and (len(recipes) > 1 or "dataset" in new):
-        decided |= GIVEN
+    recipe = new.get("recipe", new.get("preset", leaves["recipe"]))
+    if decided >= OPTIMISATION and (leaves["epochs"] or "epochs" in RECIPES.get(recipe, {})):
+        decided |= {"steps"}
+    # What a recipe gives the encoders goes with it, and with the data set that it is for.
+    inputs = [_inputs(leaves), _inputs({**leaves, **new, "recipe": recipe})]
+    if inputs[0] != inputs[1]:
+        decided |= {leaf for given in inputs for leaf in given}
     if "steps" in new:
         decided |= {"epochs", "warmup_epochs"}
     elif "warmup" in new:
@@ -239,10 +251,10 @@ class DataConfig(Frozen):
 
     fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only; -1 holds no class out (not COCO-20i). novel: what the
     pixels of the fold's own classes are to training there; "" takes each protocol's own, background for the first two
-    (paper), ignored for photos. names: what the text encoder is given for a class, English words ("dining table") or the
-    data set's own identifier ("diningtable", as in the paper's code). present_only: COCO-20i goes on without the listed images that are not on disk. objects,
-    train_scenes: read by OpenMoji only (objects 0 draws all there are). coco: read by photos only, which train on
-    PASCAL VOC at ``root`` and COCO at ``coco`` together.
+    (paper), ignored for photos. names: what the text encoder is given for a class, English words ("dining table") or
+    the data set's own identifier ("diningtable", as in the paper's runs). present_only: COCO-20i goes on without the
+    listed images that are not on disk. objects, train_scenes: read by OpenMoji only (objects 0 draws all there are).
+    coco: read by photos only, which train on PASCAL VOC at ``root`` and COCO at ``coco`` together.
     views: augmented copies of each training image, the plain one first. mosaics, pastes: scenes of four training
     images, side by side or copied onto the first, beside the images themselves; photos only. eval_scenes: at most so
     many a test.

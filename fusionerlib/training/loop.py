@@ -54,8 +54,8 @@ def train(
     feed = StoredBatchSource(scenes) if isinstance(scenes, StoredScenes) else scenes
     if feed.kind != run.training.feed:
         raise FusionerError(
-            f"the run says feed = {run.training.feed!r} but is given a {feed.kind} one: set feed to {feed.kind!r}, or make "
-            "the feed by feeds.training_batch_source"
+            f"the run says feed = {run.training.feed!r} but is given a {feed.kind} one: set feed to {feed.kind!r}, or "
+            "make the feed by feeds.training_batch_source"
         )
     pairs = feed.pairs() if pairs is None else list(pairs)
     if not pairs:
