@@ -1,4 +1,7 @@
-"""The commands ``fusioner run``, ``notebook`` and ``pages``; entry points of the group ``fusioner.commands``."""
+"""The commands ``fusioner run``, ``fusioner notebook`` and ``fusioner pages``.
+
+They are entry points of the group ``fusioner.commands``. The first line of each docstring is its line in the help.
+"""
 
 import json
 from pathlib import Path
@@ -12,21 +15,21 @@ from fusionerlib.errors import FusionerError
 
 def run(
     profile: Annotated[str, typer.Argument(help="smoke, demo, full, or the path of a profile's .json file.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would run.")] = False,
-    cores: Annotated[int | None, typer.Option(min=1, help="How many to use at once (all of them).")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run's folder (outputs/PROFILE).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only print what would run.")] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="How many processor cores to use; all if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; outputs/PROFILE if not given.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="steps=200, 02_training.steps=200, data.seed=1"),
+        typer.Option("--set", metavar="KEY=VALUE", help="A parameter: steps=200, 02_training.steps=200, data.seed=1"),
     ] = None,
 ) -> None:
-    """Run the notebooks of PROFILE; what is done already stays, a stopped run goes on."""
+    """Run the notebooks of PROFILE; finished ones are kept, and a stopped run continues."""
     from workbook.graph import run_profile
     from workbook.report import read_metrics, terminal_table
 
     folder = run_profile(profile, output=output, overrides=pairs(settings or []), dry_run=dry_run, cores=cores)
     if not dry_run:
-        results = terminal_table(read_metrics(folder)) or "no result was measured"
+        results = terminal_table(read_metrics(folder)) or "no results yet"
         typer.echo(f"\n{results}\n\nopen {folder / 'index.html'}")
 
 
@@ -36,7 +39,7 @@ def notebook(
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="One parameter.")] = None,
     parameters: Annotated[str, typer.Option(metavar="JSON", help="Parameters as one JSON object.")] = "{}",
 ) -> None:
-    """Execute one notebook; an unknown parameter stops it before it starts."""
+    """Execute one notebook with papermill; an unknown parameter is refused before it starts."""
     from workbook.clone import find_clone
     from workbook.execution import execute_notebook
 
@@ -50,7 +53,7 @@ def notebook(
 
 
 def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:
-    """Write the HTML pages and the index of a run again."""
+    """Write the report of a run again: its page and one page a notebook."""
     from workbook.report import write_site
 
     if not folder.is_dir():

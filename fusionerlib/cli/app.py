@@ -1,7 +1,9 @@
 """The command line ``fusioner``. Each command imports what it needs, so that ``--help`` is quick."""
 
+import ast
 import json
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,7 @@ class _CloneCommand(TyperCommand):
     """A command that only a clone of the workbook has: imported when it is called, not when it is listed."""
 
     def __init__(self, entry: EntryPoint) -> None:
-        super().__init__(entry.name, help=f"Needs a clone of the workbook; see `fusioner {entry.name} --help`.")
+        super().__init__(entry.name, help=first_line(entry))
         self.entry = entry
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -40,12 +42,25 @@ class _CloneCommand(TyperCommand):
         return typer.main.get_command(single).make_context(info_name, args, parent=parent, **extra)
 
 
+def first_line(entry: EntryPoint) -> str:
+    """The first line of the docstring of the command's function, read from its source without importing it."""
+    try:
+        spec = find_spec(entry.module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        return "Needs a clone of the workbook."
+    module = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == entry.attr]
+    return (ast.get_docstring(functions[0]) or "").partition("\n")[0] if functions else ""
+
+
 class _Commands(TyperGroup):
-    """The library's commands and those of a clone. An error for people is one message on stderr and exit status 2."""
+    """The library's commands, then those of a clone. A FusionerError is one message on stderr and exit status 2."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The library's commands, then the clone's."""
-        return [*super().list_commands(ctx), *entry_points(group=CLONE_COMMANDS).names]
+        return [*super().list_commands(ctx), *(entry.name for entry in entry_points(group=CLONE_COMMANDS))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of this name, or None."""
@@ -62,9 +77,6 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(data, name="data", help="Make the data that a run reads, or bring published data into their layout.")
-app.command()(train)
-app.command()(doctor)
 
 
 @app.callback()
@@ -72,15 +84,19 @@ def fusioner() -> None:
     """Open-vocabulary segmentation with frozen encoders."""
 
 
-@app.command()
 def segment(
     photo: Annotated[Path, typer.Argument(help="An image file.")],
     names: Annotated[list[str], typer.Argument(help='What to look for: "cat" "blue sofa" ...')],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the overlay goes.")] = Path("overlay.png"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The image file to write.")] = Path("overlay.png"),
     checkpoint: Annotated[str, typer.Option(help="A checkpoint's folder, or the name of a run.")] = "packaged",
-    threshold: Annotated[float, typer.Option(help="Background where no probability exceeds it.")] = 0.5,
+    threshold: Annotated[
+        float, typer.Option(help="A pixel where no name's probability exceeds this is background.")
+    ] = 0.5,
     sliding: Annotated[
-        bool, typer.Option("--sliding", help="Slide windows over the photo's own pixels: slower, for small things.")
+        bool,
+        typer.Option(
+            "--sliding", help="Slide windows over the photo at its own size: slower, better for small things."
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
@@ -100,27 +116,25 @@ def segment(
     typer.echo(f"overlay: {output}")
 
 
-@app.command()
 def checkpoint(
     voc: Annotated[Path, typer.Option(help="The folder that holds VOCdevkit.")] = Path("data/pascal"),
     coco: Annotated[Path, typer.Option(help="The folder that holds COCO's annotations.")] = Path("data/coco"),
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes.")] = Path("outputs/packaged"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint's folder.")] = Path("outputs/packaged"),
     steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
-    size: Annotated[int, typer.Option(help="Pixels of the input's sides.")] = 320,
-    fold: Annotated[int, typer.Option(help="A fold of PASCAL-5i to hold out, -1 for none.")] = -1,
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    features: Annotated[Path, typer.Option(help="Where frozen features are kept.")] = Path("data/features"),
+    size: Annotated[int, typer.Option(help="Width and height of the input in pixels.")] = 320,
+    fold: Annotated[int, typer.Option(help="The fold of PASCAL-5i to hold out, -1 for none.")] = -1,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
+    features: Annotated[Path, typer.Option(help="The folder of stored frozen features.")] = Path("data/features"),
 ) -> None:
-    """Train the packaged checkpoint again from photographs of PASCAL VOC and COCO."""
+    """Train the packaged checkpoint again, on photographs of PASCAL VOC and COCO."""
     from fusionerlib import runs
 
     run = runs.packaged_run(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
     typer.echo(f"checkpoint: {runs.train_packaged(run, output)}")
 
 
-@app.command()
 def encoders(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: every row with its files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every encoder with its files.")] = False,
 ) -> None:
     """List the frozen encoders, and which of them are on this machine."""
     from fusionerlib.encoders import registry
@@ -128,18 +142,23 @@ def encoders(
     typer.echo(json.dumps(registry.records(), indent=1) if as_json else registry.overview())
 
 
-@app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="An encoder's name, see `fusioner encoders`.")],
-    role: Annotated[str, typer.Option(help="visual or text, where NAME is both and one will do.")] = "",
+    role: Annotated[str, typer.Option(help="visual or text; both if not given and NAME has both.")] = "",
 ) -> None:
-    """Download the weights of an encoder; those that are here already stay."""
+    """Download the weights of an encoder; files that are already here are kept."""
     from fusionerlib.encoders import weights
     from fusionerlib.encoders.registry import specs_named
 
     for row in specs_named(name, role):
         files = weights.fetch(row)
         typer.echo(f"{row.role} {row.name}: " + (f"{weights.locate(row)}" if files else "nothing to download"))
+
+
+# The order of the help.
+for command in (segment, train, encoders, fetch, checkpoint, doctor):
+    app.command()(command)
+app.add_typer(data, name="data", help="Draw the OpenMoji scenes, or prepare a published data set.")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from skimage.data import chelsea
 from typer.testing import CliRunner
 
 from fusionerlib import Segmenter
-from fusionerlib.cli.app import app
+from fusionerlib.cli.app import CLONE_COMMANDS, app, first_line
 from fusionerlib.cli.settings import pairs
 from fusionerlib.encoders.registry import PREFIXES, get_spec, list_encoders, table
 from fusionerlib.errors import FusionerError
@@ -26,6 +27,14 @@ def test_help_imports_no_torch() -> None:
     told = help_without(heavy, module="fusionerlib.cli.app", app="app")
     for command in ("segment", "encoders", "fetch", "data", "run", "notebook", "pages"):
         assert command in told
+    assert told.index("segment") < told.index("train"), "the first thing to try stands first"
+
+
+def test_the_clone_s_commands_are_listed_with_their_own_help() -> None:
+    told = " ".join(help_without({"workbook.commands"}, module="fusionerlib.cli.app", app="app").split())
+    assert "Run the notebooks of PROFILE; finished ones are kept" in told
+    elsewhere = EntryPoint("run", "nowhere.commands:run", CLONE_COMMANDS)
+    assert first_line(elsewhere) == "Needs a clone of the workbook."
 
 
 @pytest.mark.parametrize(
