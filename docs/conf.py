@@ -34,7 +34,7 @@ nb_ipywidgets_js = {}  # no widgets, so nothing to ask a CDN for
 myst_heading_anchors = 3
 
 default_role = "code"
-smartquotes = False
+smartquotes_action = "D"  # dashes; straight quotation marks stay: "" is a value
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -53,6 +53,9 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 def fields(app, what, name, obj, options, lines):
     """Turn the house style of docstrings, ``size: pixels. stride: pixels.``, into reStructuredText's field lists."""
+    if lines and lines[0].startswith("Alias for field number"):  # what Python writes for a NamedTuple's fields
+        lines[:] = []
+        return
     try:
         known = set(inspect.signature(obj).parameters)
     except (TypeError, ValueError):
@@ -60,9 +63,13 @@ def fields(app, what, name, obj, options, lines):
     known |= set(getattr(obj, "__annotations__", {}))
     if not known:
         return
-    start = re.compile(rf"(?:^|(?<=[.;] ))((?:{'|'.join(map(re.escape, sorted(known)))})(?:, \w+)*): ")
+    start = re.compile(rf"(?:^|(?<=[.;] ))((?:{'|'.join(map(re.escape, sorted(known)))})(?:, [\w ]+)*): ")
     made = []
     for paragraph in "\n".join(lines).strip().split("\n\n"):
+        first, *rest = paragraph.split("\n")
+        if first.endswith(":") and rest:  # a list of values, one "value: meaning" a line
+            made += [first, "", *(f"* {line.strip()}" if ": " in line else f"  {line.strip()}" for line in rest), ""]
+            continue
         before, *parts = start.split(" ".join(paragraph.split()))
         if not parts:
             made += [*paragraph.split("\n"), ""]
@@ -70,7 +77,9 @@ def fields(app, what, name, obj, options, lines):
         parts[-1], _, reason = parts[-1].partition("Raises FusionerError ")
         made += [before, ""]
         for names, meaning in zip(parts[::2], parts[1::2], strict=True):
-            made += [f":param {each}: {meaning.strip()}" for each in names.split(", ")]
+            listed = names.split(", ")
+            only = "".join(f"({each}) " for each in listed if each not in known)  # "offset, of training_free: ..."
+            made += [f":param {each}: {only}{meaning.strip()}" for each in listed if each in known]
         made += [f":raises FusionerError: {reason}"] if reason else []
         made.append("")
     lines[:] = made
