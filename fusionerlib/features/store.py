@@ -7,14 +7,13 @@ scenes that was added. An entry's id is the sha256 of its pixels and labels, so 
 same image in two data sets is stored once.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +22,7 @@ from uuid import uuid4
 import numpy as np
 import torch
 from einops import rearrange
+from filelock import lock_descriptor
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -82,12 +82,10 @@ def claim(lock: Path, *, wait: bool) -> TextIO | None:
     """``lock`` held until it is closed or this process dies; None where another holds it and ``wait`` is off."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = lock.open("a")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        held.close()
-        return None
-    return held
+    if lock_descriptor(held.fileno(), blocking=wait):
+        return held
+    held.close()
+    return None
 
 
 SHARD = 256
@@ -231,7 +229,8 @@ class FeatureStore:
         if tensors:
             self._shards.write(tensors)
         write_text(listing, json.dumps([{"id": entry.id, "names": entry.names, "key": entry.key} for entry in entries]))
-        Path(held.name).unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows does not delete an open file: the empty one stays
+            Path(held.name).unlink(missing_ok=True)
         held.close()
 
 
