@@ -51,8 +51,8 @@ class MosaicResult:
     assignment: share of the tiles whose own name has the largest sum of probabilities (``tiles_won``).
     counts_permuted, counts_object_only: the two controls, ``metrics.permuted`` and ``metrics.object_only``.
     chance: assignment of random guessing.
-    absent_painted: share of all pixels predicted as a name that no tile shows; NaN where none was asked.
-    orphan_painted: share of the object pixels of tiles whose name was not asked that were predicted as any name; NaN
+    absent_area: share of all pixels predicted as a name that no tile shows; NaN where none was asked.
+    orphan_area: share of the object pixels of tiles whose name was not asked that were predicted as any name; NaN
         where all were asked.
     """
 
@@ -62,8 +62,8 @@ class MosaicResult:
     counts_permuted: ClassCounts
     counts_object_only: ClassCounts
     chance: float = 0.25
-    absent_painted: float = math.nan
-    orphan_painted: float = math.nan
+    absent_area: float = math.nan
+    orphan_area: float = math.nan
 
     def figures(self) -> dict[str, int | float]:
         """The scalars under their keys in ``metrics.json``."""
@@ -78,7 +78,7 @@ class MosaicResult:
 
     def kind_figures(self) -> dict[str, int | float]:
         """``figures``, chance, and the predicted areas that are not NaN: the scalars of a harder kind of mosaic."""
-        areas = {"absent_painted": self.absent_painted, "orphan_painted": self.orphan_painted}
+        areas = {"absent_painted": self.absent_area, "orphan_painted": self.orphan_area}
         return {
             **self.figures(),
             "chance": self.chance,

@@ -91,9 +91,9 @@ def test_distractors_compete_for_the_tiles(store, text_cache) -> None:
     asked = [(*NAMES, "a dog", "a cat", "a tree", "a house") for _ in range(3)]
     for favourite, expected, painted in (("a cat", 0.0, 1.0), ("red box", 0.25, 0.0)):
         result = evaluate_mosaics(Favourite(text_cache, favourite), stored, text_cache, asked=asked, quiet=True)
-        assert (result.assignment, result.absent_painted, result.chance) == (expected, painted, 0.125)
+        assert (result.assignment, result.absent_area, result.chance) == (expected, painted, 0.125)
         assert set(NAMES) == {row["name"] for row in result.counts.table()}
-        assert np.isnan(result.orphan_painted) and "orphan_painted" not in result.kind_figures()
+        assert np.isnan(result.orphan_area) and "orphan_painted" not in result.kind_figures()
 
 
 def test_a_mosaic_in_the_middle_of_a_border(store, text_cache) -> None:
