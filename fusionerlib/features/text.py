@@ -22,6 +22,13 @@ from fusionerlib.encoders.prompts import synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.files import plain_name
 
+NORMALISATIONS: dict[str, dict[str, tuple[float, float, float]]] = {
+    "encoder": {},
+    "pascal": {"mean": (0.4554, 0.4298, 0.3955), "std": (0.1181, 0.1189, 0.1338)},
+    "coco": {"mean": (0.4650, 0.4357, 0.3973), "std": (0.1152, 0.1153, 0.1352)},
+}
+"""Mean and standard deviation of red, green and blue (0-1) by ``PairConfig.normalisation``: the paper's own numbers."""
+
 
 class TextEmbeddingCache:
     """Text tokens of names on demand: a name meets the encoder only the first time it is asked for.
@@ -115,6 +122,7 @@ def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
         tokens=pair.visual_tokens,
         precision=pair.precision,
         compiled=pair.compiled,
+        **NORMALISATIONS[pair.normalisation],
     )
 
 

@@ -157,7 +157,7 @@ class Stepper:
                 names_mask=None if bool(names_mask.all()) else names_mask.to(device),
             )
         return segmentation_loss(
-            logits.float(),
+            logits.to(torch.promote_types(logits.dtype, torch.float32)),
             name_masks(labels, batch.names, batch.samples, names_mask.shape[1]).to(device),
             valid=(labels != 255).to(device),
             names_mask=names_mask.to(device),
