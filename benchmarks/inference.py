@@ -169,7 +169,7 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
             flush=True,
         )
     rows["exponent"] = exponent([int(count) for count in rows], [row["segment"] for row in rows.values()])
-    rows["equal"] = equal(segmenter, vocabulary(4 * fusion_model.NAMES))
+    rows["equal"] = equal(segmenter, vocabulary(4 * fusion_model.NAME_CHUNK))
     print(f"seconds grow with names to the power {rows['exponent']:.2f}; parts equal the whole: {rows['equal']}")
     return rows
 
@@ -182,13 +182,13 @@ def fresh(segmenter: Segmenter) -> TextEmbeddingCache:
 
 def equal(segmenter: Segmenter, names: list[str]) -> bool:
     """Whether names asked in parts give, bit for bit, what they give at once."""
-    step = fusion_model.NAMES
+    step = fusion_model.NAME_CHUNK
     parts = segmenter.segment(names)
     try:
-        fusion_model.NAMES = len(names)
+        fusion_model.NAME_CHUNK = len(names)
         whole = segmenter.segment(names)
     finally:
-        fusion_model.NAMES = step
+        fusion_model.NAME_CHUNK = step
     return bool(torch.equal(parts.coarse, whole.coarse)) and bool((parts.labels == whole.labels).all())
 
 

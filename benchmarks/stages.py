@@ -11,7 +11,8 @@ from measuring import fastest, flops, moved, paired, reached
 from sides import SIZE, Ours, Plain
 from torch import Tensor
 
-from fusionerlib.models.decoder import cosine_logits, resize
+from fusionerlib.models.decoder import resize
+from fusionerlib.models.fast_decoder import cosine_logits
 from fusionerlib.training.steps import AUTOCAST
 
 

@@ -1,6 +1,7 @@
-"""Named fusion modules and optimisations: what each changes from the defaults of the config.
+"""The configuration of a run: frozen pydantic models, written beside every checkpoint and read back by one call.
 
-Configuration is data: frozen pydantic models, written beside every checkpoint and read back by one call.
+A ``RunConfig`` has four sections: ``pair`` (the frozen encoders), ``fusion`` (the trainable model), ``data`` and
+``training``. ``RunConfig.flat`` builds one from leaf names, with the presets and recipes named here filled in.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,9 +25,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "upsample": "logits",
     },
     "modern": {
-        "kind": "maps",
-        "likeness": "classes",
-        "evidence": 1.0,
+        "kind": "cost_aggregation",
+        "similarity": "class_posteriors",
+        "confidence_rescaling": 1.0,
         "width": 48,
         "depth": 2,
         "dropout": 0.1,
@@ -34,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_scales": (2,),
     },
 }
-"""Named fusion modules: what each changes from the paper's table (the defaults of ``FusionConfig``)."""
+"""Named models: the leaves of ``FusionConfig`` that differ from its defaults, which are the paper's table."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "small": {},
@@ -63,7 +64,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "final_weight_decay": 0.05,
     },
 }
-"""Named optimisations: what each changes from the defaults of ``TrainingConfig``."""
+"""Named optimisations: the leaves of ``TrainingConfig`` that differ from its defaults."""
 
 TEMPLATES = {"templates": "eight"}
 """Prompt templates where neither the leaves nor the preset name any."""
@@ -76,7 +77,7 @@ DEMO: dict[str, Any] = {
     "text_noise": 0.7,
     "steps": 880,
 }
-"""What suits the drawn scenes better than ``small`` as it is: every run with neither preset nor recipe."""
+"""Used where neither preset nor recipe is given: ``small`` with changes that suit the drawn OpenMoji scenes."""
 
 TOKENS: dict[str, dict[str, str]] = {
     "modern": {
@@ -86,10 +87,10 @@ TOKENS: dict[str, dict[str, str]] = {
         "synonyms": "everyday",
     },
 }
-"""How a preset reads the packaged pair, where that is not the pair's first way."""
+"""The leaves of the packaged pair that a preset needs, where they are not the pair's defaults."""
 
 READING = frozenset(leaf for tokens in TOKENS.values() for leaf in tokens)
-"""Leaves of ``PairConfig`` that a preset decides for the packaged pair."""
+"""Leaves of ``PairConfig`` that a preset sets for the packaged pair."""
 
 INPUTS: dict[str, dict[str, dict[str, str]]] = {
     "bmvc2022": {
@@ -100,15 +101,15 @@ INPUTS: dict[str, dict[str, dict[str, str]]] = {
 """By recipe and data set, what the encoders are given in the paper's own runs (docs/protocol.md says what differs)."""
 
 OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise"}
-"""Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, decides."""
+"""Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, sets."""
 
 
 def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """``leaves`` with what their preset and recipe bring beside the sections of their own; what is given wins.
+    """``leaves`` together with the leaves of other sections that their preset implies; explicit values win.
 
-    A preset brings the recipe of its own name, and how it reads the packaged pair. A recipe brings what it gives the
-    encoders of a data set (``INPUTS``). With neither preset nor recipe it is ``DEMO`` on the preset ``small``. A table
-    of vectors takes no templates, since it was made with one.
+    A preset implies the recipe of its own name, and the tokens it needs from the packaged pair. A recipe implies what
+    the encoders are given for a data set (``INPUTS``). With neither preset nor recipe the result is ``DEMO`` on the
+    preset ``small``. A table of vectors gets no templates: it was made with its own.
     """
     given = {"preset": "small", **leaves}
     if str(given.get("text", "")).startswith("vectors:"):
@@ -119,9 +120,9 @@ def resolved(leaves: Mapping[str, Any]) -> dict[str, Any]:
     if preset in RECIPES:
         given = {"recipe": preset, **given}
     given = {**_inputs(given), **given}
-    # Another model than the preset's, or another pair, reads tokens in a way of its own.
+    # Only the preset's own model on the packaged pair needs these tokens.
     own = {"visual": "packaged", "text": "packaged"}
-    own |= {leaf: PRESETS.get(preset, {}).get(leaf, "") for leaf in ("kind", "likeness")}
+    own |= {leaf: PRESETS.get(preset, {}).get(leaf, "") for leaf in ("kind", "similarity")}
     as_it_is = all(given.get(leaf, value) == value for leaf, value in own.items())
     return {**TEMPLATES, **(TOKENS.get(preset, {}) if as_it_is else {}), **given}
 
@@ -131,9 +132,9 @@ def _inputs(leaves: Mapping[str, Any]) -> dict[str, str]:
 
 
 def undecided(leaves: Mapping[str, Any], *, fusion: Collection[str], new: Mapping[str, Any]) -> dict[str, Any]:
-    """``leaves`` of a whole run without those that the ``new`` ones decide: a preset, a recipe, a number of steps.
+    """``leaves`` of a whole run without those that a preset, recipe or steps among the ``new`` replace.
 
-    fusion: the leaves of ``FusionConfig``, all of which are a preset's.
+    fusion: names of all leaves of ``FusionConfig``; a preset replaces all of them.
     """
     decided: set[str] = set()
     if "preset" in new:
@@ -159,7 +160,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 class Frozen(BaseModel):
-    """A section of a config: immutable, and a name that it does not know is an error."""
+    """Base of all sections: immutable, and an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -171,14 +172,16 @@ def _filled(given: Any, *, key: str, presets: dict[str, dict[str, Any]]) -> Any:
 
 
 class PairConfig(Frozen):
-    """Which frozen encoders are fused.
+    """The pair of frozen encoders.
 
-    visual_weights, text_weights: a file or folder in the published format, "" for where `fusioner fetch` puts them.
-    visual_tokens, text_tokens: which of an encoder's ways of taking tokens, "" for its first (`fusioner encoders`).
-    templates: a set's name or a text file, a template a line. synonyms: "" or a JSON file, name to list of words.
-    normalisation: mean and standard deviation of pixel values before the visual encoder. "encoder" takes those that it
+    visual, text: names in the registry of encoders (`fusioner encoders`).
+    visual_weights, text_weights: a file or folder in the published format; "" looks where `fusioner fetch` puts them.
+    visual_tokens, text_tokens: which of the encoder's token types to use, "" for its first (`fusioner encoders`).
+    templates: prompt templates that a class name is put into; the name of a set, or a text file, one a line.
+    synonyms: other words for class names; "", "everyday", or a JSON file that maps a name to a list of words.
+    normalisation: mean and standard deviation of pixel values before the visual encoder. "encoder" uses those that it
     was trained with, "pascal" and "coco" the paper's own for these data sets.
-    precision, compiled: how the towers run; tokens are the same up to rounding.
+    precision: number format of the encoders. compiled: whether the visual encoder runs through ``torch.compile``.
     """
 
     visual: str = "packaged"
@@ -195,25 +198,38 @@ class PairConfig(Frozen):
 
 
 class FusionConfig(Frozen):
-    """The trainable module. The defaults are the paper's (BMVC 2022); a preset changes some of them.
+    """The trainable model between the frozen encoders and the logits. The defaults are the paper's (BMVC 2022).
 
-    dropout: on the word tokens inside the fusion blocks. logit_bias: start of a learned bias on all logits, 0 for none.
-    late_depth: blocks on each side of late fusion; 0 takes half of ``depth``. decoder_scales: the feature map's size
-    after each of the decoder's convolutions but the last, in token grids. decoder_width: channels inside the decoder; 0
-    takes ``width``. upsample: whether features or logits are resized to the image.
-    Kind ``maps`` reads depth as convolutions at the token grid, and one more at each of decoder_scales. Its own are
-    context, channels that no name has a part in; likeness, how patches are compared with words: tokens that end in the
-    words' space, by cosine or as distributions over classes, or a learned linear map into it; presence, whether a
-    learned score of the whole image is added to a name's logits; and evidence: outside training a name's logits are
-    multiplied by e to so many times the mean likeness under its own mask.
-    modality: whether the words of ``fusioner`` and ``late`` carry the learned vector that patches have not (paper).
-    The baselines read little: ``lseg`` temperature, logit_bias, upsample and the decoder's two (``width`` where
-    decoder_width is 0), ``spnet`` logit_bias alone, ``similarity`` temperature and offset, the cosine that is on the
-    fence: 0.2 lies between what patches on and off a named thing have, and is tuned to no test.
+    kind, the model:
+        fusioner: a transformer over patch and text tokens together, decoder, cosine head (the paper).
+        late: a transformer for each side, which meet only in the cosine head (the paper's baseline).
+        cost_aggregation: convolutions over the similarity maps of patches and text tokens, one name at a time.
+        lseg, spnet: heads that project patches into the space of the frozen text tokens.
+        training_free: the cosine of patch and text token, without any parameter.
+
+    preset: which named set of values the section started from (``PRESETS``).
+    width: channels of the tokens inside the model; a multiple of heads, for cost_aggregation of 8.
+    depth: transformer blocks; for cost_aggregation convolutions at the resolution of the patch grid.
+    late_depth: blocks on each side of ``late``; 0 for half of depth, so that both kinds have the same budget.
+    heads: attention heads. mlp_ratio: hidden channels of a block's MLP, in widths.
+    dropout: on the text tokens inside the transformer blocks; for cost_aggregation on the guidance channels.
+    temperature: cosines are divided by it. logit_bias: initial value of a learned bias on all logits, 0 for no bias.
+    decoder_width: channels inside the decoder, 0 for width.
+    decoder_scales: size of the feature map after each of the decoder's convolutions but the last, in patch grids.
+    upsample: whether features or logits are resized to the size of the labels.
+    modality: whether a learned vector is added to all text tokens of ``fusioner`` and ``late`` (paper).
+    similarity, of cost_aggregation: how patches and text tokens are compared. cosine: the last channels of a patch
+    token are an embedding in the space of the text tokens. class_posteriors: those channels and the text tokens are
+    distributions over the same classes. learned: a trained linear layer projects patches into the space of the text.
+    guidance_channels, of cost_aggregation: channels computed from the patch tokens alone, the same for every name.
+    confidence_rescaling, of cost_aggregation: at test time each name's logits are scaled by
+    exp(confidence_rescaling * mean similarity inside its predicted mask); 0 leaves them as they are.
+    offset, of training_free: the cosine that gets the logit 0. 0.2 lies between the cosines of patches on and off the
+    named object; it was not tuned on a test set.
     """
 
     preset: Literal["bmvc2022", "small", "modern"] = "bmvc2022"
-    kind: Literal["fusioner", "late", "maps", "lseg", "spnet", "similarity"] = "fusioner"
+    kind: Literal["fusioner", "late", "cost_aggregation", "lseg", "spnet", "training_free"] = "fusioner"
     width: int = Field(default=512, ge=8)
     depth: int = Field(default=12, ge=1)
     late_depth: int = Field(default=0, ge=0)
@@ -225,11 +241,10 @@ class FusionConfig(Frozen):
     decoder_width: int = Field(default=0, ge=0)
     decoder_scales: tuple[int, ...] = (2, 4, 8)
     upsample: Literal["features", "logits"] = "features"
-    context: int = Field(default=16, ge=1)
-    likeness: Literal["cosine", "classes", "learned"] = "cosine"
-    presence: bool = False
-    evidence: float = Field(default=0.0, ge=0.0)
     modality: bool = True
+    similarity: Literal["cosine", "class_posteriors", "learned"] = "cosine"
+    guidance_channels: int = Field(default=16, ge=1)
+    confidence_rescaling: float = Field(default=0.0, ge=0.0)
     offset: float = 0.2
 
     @model_validator(mode="before")
@@ -238,27 +253,33 @@ class FusionConfig(Frozen):
         return _filled(given, key="preset", presets=PRESETS)
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "FusionConfig":
-        if self.kind == "maps" and self.width % 8:
-            raise ValueError(f"width {self.width} of kind maps must be a multiple of 8, its groups of channels")
+    def _width_can_be_divided(self) -> "FusionConfig":
+        if self.kind == "cost_aggregation" and self.width % 8:
+            raise ValueError(f"width {self.width} of kind cost_aggregation must be a multiple of 8, its channel groups")
         if self.kind in ("fusioner", "late") and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
 
 
 class DataConfig(Frozen):
-    """Which scenes train and test, and where their frozen features are kept.
+    """The images that train and test, and where their frozen features are kept.
 
-    fold: read by PASCAL-5i, COCO-20i (``coco``) and photos only; -1 holds no class out (not COCO-20i). novel: what the
-    pixels of the fold's own classes are to training there; "" takes each protocol's own, background for the first two
-    (paper), ignored for photos. names: what the text encoder is given for a class, English words ("dining table") or
-    the data set's own identifier ("diningtable", as in the paper's runs). present_only: COCO-20i goes on without the
-    listed images that are not on disk. objects, train_scenes: read by OpenMoji only (objects 0 draws all there are).
-    coco: read by photos only, which train on PASCAL VOC at ``root`` and COCO at ``coco`` together.
-    views: augmented copies of each training image, the plain one first. mosaics, pastes: scenes of four training
-    images, side by side or copied onto the first, beside the images themselves; photos only. eval_scenes: at most so
-    many a test.
-    store: the numbers that features are kept in; int8 takes about half the bytes of float16.
+    dataset: openmoji (drawn scenes), pascal (PASCAL-5i), coco (COCO-20i), photos (PASCAL VOC at root and COCO at coco
+    together), fss1000, or folder (your own images and masks). root: its folder. coco: COCO's folder, for photos.
+    fold: which classes of pascal, coco and photos are held out of training; -1 for none (not for coco).
+    novel: the label that pixels of held-out classes get in training, background or ignore; "" for the protocol's own,
+    background for pascal and coco (paper), ignore for photos.
+    names: what the text encoder is given for a class: words, as in English ("dining table"), or identifiers, as the
+    data set spells them ("diningtable", as in the paper's runs).
+    present_only: leave out listed images of coco that are not on disk, instead of stopping.
+    features: folder of the stored features and text embeddings. store: their number format; int8 takes about half the
+    bytes of float16.
+    objects: pictograms that openmoji draws from, 0 for all. train_scenes: training scenes that openmoji draws.
+    size: side of the input in pixels. eval_scenes: most scenes of a test.
+    views: augmented copies of each training image, the first one not augmented.
+    mosaics, pastes: scenes of four training images, side by side or pasted onto the first, that are added to the
+    training images of photos.
+    data_seed: of drawing, views and mosaics.
     """
 
     dataset: Literal["openmoji", "pascal", "photos", "coco", "fss1000", "folder"] = "openmoji"
@@ -281,30 +302,38 @@ class DataConfig(Frozen):
 
 
 PLACES = ("root", "coco", "features")
-"""Leaves of ``DataConfig`` that say where files lie, which does not decide what a run is."""
+"""Leaves of ``DataConfig`` that are folders: they differ between machines and do not change the results."""
 
 
 class TrainingConfig(Frozen):
-    """The optimisation. One sample is one (scene, name) pair, with more names of the scene and absent ones beside it.
+    """The optimisation. The defaults suit the preset ``small``; the recipe ``bmvc2022`` is the paper's.
 
-    The defaults suit the ``small`` fusion; the recipe ``bmvc2022`` is the paper's. final_weight_decay is reached from
-    weight_decay by a cosine, as final_lr is from lr; decoder_constant keeps lr and no decay for the decoder (paper).
-    text_noise: standard deviation of the Gaussian noise on unit-length text tokens, over all of a token's channels
-    together.
-    epochs: passes over all (scene, name) pairs, the last batch of each pass smaller where they do not fill it; with 0
-    there are ``steps`` full batches, which go on from one pass into the next. warmup, warmup_epochs: steps, or epochs,
-    in which the learning rate rises from 0 to lr, the last one at lr. Training writes the steps that it made of epochs
-    into its records. ``steps`` given without ``epochs`` drops a recipe's epochs.
-    balanced: every name is drawn as often as any other, however many scenes show it. loss_stride: the loss
-    sees every n-th pixel, both ways. ema: decay a step of a running average of the weights, which is what training
-    returns; 0 for none. mixed_precision: number format of the fusion's products while it trains; weights, likenesses
-    and losses stay in float32.
+    recipe: which named set of values the section started from (``RECIPES``).
+    steps: optimiser steps; batches go on from one pass over the data into the next. epochs: passes over all (scene,
+    name) pairs, the last batch of a pass is smaller where they do not fill it; 0 to train for ``steps``. Training
+    records the steps that epochs came to. ``steps`` given without ``epochs`` drops a recipe's epochs.
+    batch: samples a step; a sample is one (scene, name) pair. positives, negatives: most names
+    of a sample that its scene shows, and names that it does not show. hard_negatives: share of the negatives that have
+    a word in common with a positive. balanced: draw every name equally often, however many scenes show it.
+    loss: cross-entropy of each pixel, alone or with soft Dice; focal weighs pixels by (1 - p)^2.
+    loss_stride: the loss reads every n-th pixel in both directions.
+    lr, final_lr: learning rate at the end of the warm-up, and at the end of a cosine. warmup, warmup_epochs: steps, or
+    epochs, in which the learning rate rises linearly from 0; the last of them is at lr.
+    weight_decay, final_weight_decay: at the start and at the end of a cosine over all steps.
+    decoder_constant: train the decoder with lr throughout and without weight decay (paper).
+    text_noise: length of the Gaussian noise added to each unit-length text token, as a root mean square; 0 for none.
+    mixed_precision: number format of the model's matrix products while it trains; weights, similarities and losses stay
+    in float32.
     feed: stored trains on features that were computed once, of ``data.views`` views of each image; online opens and
-    augments each image anew (``augmentation``: the paper's, for either data set) in ``workers`` processes, 0 for none,
-    and takes it through the frozen tower. The number of workers changes nothing but the speed.
-    Nor do these, up to rounding: accumulate takes a batch in so many parts, for a smaller memory; channels_last lays
-    out convolutions pixel by pixel; compile_fusion is torch.compile, which needs a C++ compiler.
-    tensorboard: whether scalars go to the folder ``tensorboard`` beside the running checkpoints.
+    augments each image anew and runs the visual encoder in every step.
+    augmentation: which data set's augmentation of the paper the online feed uses.
+    validate_every, checkpoint_every: steps between validations, and between running checkpoints.
+    seed: of initial weights, batches, dropout and noise.
+
+    These change speed and memory, and results only by rounding. workers: processes that open images for the online
+    feed, 0 for none. accumulate: parts of a batch whose gradients are summed one after the other, to save memory.
+    channels_last: memory layout of convolutions. compile_fusion: run the model through ``torch.compile``, which needs a
+    C++ compiler. tensorboard: write scalars to the folder ``tensorboard`` beside the running checkpoints.
     """
 
     recipe: Literal["small", "bmvc2022", "modern"] = "small"
@@ -325,7 +354,6 @@ class TrainingConfig(Frozen):
     final_weight_decay: float = Field(default=0.2, ge=0.0)
     decoder_constant: bool = False
     text_noise: float = Field(default=0.0, ge=0.0)
-    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: int = Field(default=200, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
@@ -350,7 +378,7 @@ class TrainingConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """Everything that decides a training run. ``flat`` makes one, ``changed`` another from it."""
+    """Everything that determines a training run. ``flat`` builds one, ``changed`` derives another from it."""
 
     pair: PairConfig = PairConfig()
     fusion: FusionConfig = FusionConfig(preset="small")
@@ -358,29 +386,22 @@ class RunConfig(Frozen):
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
-    def _words_and_patches_meet(self) -> "RunConfig":
-        if self.fusion.kind == "similarity":
-            from fusionerlib.features.alignment import require_one_space
-
-            require_one_space(self.pair, by="kind 'similarity'")
-        if self.fusion.kind == "maps" and self.fusion.likeness == "classes":
-            from fusionerlib.features.alignment import require_classes
-
-            require_classes(self.pair)
-            if self.training.text_noise:
-                raise FusionerError(
-                    f"text_noise {self.training.text_noise} would make no distribution of a word's distribution over "
-                    "classes: set text_noise = 0, or likeness = 'learned'"
-                )
+    def _noise_fits_the_tokens(self) -> "RunConfig":
+        posteriors = self.fusion.kind == "cost_aggregation" and self.fusion.similarity == "class_posteriors"
+        if posteriors and self.training.text_noise:
+            raise FusionerError(
+                f"text_noise {self.training.text_noise} does not fit similarity 'class_posteriors': a distribution "
+                "over classes with noise added is no distribution; set text_noise = 0, or similarity = 'learned'"
+            )
         return self
 
     @classmethod
     def flat(cls, **leaves: Any) -> "RunConfig":
-        """The run of these leaf names (``steps=20, depth=4``): each goes to the section that has it.
+        """The run with these leaf values (``steps=20, depth=4``): each goes to the section that has a leaf of its name.
 
-        A preset brings the recipe of its own name, and how it reads the packaged pair (tokens, templates, synonyms);
-        what is given wins. A leaf that is None counts as not given. With neither preset nor recipe it is
-        ``presets.DEMO``. Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
+        A preset implies the recipe of its own name, and the tokens, templates and synonyms that it needs from the
+        packaged pair; explicit values win. A leaf that is None counts as not given. With neither preset nor recipe the
+        run is ``DEMO``. Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
         """
         homes = cls.leaf_sections()
         for leaf, value in leaves.items():
@@ -402,10 +423,10 @@ class RunConfig(Frozen):
         return {leaf: value for _, section in self for leaf, value in section}
 
     def changed(self, **leaves: Any) -> "RunConfig":
-        """This run with some leaves changed; one that is None stays.
+        """A copy of this run with some leaves changed; a leaf that is None stays as it is.
 
-        A preset replaces the whole section ``fusion``, the recipe, and how the packaged pair is read; a recipe replaces
-        all leaves that any recipe decides. What is given beside them wins. Raises FusionerError as ``flat`` does.
+        A preset replaces the whole section ``fusion``, the recipe, and the tokens of the packaged pair; a recipe
+        replaces all leaves that any recipe sets. Explicit values win. Raises FusionerError as ``flat`` does.
         """
         new = {leaf: value for leaf, value in leaves.items() if value is not None}
         return self.flat(**{**undecided(self.leaves, fusion=FusionConfig.model_fields, new=new), **new})
@@ -418,7 +439,7 @@ def _section(field: Any) -> type[BaseModel]:
 
 
 def checked(model: type[Config], values: dict[str, Any]) -> Config:
-    """``model`` built from ``values``; a FusionerError that names each bad value where they do not fit."""
+    """``model`` built from ``values``. Raises FusionerError naming each value that does not fit."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -133,6 +133,16 @@ def checkpoint(
     typer.echo(f"checkpoint: {runs.train_packaged(run, output)}")
 
 
+def convert(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint's folder: config.json and model.safetensors.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder to write; FOLDER itself.")] = None,
+) -> None:
+    """Convert a checkpoint of version 0.1 to the format of this version."""
+    from fusionerlib import checkpoints
+
+    typer.echo(f"checkpoint: {checkpoints.convert(folder, output)}")
+
+
 def encoders(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every encoder with its files.")] = False,
 ) -> None:
@@ -156,7 +166,7 @@ def fetch(
 
 
 # The order of the help.
-for command in (segment, train, encoders, fetch, checkpoint, doctor):
+for command in (segment, train, convert, encoders, fetch, checkpoint, doctor):
     app.command()(command)
 app.add_typer(data, name="data", help="Draw the OpenMoji scenes, or prepare a published data set.")
 

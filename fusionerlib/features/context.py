@@ -1,4 +1,4 @@
-"""The frozen half of a run, opened once: encoders, words, scenes and the store of their features."""
+"""The frozen half of a run: encoders, text embeddings, scenes, and the store of their features."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +10,24 @@ from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import DataSets, prepare
 from fusionerlib.encoders.base import VisualEncoder
+from fusionerlib.features.alignment import check_tokens
 from fusionerlib.features.store import FeatureStore, StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything of a run that training does not change. Parts are loaded when they are first asked for."""
+    """Everything of a run that training does not change: encoders, text embeddings, scenes, stored features.
+
+    Parts are loaded when they are first used. Raises FusionerError at once where the tokens of the run's pair do not
+    suit its model.
+    """
 
     run: RunConfig
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_tokens(self.run)
 
     @classmethod
     def of_checkpoint(

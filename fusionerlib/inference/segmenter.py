@@ -233,9 +233,9 @@ class Segmenter:
     def _coarse(self, text_tokens: Float[Tensor, "names dim"]) -> Float[Tensor, "names rows columns"]:
         """Logits at the model's smallest resolution: at the image's size a large vocabulary would fill the memory."""
         tokens, model = self.tokens.main, self.model
-        size = model.coarsest(tokens.grid, self._input)
+        size = model.smallest_size(tokens.grid, self._input)
         coarse = torch.empty(len(text_tokens), *size)
-        for part in model.parts(len(text_tokens)):
+        for part in model.name_chunks(len(text_tokens)):
             coarse[part] = model(tokens.tokens, text_tokens[part][None], grid=tokens.grid, size=size)[0]
         return coarse
 

@@ -65,7 +65,7 @@ def window_logits(
 ) -> Float[Tensor, "names height width"]:
     """Logits at the image's size: in each pixel the mean over the windows that cover it. 4 bytes a name and pixel."""
     logits = torch.empty(len(text_tokens), image.height, image.width)
-    for part in model.parts(len(text_tokens)):
+    for part in model.name_chunks(len(text_tokens)):
         windows = _logits_by_window(model, image, text_tokens[part])
         names = part.stop - part.start
         logits[part] = merge(windows, image.places, names=names, height=image.height, width=image.width)

@@ -2,22 +2,23 @@
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.models.base import SegmentationModel
-from fusionerlib.models.baselines import LSeg, Similarity, SPNet
+from fusionerlib.models.baselines import LSeg, SPNet, TrainingFree
 from fusionerlib.models.cost_aggregation import CostAggregation
 from fusionerlib.models.fusioner import Fusioner, LateFusion
 
 MODELS: dict[str, type[SegmentationModel]] = {
     "fusioner": Fusioner,
     "late": LateFusion,
-    "maps": CostAggregation,
+    "cost_aggregation": CostAggregation,
     "lseg": LSeg,
     "spnet": SPNet,
-    "similarity": Similarity,
+    "training_free": TrainingFree,
 }
+"""Class of each ``FusionConfig.kind``."""
 
 
 def build(config: FusionConfig, *, visual_width: int, text_width: int) -> SegmentationModel:
-    """The model that ``config`` describes, freshly initialised from torch's global generator.
+    """The model that ``config`` describes, initialised from torch's global random generator.
 
     visual_width, text_width: channels of the frozen patch and text tokens.
     """
@@ -32,6 +33,6 @@ __all__ = [
     "LateFusion",
     "SPNet",
     "SegmentationModel",
-    "Similarity",
+    "TrainingFree",
     "build",
 ]

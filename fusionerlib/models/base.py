@@ -1,4 +1,4 @@
-"""What every segmentation model here is: frozen patch and text tokens in, logits out."""
+"""The interface of every segmentation model: frozen patch and text tokens in, logits out."""
 
 from typing import ClassVar
 
@@ -9,13 +9,29 @@ from torch import Tensor, nn
 from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
 
-NAMES = 64
-"""Names asked at once of a model whose names are independent, so that memory does not grow with the vocabulary."""
+PatchTokens = Float[Tensor, "batch patches visual"]
+"""Tokens of the frozen visual encoder, row by row over the patch grid."""
+TextTokens = Float[Tensor, "batch names text"]
+"""Tokens of the frozen text encoder, one a name."""
+NamesMask = Bool[Tensor, "batch names"]
+"""False for names that only pad the batch."""
+Logits = Float[Tensor, "batch names height width"]
+FeatureMap = Float[Tensor, "batch channels rows columns"]
+TextFeatures = Float[Tensor, "batch names channels"]
+"""One a name, in the space of the feature map."""
+Attention = Float[Tensor, "batch heads tokens tokens"]
+"""Attention weights 0-1, rows summing to 1: row i is what token i reads from."""
+Size = tuple[int, int]
+"""Height and width, or rows and columns."""
+
+NAME_CHUNK = 64
+"""Names passed at once to a model that treats names independently, so that memory does not grow with their number."""
 
 
 class SegmentationModel(nn.Module):
-    """The trainable part; never owns an encoder. visual_width, text_width: channels of the frozen tokens.
+    """Base class of the trainable models; a model never owns an encoder.
 
+    visual_width, text_width: channels of the frozen patch and text tokens.
     names_independent: no name changes another's logit, and logits are resized only after the last layer.
     """
 
@@ -27,67 +43,57 @@ class SegmentationModel(nn.Module):
 
     def forward(
         self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
+        patch_tokens: PatchTokens,
+        text_tokens: TextTokens,
         *,
-        grid: tuple[int, int],
-        size: tuple[int, int],
-        names_mask: Bool[Tensor, "batch names"] | None = None,
-    ) -> Float[Tensor, "batch names height width"]:
-        """Logits of every name at every pixel of ``size`` (height, width).
+        grid: Size,
+        size: Size,
+        names_mask: NamesMask | None = None,
+    ) -> Logits:
+        """Logits of every name at every pixel of ``size`` (height, width); a sigmoid makes them probabilities.
 
-        grid: rows and columns of the patch tokens. names_mask: False for names that only pad the batch; the other
-        names' logits do not depend on them, their own mean nothing.
+        grid: rows and columns of the patch tokens. names_mask: False for padding names; the other names' logits do not
+        depend on them, and their own logits have no meaning.
         """
         raise NotImplementedError
 
-    def similarity(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "batch names height width"]:
-        """Cosine (-1 to 1) between words and pixels, where the model compares them."""
+    def similarity(self, patch_tokens: PatchTokens, text_tokens: TextTokens, *, grid: Size) -> Logits:
+        """Cosine (-1 to 1) between names and image features, at the resolution of the features."""
         raise NotImplementedError
 
     def attention(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        names_mask: Bool[Tensor, "batch names"] | None = None,
-    ) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-        """Each block's attention among [patches, words]; empty for a model whose sides do not attend to each other."""
+        self, patch_tokens: PatchTokens, text_tokens: TextTokens, *, names_mask: NamesMask | None = None
+    ) -> list[Attention]:
+        """Attention of each block over [patches, names]; empty where the two sides do not attend to each other."""
         return []
 
-    def parts(self, count: int) -> list[slice]:
-        """Which of ``count`` names to ask at once: all of them, or ``NAMES`` at a time where names are independent.
+    def name_chunks(self, count: int) -> list[slice]:
+        """How to split ``count`` names over calls: one slice, or slices of ``NAME_CHUNK`` where names are independent.
 
-        Parts are equally long, the last one begins early for it: how a product of matrices rounds hangs on its shape.
+        All slices have the same length, the last one overlaps: matrix products round differently at another shape.
         """
-        if not self.names_independent or count <= NAMES:
+        if not self.names_independent or count <= NAME_CHUNK:
             return [slice(0, count)]
-        starts = (min(start, count - NAMES) for start in range(0, count, NAMES))
-        return [slice(start, start + NAMES) for start in starts]
+        starts = (min(start, count - NAME_CHUNK) for start in range(0, count, NAME_CHUNK))
+        return [slice(start, start + NAME_CHUNK) for start in starts]
 
-    def coarsest(self, grid: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-        """The smallest size (height, width) that logits may be asked at without losing anything for ``size``."""
+    def smallest_size(self, grid: Size, size: Size) -> Size:
+        """The smallest size at which logits can be computed so that resizing them to ``size`` gives the same result."""
         if not self.names_independent:
             return size
         scale = self.config.decoder_scales[-1] if self.config.decoder_scales else 1
         return grid[0] * scale, grid[1] * scale
 
-    def follow(self, patch_tokens: Float[Tensor, "batch patches visual"]) -> None:
-        """Called with every whole batch before it trains: running statistics, where a model has some. No gradient."""
+    def update_statistics(self, patch_tokens: PatchTokens) -> None:
+        """Update running statistics with one training batch, for models that have some. Records no gradient."""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are; the CPU for a model without any."""
+        """The device of the parameters; the CPU for a model without any."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     def check_widths(self, patch_tokens: Tensor, text_tokens: Tensor) -> None:
-        """Raises FusionerError for tokens of another width than the model's."""
+        """Raise FusionerError for tokens of another width than the model's."""
         for side, tokens, width in (("patch", patch_tokens, self.visual_width), ("text", text_tokens, self.text_width)):
             if tokens.shape[-1] != width:
                 raise FusionerError(
@@ -96,15 +102,15 @@ class SegmentationModel(nn.Module):
                 )
 
     def decoder_parameters(self) -> list[nn.Parameter]:
-        """Those of a visual decoder, which the paper trains apart; none by default."""
+        """Parameters of the visual decoder, which the paper trains with settings of their own; none by default."""
         return []
 
     def undecayed(self) -> list[nn.Parameter]:
-        """The parameters without weight decay: biases and norms."""
+        """Parameters that get no weight decay: biases and norms."""
         return [parameter for parameter in self.parameters() if parameter.ndim < 2]
 
     def trainable(self) -> dict[str, int]:
-        """Number of trainable parameters: of the fusion (all but the decoder), the decoder, and both."""
+        """Number of trainable parameters: of the fusion (all but the decoder), the decoder, and both (total)."""
         decoder = sum(parameter.numel() for parameter in self.decoder_parameters())
         total = sum(parameter.numel() for parameter in self.parameters())
         return {"fusion": total - decoder, "decoder": decoder, "total": total}

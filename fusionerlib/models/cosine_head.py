@@ -1,66 +1,60 @@
-"""Models that end in a comparison of a feature map with words: one end for all of them."""
+"""Models that end in the cosine between a feature map and text features."""
 
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fusionerlib.models.base import SegmentationModel
-from fusionerlib.models.decoder import cosine_logits, resize
+from fusionerlib.models.base import (
+    FeatureMap,
+    Logits,
+    NamesMask,
+    PatchTokens,
+    SegmentationModel,
+    Size,
+    TextFeatures,
+    TextTokens,
+)
+from fusionerlib.models.decoder import resize
+from fusionerlib.models.fast_decoder import cosine_logits
 
 
 class CosineHeadModel(SegmentationModel):
-    """Features and words in one space, and how like they are; a subclass says where both come from.
+    """Image features and text features in one space, compared by cosine; a subclass computes both in ``fuse``.
 
-    bias: added to all logits, where a model has one.
+    bias: added to all logits, None for models without.
     """
 
     bias: nn.Parameter | None
 
     def fuse(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        grid: tuple[int, int],
-        names_mask: Bool[Tensor, "batch names"] | None = None,
-    ) -> tuple[Float[Tensor, "batch width height cols"], Float[Tensor, "batch names width"]]:
-        """The feature map and the words that it is compared with."""
+        self, patch_tokens: PatchTokens, text_tokens: TextTokens, *, grid: Size, names_mask: NamesMask | None = None
+    ) -> tuple[FeatureMap, TextFeatures]:
+        """The feature map and one text feature a name, of equal width."""
         raise NotImplementedError
 
-    def logits(
-        self,
-        features: Float[Tensor, "batch width height cols"],
-        words: Float[Tensor, "batch names width"],
-        *,
-        size: tuple[int, int],
-    ) -> Float[Tensor, "batch names newheight newcols"]:
-        """Logits without the bias, at ``size`` or the features' own: cosine over temperature, at ``size`` where
-        features are what is enlarged."""
-        finer = size if self.config.upsample == "features" else None
-        return cosine_logits(features, words, temperature=self.config.temperature, size=finer)
+    def logits(self, features: FeatureMap, text: TextFeatures, *, size: Size) -> Logits:
+        """Logits without the bias: cosine / temperature.
+
+        At ``size`` where the config upsamples features, else at the resolution of ``features``.
+        """
+        target = size if self.config.upsample == "features" else None
+        return cosine_logits(features, text, temperature=self.config.temperature, size=target)
 
     def forward(
         self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
+        patch_tokens: PatchTokens,
+        text_tokens: TextTokens,
         *,
-        grid: tuple[int, int],
-        size: tuple[int, int],
-        names_mask: Bool[Tensor, "batch names"] | None = None,
-    ) -> Float[Tensor, "batch names height width"]:
+        grid: Size,
+        size: Size,
+        names_mask: NamesMask | None = None,
+    ) -> Logits:
         """Logits as in ``SegmentationModel``."""
-        features, words = self.fuse(patch_tokens, text_tokens, grid=grid, names_mask=names_mask)
-        logits = self.logits(features, words, size=size)
+        features, text = self.fuse(patch_tokens, text_tokens, grid=grid, names_mask=names_mask)
+        logits: Tensor = self.logits(features, text, size=size)
         if self.bias is not None:
             logits = logits + self.bias
         return logits if logits.shape[-2:] == size else resize(logits, size)
 
-    def similarity(
-        self,
-        patch_tokens: Float[Tensor, "batch patches visual"],
-        text_tokens: Float[Tensor, "batch names text"],
-        *,
-        grid: tuple[int, int],
-    ) -> Float[Tensor, "batch names height width"]:
-        """Cosine (-1 to 1) between each word and the features, at their resolution."""
-        features, words = self.fuse(patch_tokens, text_tokens, grid=grid)
-        return cosine_logits(features, words, temperature=1.0)
+    def similarity(self, patch_tokens: PatchTokens, text_tokens: TextTokens, *, grid: Size) -> Logits:
+        """Cosine (-1 to 1) between each text feature and the feature map, at its resolution."""
+        features, text = self.fuse(patch_tokens, text_tokens, grid=grid)
+        return cosine_logits(features, text, temperature=1.0)

@@ -1,4 +1,4 @@
-"""Training losses on logits and binary masks, with ignored pixels and padding names left out."""
+"""Training losses on logits and binary masks, without ignored pixels and padding names."""
 
 from typing import Literal
 
@@ -6,20 +6,22 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fusionerlib.models.base import Logits, NamesMask
+
 
 def segmentation_loss(
-    logits: Float[Tensor, "batch names height width"],
+    logits: Logits,
     masks: Bool[Tensor, "batch names height width"],
     *,
     valid: Bool[Tensor, "batch height width"],
-    names_mask: Bool[Tensor, "batch names"],
+    names_mask: NamesMask,
     kind: Literal["bce", "bce+dice", "focal+dice"] = "bce",
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy, mean over an image's valid pixels and names, then over the batch's images (paper).
+    """Binary cross-entropy: mean over an image's valid pixels and names, then over the images of the batch (paper).
 
-    valid: False for ignored pixels. names_mask: False for padding names. ``bce+dice`` adds 1 - the soft Dice
-    coefficient of every name that is in the image, averaged likewise. ``focal`` weighs each pixel's cross-entropy by
-    (1 - p)^2, p the probability of the right answer (Lin et al., ICCV 2017).
+    valid: False for ignored pixels. names_mask: False for padding names.
+    ``dice`` adds 1 - the soft Dice coefficient, mean over the names that an image shows, then over images. ``focal``
+    weighs the cross-entropy of a pixel by (1 - p)^2, p the probability of the right answer (Lin et al., ICCV 2017).
     """
     target = masks.to(logits.dtype)
     weight = (valid[:, None] & names_mask[:, :, None, None]).to(logits.dtype)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
@@ -70,11 +69,10 @@ def train(
     model = build(run.fusion, visual_width=feed.width, text_width=text_cache.encoder.width).to(team.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     stepper = Stepper(model, run=run, text_cache=text_cache, team=team)
     described = run.model_dump(mode="json", exclude={"training": HOW, "data": set(PLACES)})
     identity = {"run": described, "scenes": feed.fingerprint, "words": text_cache.encoder.fingerprint}
-    now = TrainingState(model, stepper.optimiser, average, stepper.scaler)
+    now = TrainingState(model, stepper.optimiser, stepper.scaler)
     now.resume(directory, identity)
     if len(set(team.gathered(torch.tensor([now.step], device=team.device)).tolist())) > 1:
         raise FusionerError(f"the processes do not see the same {directory}: put it where all machines can read it")
@@ -103,18 +101,16 @@ def train(
             whole = batch.samples if team.count == 1 else order.samples(now.step)
             loss, lr = stepper(batch, now.step, whole=whole)
             now.step += 1
-            if average is not None:
-                average.update_parameters(model)
             row: dict[str, Any] = {"step": now.step, "loss": loss, "lr": lr}
             if not math.isfinite(loss):
                 raise FusionerError(f"the loss is {loss} at step {now.step}: lower lr (now {config.lr}) and run again")
             last = now.step == config.steps
             if validate is not None and team.main and (now.step % config.validate_every == 0 or last):
-                row |= validate(now.result.eval())
+                row |= validate(model.eval())
                 model.train()
             now.history.append(row)
             if team.main and (now.step % config.checkpoint_every == 0 or last):
                 now.keep(directory, identity)
             watch.step(row)
     team.wait()
-    return now.result.eval(), now.history
+    return model.eval(), now.history

@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
@@ -21,12 +20,10 @@ History = list[dict[str, Any]]
 
 @dataclass
 class TrainingState:
-    """A training under way. average: the running average of the weights, where one is kept. scaler: of the gradients in
-    half precision. step: steps done."""
+    """A training under way. scaler: of the gradients in half precision. step: steps done."""
 
     model: SegmentationModel
     optimiser: torch.optim.Optimizer
-    average: AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
     history: History = field(default_factory=list)
@@ -36,9 +33,8 @@ class TrainingState:
         target, part = directory / f"step-{self.step:07d}", directory / f"step-{self.step:07d}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for name, module in self._modules().items():
-            tensors = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
-            save_file(tensors, part / f"{name}.safetensors")
+        tensors = {key: tensor.contiguous() for key, tensor in self.model.state_dict().items()}
+        save_file(tensors, part / "model.safetensors")
         moments = {
             f"{index}.{key}": value.contiguous()
             for index, state in self.optimiser.state_dict()["state"].items()
@@ -69,15 +65,14 @@ class TrainingState:
                 f"{kept[-1]} is a checkpoint of another run ({_difference(state['identity'], identity)}): "
                 f"delete {directory} to start afresh, or give this run another folder"
             )
-        for name, module in self._modules().items():
-            file = kept[-1] / f"{name}.safetensors"
-            try:
-                module.load_state_dict(_tensors(file))
-            except RuntimeError as error:
-                raise FusionerError(
-                    f"{file} does not fit the model that this version makes of its config ({_shortened(error)}): "
-                    f"delete {directory} to start afresh, or go on with the version of the library that began it"
-                ) from error
+        file = kept[-1] / "model.safetensors"
+        try:
+            self.model.load_state_dict(_tensors(file))
+        except RuntimeError as error:
+            raise FusionerError(
+                f"{file} does not fit the model that this version makes of its config ({_shortened(error)}): "
+                f"delete {directory} to start afresh, or go on with the version of the library that began it"
+            ) from error
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _tensors(kept[-1] / "optimiser.safetensors").items():
             index, key = name.split(".", 1)
@@ -86,18 +81,6 @@ class TrainingState:
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.history = state["step"], state["history"]
-
-    @property
-    def result(self) -> SegmentationModel:
-        """The model that training is for: the average of the weights, where one is kept."""
-        if self.average is None:
-            return self.model
-        averaged = self.average.module
-        assert isinstance(averaged, SegmentationModel)
-        return averaged
-
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        return {"model": self.model} if self.average is None else {"model": self.model, "average": self.average}
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

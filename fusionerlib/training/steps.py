@@ -118,7 +118,7 @@ class Stepper:
         loss = torch.zeros((), device=self.team.device)
         # Of the whole batch, whatever share of it a forward pass sees.
         patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.team.device)
-        self.model.follow(self.team.gathered(patches, total=len(whole)))
+        self.model.update_statistics(self.team.gathered(patches, total=len(whole)))
         own = len(batch.samples)
         size = math.ceil(own / self.config.accumulate)
         for start in range(0, own, size):

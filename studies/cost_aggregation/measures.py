@@ -44,8 +44,8 @@ def bars(evaluator: Evaluator, *, classes: Collection[str], thresholds: Sequence
     one: published pairs asked one by one. absent: the same classes' images asked for a name that is not there, compared
     with the object. all: every image asked for all names at once, with the seen / unseen / harmonic triple beside it.
     painted: share of pixels over the threshold, by ``novel`` and ``seen`` absent names. perfect: all names at once
-    where true masks are named by the text side alone (word maps only). at: one, absent, all and painted at further
-    ``thresholds``, without training or answering again.
+    where true masks are named by the text side alone (cost aggregation only). at: one, absent, all and painted at
+    further ``thresholds``, without training or answering again.
     """
     tests = evaluator.benchmarks()
     everything, names = tests["all"], tests["all"].names
@@ -105,7 +105,7 @@ def named_masks(
                 continue
             share = torch.nn.functional.adaptive_avg_pool2d(inside[None, None].float(), (rows, columns))[0, 0]
             token = (scene.tokens * share[..., None]).sum((0, 1)) / share.sum()
-            likest = int(model.local_likeness(token[None, None], words)[0, :, 0].argmax())
+            likest = int(model.patch_similarity(token[None, None], words)[0, :, 0].argmax())
             guess[inside.numpy()], target[inside.numpy()] = likest + 1, names.index(name) + 1
         counts.add(tuple(names), guess, target)
     return {row["name"]: row["iou"] for row in counts.table()}

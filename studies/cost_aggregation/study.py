@@ -31,12 +31,12 @@ CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "couch")
 """Classes with at least ten published validation pairs among the photographs that this was made with."""
 
 Changes = Mapping[str, Any]
-PLAIN = {"visual_tokens": "", "text_tokens": "", "templates": "none", "synonyms": "", "likeness": "learned"}
+PLAIN = {"visual_tokens": "", "text_tokens": "", "templates": "none", "synonyms": "", "similarity": "learned"}
 """The pair as it came: two spaces, tied by a learned map."""
 
 CONTROLS: dict[str, Changes] = {
     "class-agnostic": {**PLAIN, "text": "constant", "positives": 1, "negatives": 0},
-    "bmvc2022 recipe": {**PLAIN, "likeness": "cosine", "preset": "small", "recipe": "bmvc2022"},
+    "bmvc2022 recipe": {**PLAIN, "similarity": "cosine", "preset": "small", "recipe": "bmvc2022"},
     "CLIP text vectors": {**PLAIN, "text": "vectors:{vectors}"},
 }
 """What `modern` is compared with.
@@ -49,7 +49,7 @@ the paper's architecture at the size of ``small``.
 
 VARIANTS: dict[str, Changes] = {
     "unaligned MiniLM": PLAIN,
-    "ConSE vectors": {"visual_tokens": "conse", "text_tokens": "", "likeness": "cosine"},
+    "ConSE vectors": {"visual_tokens": "conse", "text_tokens": "", "similarity": "cosine"},
     "no clothes for person": {"synonyms": ""},
     "templates: eight": {"templates": "eight"},
     "no negatives": {"negatives": 0},
@@ -58,9 +58,7 @@ VARIANTS: dict[str, Changes] = {
     "names drawn evenly": {"balanced": True},
     "BCE alone": {"loss": "bce"},
     "focal + Dice": {"loss": "focal+dice"},
-    "presence score": {"presence": True},
-    "no evidence": {"evidence": 0.0},
-    "average of weights": {"ema": 0.99},
+    "no confidence rescaling": {"confidence_rescaling": 0.0},
     "two views": {"views": 2},
     "mosaics": {"mosaics": 400},
     "copy-paste": {"pastes": 400},
@@ -68,15 +66,22 @@ VARIANTS: dict[str, Changes] = {
     "448 pixels": {"size": 448},
     "no decoder": {"decoder_scales": ()},
     "decoder to 4 x": {"decoder_scales": (2, 4)},
-    "no context": {"context": 1},
+    "no guidance channels": {"guidance_channels": 1},
     "half as wide": {"width": 24},
     "three blocks": {"depth": 3},
 }
 """One thing each that differs from ``modern``."""
 
 LACKING = frozenset(
-    {"unaligned MiniLM", "ConSE vectors", "no clothes for person", "no negatives", "BCE alone", "no evidence"}
-    | {"224 pixels", "no decoder", "no context", "half as wide"}
+    {
+        "unaligned MiniLM",
+        "ConSE vectors",
+        "no clothes for person",
+        "no negatives",
+        "BCE alone",
+        "no confidence rescaling",
+    }
+    | {"224 pixels", "no decoder", "no guidance channels", "half as wide"}
 )
 """Those that lack what ``modern`` has: their loss is what it gains by it. The others try what it does not have."""
 

@@ -81,7 +81,7 @@ FIGURES = ("one", "absent", "all", "harmonic", "painted novel", "painted seen")
 def by_seed(rows: Iterable[Row], setting: str) -> dict[int, dict[str, float]]:
     """The figures (percent) of ``setting`` by seed: IoU averaged over the classes of all folds, the others over folds.
 
-    A seed counts once it has every fold that any seed of the setting has. ``perfect`` is there for word maps.
+    A seed counts once it has every fold that any seed of the setting has. ``perfect`` is there for cost aggregation.
     """
     found = [row for row in rows if row["setting"] == setting]
     folds = {row["fold"] for row in found}

@@ -15,7 +15,7 @@ from fusionerlib.datasets.mosaics import Mosaics
 from fusionerlib.datasets.scene import vocabulary
 from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.evaluation.mosaics import MosaicResult, curve_figures, evaluate_mosaics, robustness_curves
-from fusionerlib.features.alignment import aligned_tokens
+from fusionerlib.features.alignment import aligned_tokens, check_tokens
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache
@@ -49,9 +49,10 @@ METHODS: dict[str, Method] = {
     "lseg": Method("pixels trained to lie near frozen words (LSeg's head)", {"kind": "lseg"}),
     "spnet": Method("one linear map from pixels to frozen words (SPNet's)", {"kind": "spnet"}),
     "similarity": Method(
-        "cosine of word and patch, no training (MaskCLIP's)", {"kind": "similarity", "temperature": 0.07, "offset": 0.2}
+        "cosine of word and patch, no training (MaskCLIP's)",
+        {"kind": "training_free", "temperature": 0.07, "offset": 0.2},
     ),
-    "modern": Method("maps of likeness, made into masks by shared convolutions (ours)", {"kind": "maps"}),
+    "modern": Method("maps of likeness, made into masks by shared convolutions (ours)", {"kind": "cost_aggregation"}),
     "class-agnostic": Method(
         "control: objects of any name, one word for all", {"kind": "fusioner", "text": "constant"}, one_object=True
     ),
@@ -119,16 +120,18 @@ def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:
     """
     require_methods([name])
     changes = dict(METHODS[name].changes)
-    if changes["kind"] == "similarity":
+    if changes["kind"] == "training_free":
         changes |= aligned_tokens(run.pair) or {}
-    if (run.fusion.kind == "maps") != (changes["kind"] == "maps"):
-        preset = "modern" if changes["kind"] == "maps" else "small"
+    if (run.fusion.kind == "cost_aggregation") != (changes["kind"] == "cost_aggregation"):
+        preset = "modern" if changes["kind"] == "cost_aggregation" else "small"
         # The pair and the optimisation stay the run's own.
         changes = {**dict(run.pair), **dict(run.training), "preset": preset, **changes}
-        if changes["kind"] == "maps":
+        if changes["kind"] == "cost_aggregation":
             changes |= _modern_tokens(run.pair)
     budget = {"steps": steps, "warmup": min(run.training.warmup, steps // 10)} if steps else {}
-    return run.changed(**{**changes, **budget, "feed": "stored"})
+    method = run.changed(**{**changes, **budget, "feed": "stored"})
+    check_tokens(method)
+    return method
 
 
 def compare(
@@ -208,8 +211,8 @@ def _modern_tokens(pair: PairConfig) -> dict[str, Any]:
         return {
             "visual_tokens": "class_posteriors",
             "text_tokens": "class_posteriors",
-            "likeness": "classes",
+            "similarity": "class_posteriors",
             "text_noise": 0.0,
         }
     way = aligned_tokens(pair)
-    return {"likeness": "learned"} if way is None else {**way, "likeness": "cosine"}
+    return {"similarity": "learned"} if way is None else {**way, "similarity": "cosine"}

@@ -12,7 +12,7 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import build
-from fusionerlib.models.base import NAMES
+from fusionerlib.models.base import NAME_CHUNK
 
 SIZE, WIDTH = 64, 40
 
@@ -41,7 +41,7 @@ class Seeded:
 
 def make(preset: str = "modern", **changes) -> Segmenter:
     torch.manual_seed(0)
-    own = {"likeness": "cosine"} if preset == "modern" else {"width": 24, "heads": 2}
+    own = {"similarity": "cosine"} if preset == "modern" else {"width": 24, "heads": 2}
     model = build(FusionConfig(preset=preset, **own), visual_width=WIDTH, text_width=WIDTH)
     segmenter = Segmenter(
         model=model,
@@ -66,12 +66,12 @@ def photo():
 
 @pytest.mark.parametrize("stride", [None, 40])
 def test_parts_give_the_answer_of_all_names_at_once_to_the_bit(photo, stride, monkeypatch) -> None:
-    names = numbered(3 * NAMES)
+    names = numbered(3 * NAME_CHUNK)
     segmenter = make(stride=stride).set_image(photo)
     parts = segmenter.segment(names)
-    assert set(segmenter.asked) == {NAMES}
+    assert set(segmenter.asked) == {NAME_CHUNK}
     segmenter.asked.clear()
-    monkeypatch.setattr("fusionerlib.models.base.NAMES", len(names))
+    monkeypatch.setattr("fusionerlib.models.base.NAME_CHUNK", len(names))
     whole = segmenter.segment(names)
     assert set(segmenter.asked) == {len(names)}
     assert torch.equal(parts.coarse, whole.coarse) and torch.equal(parts.best, whole.best)
@@ -81,18 +81,18 @@ def test_parts_give_the_answer_of_all_names_at_once_to_the_bit(photo, stride, mo
 
 def test_a_names_logits_do_not_hang_on_the_list_that_it_stands_in(photo) -> None:
     segmenter = make().set_image(photo)
-    few, many = segmenter.segment(numbered(NAMES + 7)), segmenter.segment(numbered(2 * NAMES + 1)[::-1])
-    assert torch.equal(few.coarse, many.coarse.flip(0)[: NAMES + 7])
+    few, many = segmenter.segment(numbered(NAME_CHUNK + 7)), segmenter.segment(numbered(2 * NAME_CHUNK + 1)[::-1])
+    assert torch.equal(few.coarse, many.coarse.flip(0)[: NAME_CHUNK + 7])
     alone = segmenter.segment(["3"])
     torch.testing.assert_close(alone.coarse[0], few.coarse[3], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [None, 40])
-@pytest.mark.parametrize("count", [1, NAMES, NAMES + 1, 5 * NAMES - 3])
+@pytest.mark.parametrize("count", [1, NAME_CHUNK, NAME_CHUNK + 1, 5 * NAME_CHUNK - 3])
 def test_no_more_than_a_part_is_ever_asked_at_once(photo, stride, count) -> None:
     segmenter = make(stride=stride).set_image(photo)
     found = segmenter.segment(numbered(count))
-    assert max(segmenter.asked) == min(count, NAMES) and len(found.coarse) == count
+    assert max(segmenter.asked) == min(count, NAME_CHUNK) and len(found.coarse) == count
     # What grows with the vocabulary is as large as the model's own map, not as the image or the tower's input.
     if stride is None:
         assert found.coarse.shape[1:] == (2 * SIZE // 8, 2 * SIZE // 8)
@@ -112,5 +112,5 @@ def test_coarse_logits_hold_all_that_the_models_at_the_towers_size_do(photo) -> 
 
 def test_names_that_attend_to_each_other_are_asked_together(photo) -> None:
     segmenter = make("small").set_image(photo)
-    segmenter.segment(numbered(2 * NAMES))
-    assert segmenter.asked == [2 * NAMES]
+    segmenter.segment(numbered(2 * NAME_CHUNK))
+    assert segmenter.asked == [2 * NAME_CHUNK]

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from fusionerlib.config import FusionConfig, PairConfig, RunConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.alignment import aligned_tokens, in_one_space
+from fusionerlib.features.context import RunContext
 from fusionerlib.models import build
 from fusionerlib.training.steps import make_optimiser
 
 GRID, SIZE = (2, 3), (16, 24)
-BASELINES = ("lseg", "spnet", "similarity")
+BASELINES = ("lseg", "spnet", "training_free")
 
 
 def made(kind: str, *, visual: int = 10, text: int = 7, **changes):
@@ -55,8 +56,8 @@ def test_spnet_is_a_matrix_and_a_product() -> None:
     assert model.trainable() == {"fusion": 7 * 10 + 7 + 1, "decoder": 0, "total": 78}
 
 
-def test_similarity_is_a_cosine_and_two_constants() -> None:
-    model, patches, words = made("similarity", temperature=0.05, offset=0.1)
+def test_training_free_is_a_cosine_and_two_constants() -> None:
+    model, patches, words = made("training_free", temperature=0.05, offset=0.1)
     found = model(patches, words, grid=GRID, size=SIZE).numpy()
     for image in range(2):
         # The last 7 of 10 channels are in the space of the words.
@@ -129,8 +130,8 @@ def test_tokens_of_another_width_are_refused(kind: str) -> None:
             model(*wrong, grid=GRID, size=SIZE)
 
 
-def test_a_loop_that_trains_similarity_changes_nothing() -> None:
-    model, patches, words = made("similarity")
+def test_a_loop_that_trains_training_free_changes_nothing() -> None:
+    model, patches, words = made("training_free")
     before = model(patches, words, grid=GRID, size=SIZE)
     optimiser = make_optimiser(model.train(), RunConfig().training)
     model(patches, words, grid=GRID, size=SIZE).sum().backward()
@@ -139,8 +140,10 @@ def test_a_loop_that_trains_similarity_changes_nothing() -> None:
 
 
 def test_words_that_do_not_fit_into_patches_are_refused() -> None:
-    with pytest.raises(FusionerError, match=r"5 channels can't hold words of 7: .*'conse'.*'fusioner'"):
-        made("similarity", visual=5)
+    with pytest.raises(
+        FusionerError, match=r"5 channels can't end in the 7 channels of the text tokens: .*'conse'.*'fusioner'"
+    ):
+        made("training_free", visual=5)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +158,9 @@ def test_words_that_do_not_fit_into_patches_are_refused() -> None:
         ({"text": "constant"}, "both halves of one CLIP"),
     ],
 )
-def test_similarity_of_two_spaces_is_refused_with_the_remedy(pair: dict, told: str) -> None:
+def test_training_free_of_two_spaces_is_refused_with_the_remedy(pair: dict, told: str) -> None:
     with pytest.raises(FusionerError, match=told):
-        RunConfig.flat(preset="small", kind="similarity", **pair)
+        RunContext(RunConfig.flat(preset="small", kind="training_free", **pair))
     assert RunConfig.flat(**pair).fusion.kind == "fusioner"
 
 
@@ -177,7 +180,7 @@ def test_the_way_into_one_space(pair: dict, way: dict | None) -> None:
     assert aligned_tokens(PairConfig(**pair)) == way
     if way is not None:
         assert in_one_space(PairConfig(**{**pair, **way}))
-        assert RunConfig.flat(kind="similarity", **{**pair, **way}).fusion.offset == 0.2
+        assert RunContext(RunConfig.flat(kind="training_free", **{**pair, **way})).run.fusion.offset == 0.2
 
 
 @pytest.mark.parametrize("kind", ["fusioner", "late"])

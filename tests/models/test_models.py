@@ -66,7 +66,7 @@ def test_dropout_falls_on_words_alone(kind: str) -> None:
         torch.testing.assert_close(first, second)
     else:
         block, tokens = model.transformer.blocks[0], torch.cat([seen, named], dim=1)
-        dropped, whole = block(tokens, words=2), block.eval()(tokens, words=2)
+        dropped, whole = block(tokens, names=2), block.eval()(tokens, names=2)
         torch.testing.assert_close(dropped[:, :6], whole[:, :6])
         assert not torch.allclose(dropped[:, 6:], whole[:, 6:])
 

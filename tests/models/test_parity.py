@@ -10,7 +10,7 @@ from torch import Tensor
 from fusionerlib.config import FusionConfig
 from fusionerlib.models import build
 
-TEMPERATURE, DEPTH, HEADS, WIDTH = 0.07, 12, 8, 512
+TEMPERATURE, DEPTH, HEADS = 0.07, 12, 8
 
 
 def layer_norm(x: Tensor, w: dict[str, Tensor], name: str, eps: float) -> Tensor:
@@ -22,7 +22,7 @@ def reference(
     w: dict[str, Tensor], patches: Tensor, words: Tensor, grid: tuple, size: tuple, drift: str = ""
 ) -> Tensor:
     """One image: patches (N, Dv), words (K, Dt) to logits (K, H, W). ``drift`` is a wrong reading of the table."""
-    eps = 1e-6 if drift == "eps" else 1e-5
+    eps, width = 1e-6 if drift == "eps" else 1e-5, w["category"].shape[1]
     corners = drift == "align_corners"
 
     def linear(x: Tensor, name: str, bias: bool = True) -> Tensor:
@@ -44,11 +44,11 @@ def reference(
     for index in range(DEPTH):
         block = f"transformer.blocks.{index}"
         qkv = linear(layer_norm(tokens, w, f"{block}.norm1", eps), f"{block}.attention.qkv", bias=drift != "qkv_bias")
-        query, key, value = qkv.split(WIDTH, dim=-1)
+        query, key, value = qkv.split(width, dim=-1)
         heads = []
         for head in range(HEADS):
-            part = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
-            scores = query[:, part] @ key[:, part].T / math.sqrt(WIDTH / HEADS)
+            part = slice(head * width // HEADS, (head + 1) * width // HEADS)
+            scores = query[:, part] @ key[:, part].T / math.sqrt(width / HEADS)
             heads.append(torch.softmax(scores, -1) @ value[:, part])
         tokens = tokens + linear(torch.cat(heads, -1), f"{block}.attention.out")
         hidden = gelu(linear(layer_norm(tokens, w, f"{block}.norm2", eps), f"{block}.mlp.0"))
@@ -56,7 +56,7 @@ def reference(
     tokens = layer_norm(tokens, w, "transformer.norm", eps)
     visual, text = tokens[: len(patches)] @ w["patch_matrix"], tokens[len(patches) :] @ w["word_matrix"]
 
-    features = visual.T.reshape(WIDTH, *grid)
+    features = visual.T.reshape(width, *grid)
     for index, scale in enumerate((2, 4, 8, None)):
         weight, bias = w[f"decoder.convolutions.{index}.weight"], w[f"decoder.convolutions.{index}.bias"]
         features = F.conv2d(features[None], weight, bias, padding=1)[0]
@@ -75,17 +75,34 @@ def reference(
     return resized(logits, size) if drift == "logits" else logits
 
 
-@pytest.fixture(scope="module")
-def case():
+def made(width: int):
+    """The paper's model at ``width`` with random norms and biases, where a forgotten affine would show."""
     torch.manual_seed(0)
-    model = build(FusionConfig(), visual_width=768, text_width=768).eval()
-    with torch.no_grad():  # torch starts norms at 1 and 0, where a forgotten affine would not show
+    model = build(FusionConfig(width=width), visual_width=768, text_width=768).eval()
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "projection.0" in name or "projection.2" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
             elif name.endswith("bias"):
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    patches, words = F.normalize(torch.randn(2, 20, 768), dim=-1), F.normalize(torch.randn(2, 3, 768), dim=-1)
+    return model
+
+
+def inputs(grid: tuple[int, int], *, constant: bool) -> tuple[Tensor, Tensor]:
+    """Tokens of two images and three names. constant: but for one corner all patches of an image are the same, as in a
+    sliding window that lies mostly beyond the image's border."""
+    patches, words = torch.randn(2, *grid, 768), torch.randn(2, 3, 768)
+    if constant:
+        kept = patches[:, : max(1, grid[0] // 3), : max(1, grid[1] // 3)].clone()
+        patches[:] = patches[:, -1:, -1:].clone()
+        patches[:, : kept.shape[1], : kept.shape[2]] = kept
+    return F.normalize(patches.flatten(1, 2), dim=-1), F.normalize(words, dim=-1)
+
+
+@pytest.fixture(scope="module")
+def case():
+    model = made(512)
+    patches, words = inputs((4, 5), constant=False)
     with torch.no_grad():
         logits = model(patches, words, grid=(4, 5), size=(56, 70))
     return model, patches, words, logits
@@ -106,6 +123,29 @@ def test_logits_equal_a_second_writing_of_the_table(case) -> None:
 @pytest.mark.parametrize("drift", ["align_corners", "qkv_bias", "logits", "eps", "tanh"])
 def test_each_known_drift_would_be_noticed(case, drift: str) -> None:
     assert distance(case, drift) > 2e-4
+
+
+@pytest.mark.parametrize(
+    ("width", "grid", "constant"),
+    [
+        (64, (14, 14), False),
+        (64, (14, 14), True),
+        (64, (5, 19), False),
+        (64, (5, 19), True),
+        (64, (9, 2), True),
+        (512, (4, 6), True),
+    ],
+)
+def test_logits_keep_their_digits(width: int, grid: tuple[int, int], constant: bool) -> None:
+    model = made(width)
+    patches, words = inputs(grid, constant=constant)
+    size, exact = (grid[0] * 16, grid[1] * 16), {k: v.double() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        expected = torch.stack([reference(exact, patches[i].double(), words[i].double(), grid, size) for i in range(2)])
+        single = model(patches, words, grid=grid, size=size)
+        double = model.double()(patches.double(), words.double(), grid=grid, size=size)
+    assert float((single - expected).abs().max()) < 1e-4
+    assert float((double - expected).abs().max()) < 1e-10
 
 
 def test_paper_configuration_has_the_published_number_of_parameters() -> None:

@@ -47,7 +47,7 @@ def test_a_method_changes_only_what_it_is() -> None:
     assert changed(run, method_run(run, "fusioner")) == changed(run, method_run(run, "shuffled names")) == {}
     assert changed(run, method_run(run, "late")) == {"kind": "late"}
     assert changed(run, method_run(run, "spnet", steps=20)) == {"kind": "spnet", "steps": 20, "warmup": 2}
-    assert changed(run, method_run(run, "similarity")) == {"kind": "similarity", **words}
+    assert changed(run, method_run(run, "similarity")) == {"kind": "training_free", **words}
     assert changed(run, method_run(run, "class-agnostic")) == {"text": "constant"}
     modern = method_run(run, "modern")
     assert modern.fusion == FusionConfig(preset="modern")
@@ -65,13 +65,13 @@ def test_a_run_of_modern_lends_its_data_but_not_its_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "likeness"),
+    ("pair", "similarity"),
     [(("clip-vit-b16", "clip-vit-b16"), "cosine"), (("dino-vitb16", "bert-base"), "learned")],
 )
-def test_modern_reads_other_pairs_by_their_spaces(pair: tuple[str, str], likeness: str) -> None:
+def test_modern_reads_other_pairs_by_their_spaces(pair: tuple[str, str], similarity: str) -> None:
     run = RunConfig.flat(visual=pair[0], text=pair[1])
-    assert method_run(run, "modern").fusion.likeness == likeness
-    if likeness == "learned":
+    assert method_run(run, "modern").fusion.similarity == similarity
+    if similarity == "learned":
         with pytest.raises(FusionerError, match="two spaces"):
             method_run(run, "similarity")
 
@@ -127,7 +127,7 @@ def test_every_method_is_measured_on_the_same_mosaics(context: RunContext, tmp_p
 def test_similarity_is_not_trained_and_says_so(context: RunContext, tmp_path: Path, capsys) -> None:
     done = VariantRunner(context, directory=tmp_path).train(method_run(context.run, "similarity"))
     assert done.loss is None and not done.model.training and not list(tmp_path.iterdir())
-    assert "similarity: nothing to train" in capsys.readouterr().out
+    assert "training_free: nothing to train" in capsys.readouterr().out
 
 
 def test_a_run_of_similarity_is_its_checkpoint_without_a_step(context: RunContext, tmp_path: Path) -> None:

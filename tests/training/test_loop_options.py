@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.launched import config, trained
 
 PLAIN: dict[str, Any] = {"preset": "small", "dropout": 0.0, "steps": 3, "checkpoint_every": 3, "text_noise": 0.3}
-MAPS: dict[str, Any] = {"kind": "maps", "likeness": "learned", "dropout": 0.0, "steps": 3}
+MAPS: dict[str, Any] = {"kind": "cost_aggregation", "similarity": "learned", "dropout": 0.0, "steps": 3}
 COMPILER = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
 
 
@@ -108,7 +108,7 @@ def test_the_scale_of_half_precision_outlives_a_stop(tmp_path: Path) -> None:
     def running(scale: float) -> TrainingState:
         model = build(config(**PLAIN).fusion, visual_width=8, text_width=8)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        return TrainingState(model, torch.optim.AdamW(model.parameters()), None, scaler, step=3)
+        return TrainingState(model, torch.optim.AdamW(model.parameters()), scaler, step=3)
 
     running(8.0).keep(tmp_path, {})
     again = running(1024.0)

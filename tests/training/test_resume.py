@@ -25,16 +25,16 @@ from tests.launched import config, trained
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TOGETHER: dict[str, dict[str, Any]] = {
     "small": {"preset": "small", "dropout": 0.0, "text_noise": 0.3},
-    "maps": {"kind": "maps", "likeness": "learned", "dropout": 0.0, "loss": "bce+dice"},
-    "maps in parts": {"kind": "maps", "likeness": "learned", "dropout": 0.0, "accumulate": 2},
-    "online": {"feed": "online", "workers": 0, "dropout": 0.0, "ema": 0.5},
+    "cost_aggregation": {"kind": "cost_aggregation", "similarity": "learned", "dropout": 0.0, "loss": "bce+dice"},
+    "cost aggregation in parts": {"kind": "cost_aggregation", "similarity": "learned", "dropout": 0.0, "accumulate": 2},
+    "online": {"feed": "online", "workers": 0, "dropout": 0.0},
     # 19 pairs: an epoch's last batch has seven, or a single one, of which a process has none.
-    "seven left over": {"kind": "maps", "likeness": "learned", "dropout": 0.0, "batch": 12, "epochs": 2},
+    "seven left over": {"kind": "cost_aggregation", "similarity": "learned", "dropout": 0.0, "batch": 12, "epochs": 2},
     "one left over": {"dropout": 0.0, "batch": 18, "epochs": 2, "warmup_epochs": 1},
 }
 """What is trained in two processes and in one."""
 
-STOPPED: dict[str, Any] = {"steps": 70, "checkpoint_every": 3, "dropout": 0.1, "text_noise": 0.3, "ema": 0.9}
+STOPPED: dict[str, Any] = {"steps": 70, "checkpoint_every": 3, "dropout": 0.1, "text_noise": 0.3}
 """What is trained with a stop and without."""
 
 

@@ -69,10 +69,10 @@ def test_modern_brings_its_tokens_for_the_packaged_pair_alone() -> None:
     assert (pair.templates, pair.synonyms) == ("none", "everyday")
     assert training_cell(preset="modern", templates="few").run.pair.templates == "few"
     assert training_cell(preset="small").run.pair.templates == "eight"
-    with pytest.raises(FusionerError, match="likeness = 'learned'"):
+    with pytest.raises(FusionerError, match="similarity = 'learned'"):
         training_cell(preset="modern", text="bert-base")
-    assert training_cell(preset="modern", text="bert-base", likeness="learned").run.pair.visual_tokens == ""
-    assert training_cell(preset="modern", likeness="learned").run.pair.text_tokens == ""
+    assert training_cell(preset="modern", text="bert-base", similarity="learned").run.pair.visual_tokens == ""
+    assert training_cell(preset="modern", similarity="learned").run.pair.text_tokens == ""
 
 
 def test_without_a_preset_it_is_the_demo() -> None:
