@@ -70,7 +70,7 @@ def test_modern_brings_its_tokens_for_the_packaged_pair_alone() -> None:
     assert training_cell(preset="modern", templates="few").run.pair.templates == "few"
     assert training_cell(preset="small").run.pair.templates == "eight"
     with pytest.raises(FusionerError, match="similarity = 'learned'"):
-        training_cell(preset="modern", text="bert-base")
+        RunContext(training_cell(preset="modern", text="bert-base").run)
     assert training_cell(preset="modern", text="bert-base", similarity="learned").run.pair.visual_tokens == ""
     assert training_cell(preset="modern", similarity="learned").run.pair.text_tokens == ""
 
