@@ -52,7 +52,7 @@ METHODS: dict[str, Method] = {
         "cosine of word and patch, no training (MaskCLIP's)",
         {"kind": "training_free", "temperature": 0.07, "offset": 0.2},
     ),
-    "modern": Method("maps of likeness, made into masks by shared convolutions (ours)", {"kind": "cost_aggregation"}),
+    "modern": Method("similarity maps, made into masks by shared convolutions (ours)", {"kind": "cost_aggregation"}),
     "class-agnostic": Method(
         "control: objects of any name, one word for all", {"kind": "fusioner", "text": "constant"}, one_object=True
     ),

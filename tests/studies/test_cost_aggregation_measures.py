@@ -44,7 +44,7 @@ def test_the_cost_of_a_training_image_is_what_its_layers_multiply() -> None:
     # Backward: by weights and by inputs, but for the first layers, whose inputs are frozen tokens.
     backward = 2 * forward - coarse * 20 * 16
     products = 2 * (forward + backward)
-    # The products of likenesses come on top, forward only.
+    # The products of the similarities come on top, forward only.
     assert products <= cost["flops"] <= products * 1.05
     model = build(run.fusion, visual_width=30, text_width=10)
     assert cost["parameters"] == sum(parameter.numel() for parameter in model.parameters())
