@@ -1,4 +1,4 @@
-"""One file over HTTP: it goes on where it stopped, and gets its name only when it is whole and checked."""
+"""One file over HTTP: an interrupted download resumes, and the file gets its name only when it is whole and checked."""
 
 import hashlib
 import time
@@ -14,16 +14,16 @@ from fusionerlib.progress import bar, need_room, size_text
 CHUNK = 1 << 20
 LONGEST_PAUSE = 30.0
 HEADERS = {"User-Agent": "fusioner", "Accept-Encoding": "identity"}
-LATER = {408, 425, 429, 500, 502, 503, 504}
-"""Answers after which it is worth asking again."""
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
+"""HTTP status codes after which the request is repeated."""
 
 
 class _Refused(Exception):
-    """This address will not give the file, however often it is asked."""
+    """This address does not give the file, and repeating the request would not help."""
 
 
 class _Interrupted(Exception):
-    """The transfer stopped, or can't go on where it had stopped; asking again may help."""
+    """The transfer stopped or can't be resumed; repeating the request may help."""
 
 
 def fetch(
@@ -36,20 +36,22 @@ def fetch(
     tries: int = 5,
     pause: float = 1.0,
     instead: str = "",
+    accept: str = "",
     quiet: bool = False,
 ) -> str:
-    """Download ``target`` from the first of ``urls`` that gives it; returns its sha256.
+    """Download ``target`` from the first of ``urls`` that gives it; returns its sha256 (hex).
 
-    The bytes gather in ``<target>.part``. An interrupted transfer goes on from there, in this call (up to ``tries``
-    attempts in a row without a new byte; ``pause`` seconds, then twice as long, in between) and in the next one.
-    A file that is there already is only checked.
-    size, digests: bytes, and ``{"md5" or "sha256": hex}``, as published; of a digest its first digits will do. Without
-    digests nothing would tell whether the server still has the file that ``.part`` began with, so each attempt starts
-    from the first byte and nothing is kept.
-    timeout: seconds without a byte after which a connection counts as stalled. instead: what else a person can do, for
-    the error; the option ``--from`` where it is "".
-    Raises FusionerError where no address gives the published file, where the file that is there is another one, and
-    where the disk has no room.
+    The bytes gather in ``<target>.part``. An interrupted transfer is resumed from there, in this call (up to ``tries``
+    attempts in a row without a new byte, with pauses of ``pause`` seconds, doubled each time) and in the next.
+    Without digests it is resumed only where the server says that the file is still the same (ETag or Last-Modified with
+    If-Range); otherwise it starts again. A file that exists already is only checked.
+
+    size, digests: length in bytes, and ``{"md5" or "sha256": hex}``, as published; the first digits of one suffice.
+    timeout: seconds without a byte after which a connection counts as stalled. instead: another way for the user, for
+    the message; "" names the option ``--from``. accept: what the user can do to accept a whole file with another
+    digest, with ``{sha256}`` in it; such a file is then kept at ``unverified(target)``. With "" it is deleted.
+    Raises FusionerError where no address gives the published file, where the existing file is another one, and where
+    the disk is full.
     """
     if target.exists():
         return check(target, size=size, digests=digests, quiet=quiet)
@@ -60,21 +62,37 @@ def fetch(
         job = _Job(client, part, size=size, digests=digests or {}, tries=tries, pause=pause, quiet=quiet)
         for url in urls:
             try:
-                sha256 = job.run(url)
+                sha256, problem = job.run(url)
+                if problem and accept and sha256:
+                    part.replace(unverified(target))
+                    problem += (
+                        f"; it is kept as {unverified(target).name}: {accept.format(sha256=sha256)} if you trust it"
+                    )
+                elif problem:
+                    part.unlink()
+                if problem:
+                    raise _Refused(f"what it sends {problem}")
             except _Refused as refusal:
                 reasons.append(f"{url}: {refusal}")
             except OSError as error:
                 raise FusionerError(f"{part} can't be written ({error}): make room or give another root") from error
             else:
                 part.replace(target)
+                job.forget()
                 return sha256
-    if not digests:
+    if not part.exists() or not job.resumable:
         part.unlink(missing_ok=True)
-    kept = f" ({size_text(_length(part))} are kept, it goes on from there)" if part.exists() else ""
+        job.forget()
+    kept = f" ({size_text(_length(part))} are kept, it resumes from there)" if part.exists() else ""
     raise FusionerError(
         f"{target.name} could not be downloaded: {'; '.join(reasons) or 'no address is known'}. Run the same command "
         f"again{kept}, or {instead or f'get the file in another way and pass --from {target.name}'}"
     )
+
+
+def unverified(target: Path) -> Path:
+    """Where a whole download of ``target`` with another digest than the published one is kept."""
+    return target.with_name(f"{target.name}.unverified")
 
 
 def check(file: Path, *, size: int | None = None, digests: Mapping[str, str] | None = None, quiet: bool = False) -> str:
@@ -88,7 +106,7 @@ def check(file: Path, *, size: int | None = None, digests: Mapping[str, str] | N
 
 
 def _compare(file: Path, *, size: int | None, digests: Mapping[str, str], quiet: bool) -> tuple[str, str]:
-    """The file's sha256, and what is wrong with it ("" for nothing)."""
+    """The file's sha256 ("" where its length is wrong), and what is wrong with it ("" for nothing)."""
     length = _length(file)
     if size is not None and length != size:
         kind = "it is cut short" if length < size else "it is another file"
@@ -101,14 +119,14 @@ def _compare(file: Path, *, size: int | None, digests: Mapping[str, str], quiet:
             shown.update(len(chunk))
     for name, published in digests.items():
         if not (found := sums[name].hexdigest()).startswith(published):
-            rest = "…" if len(published) < len(found) else ""
-            return "", f"has {name} {found}, the published file {published}{rest}: it is altered"
+            shown = published if len(published) == len(found) else f"{published}…"
+            return sums["sha256"].hexdigest(), f"has {name} {found}, the published file {shown}: it is altered"
     return sums["sha256"].hexdigest(), ""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The filling of one ``.part`` file."""
+    """The download of one ``.part`` file; ``<part>.tag`` holds the server's validator of the file it belongs to."""
 
     client: httpx2.Client
     part: Path
@@ -118,27 +136,37 @@ class _Job:
     pause: float
     quiet: bool
 
-    def run(self, url: str) -> str:
-        """Fill and check the file; returns its sha256. Raises _Refused where this address is of no use."""
-        if not self.digests:
+    @property
+    def tag(self) -> Path:
+        return self.part.with_name(f"{self.part.name}.tag")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether bytes of another request may be put behind those that are there."""
+        return bool(self.digests) or self.tag.exists()
+
+    def forget(self) -> None:
+        """Drop the validator."""
+        self.tag.unlink(missing_ok=True)
+
+    def run(self, url: str) -> tuple[str, str]:
+        """Download the file and compare it; returns what ``_compare`` does. Raises _Refused for a useless address."""
+        if not self.resumable:
             self.part.unlink(missing_ok=True)
         pieces = self._fill(url)
         sha256, problem = self._compared()
         if problem and pieces > 1:
-            # An earlier piece may be broken, or of an older file: once more as a whole.
+            # An earlier piece may be broken, or of an older file: download it whole.
             self.part.unlink()
             self._fill(url)
             sha256, problem = self._compared()
-        if problem:
-            self.part.unlink()
-            raise _Refused(f"what it sends {problem}")
-        return sha256
+        return sha256, problem
 
     def _compared(self) -> tuple[str, str]:
         return _compare(self.part, size=self.size, digests=self.digests, quiet=self.quiet)
 
     def _fill(self, url: str) -> int:
-        """Transfer until the file is whole; returns of how many pieces it was made."""
+        """Transfer until the file is whole; returns the number of pieces."""
         furthest = _length(self.part)
         failures, pieces = 0, int(furthest > 0)
         while True:
@@ -154,16 +182,18 @@ class _Job:
                 if failures >= self.tries:
                     reason = str(error) or type(error).__name__
                     raise _Refused(f"{failures} attempts in a row brought nothing new; the last: {reason}") from error
-            if not self.digests:
+            if not self.resumable:
                 self.part.unlink(missing_ok=True)
             time.sleep(min(self.pause * 2 ** max(0, failures - 1), LONGEST_PAUSE))
 
     def _transfer(self, url: str) -> None:
-        """One request for what the file lacks, written behind what it has."""
+        """One request for the bytes that the file lacks, appended to those that it has."""
         start = _length(self.part)
         if start and start == self.size:
             return
         asked = {"Range": f"bytes={start}-"} if start else {}
+        if start and not self.digests:
+            asked["If-Range"] = self.tag.read_text(encoding="utf-8")
         with self.client.stream("GET", url, headers=asked) as response:
             begins, whole = self._offered(response, start)
             with (
@@ -179,8 +209,8 @@ class _Job:
             raise _Interrupted(f"the connection ended at byte {_length(self.part)} of {whole}")
 
     def _offered(self, response: httpx2.Response, start: int) -> tuple[int, int | None]:
-        """The first byte that the answer brings, and the whole file's length where it is known."""
-        if response.status_code in LATER:
+        """The first byte that the response brings, and the length of the whole file if known."""
+        if response.status_code in RETRIED:
             raise _Interrupted(f"answer {response.status_code} {response.reason_phrase}")
         if response.status_code not in (200, 206, 416):
             raise _Refused(f"answer {response.status_code} {response.reason_phrase}")
@@ -191,16 +221,27 @@ class _Job:
             # "bytes 100-999/1000"; the server may not know the whole ("*").
             span, _, whole = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
             first = span.partition("-")[0]
-            if response.status_code == 416 or first != str(start):
+            changed = not self.digests and _validator(response) not in ("", self.tag.read_text(encoding="utf-8"))
+            if response.status_code == 416 or first != str(start) or changed:
                 self.part.unlink()
                 raise _Interrupted(f"asked for the bytes from {start}, it has or sends others")
             begins = start
+        elif not self.digests and (validator := _validator(response)):
+            self.tag.write_text(validator, encoding="utf-8")
+        else:
+            self.forget()
         length = int(whole) if whole.isdigit() else self.size
         if self.size is not None and length != self.size:
             raise _Refused(f"it offers {length} bytes, the published file has {self.size}")
         if length is not None:
             need_room(self.part.parent, length - begins, what=self.part.stem)
         return begins, length
+
+
+def _validator(response: httpx2.Response) -> str:
+    """What identifies the file's version in an If-Range header, "" where the server sends nothing usable."""
+    tag: str = response.headers.get("etag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("last-modified", "")
 
 
 def _length(file: Path) -> int:

@@ -11,7 +11,8 @@ CONTENT = np.random.default_rng(5).bytes(300_000)
 class Publisher(ThreadingHTTPServer):
     """Serves CONTENT at every path. ``plan``: how to answer, one entry a request, then properly.
 
-    asked: path and Range header of every request. sent: how many bytes of content left.
+    asked: path and Range header of every request. sent: how many bytes of content left. tag: the ETag of the content,
+    "" for none; a range whose If-Range is another one gets the whole content.
     """
 
     daemon_threads = True
@@ -21,6 +22,7 @@ class Publisher(ThreadingHTTPServer):
         self.plan: list[str] = []
         self.asked: list[tuple[str, str | None]] = []
         self.sent = 0
+        self.tag = ""
         self.stalling, self.met_stalled = threading.Event(), False
         self.over = threading.Event()
 
@@ -51,12 +53,16 @@ class _Handler(BaseHTTPRequestHandler):
         content = CONTENT + b"more" if how == "longer" else CONTENT
         if how == "corrupt":
             content = content[:1000] + bytes([content[1000] ^ 255]) + content[1001:]
+        if how != "careless" and self.headers.get("If-Range", server.tag) != server.tag:
+            asked = None
         first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and how not in ("whole", "rewind") else 0
         if first >= len(content):
             return self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
         if how == "shifted":
             first += 7
         headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
+        if server.tag:
+            headers["ETag"] = server.tag
         if how != "endless":
             headers["Content-Length"] = str(len(content) - first)
         self._head(206 if first else 200, headers)

@@ -63,7 +63,7 @@ def test_a_stalled_connection_is_given_up_and_goes_on(publisher: Publisher, tmp_
 def test_the_next_call_goes_on_too(publisher: Publisher, tmp_path: Path) -> None:
     publisher.plan = ["cut:200000", "503", "503"]
     with pytest.raises(
-        FusionerError, match=r"f could not be downloaded: .*2 attempts .*503.*200 kB are kept.*--from f"
+        FusionerError, match=r"f could not be downloaded: .*2 attempts .*503.*200 kB are kept, it resumes.*--from f"
     ):
         fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, tries=2)
     assert left(tmp_path) == {"f.part": CONTENT[:200000]}
@@ -163,6 +163,48 @@ def test_without_a_published_checksum_nothing_is_kept(publisher: Publisher, tmp_
     with pytest.raises(FusionerError, match=r"again, or ask the library$"):
         publisher.plan = ["503"]
         fetch([publisher.url()], tmp_path / "f", **QUICK, tries=1, instead="ask the library")
+
+
+def test_without_a_checksum_a_servers_tag_tells_that_the_file_is_the_same(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.tag, publisher.plan = '"one"', ["cut:100000", "cut:50000", "503", "503"]
+    with pytest.raises(FusionerError, match=r"150 kB are kept, it resumes from there"):
+        fetch([publisher.url()], tmp_path / "f", **QUICK, tries=2)
+    assert left(tmp_path) == {"f.part": CONTENT[:150000], "f.part.tag": b'"one"'}
+    assert fetch([publisher.url()], tmp_path / "f", **QUICK) == SHA256
+    assert publisher.ranges[-1] == "bytes=150000-" and publisher.sent == len(CONTENT)
+    assert left(tmp_path) == {"f": CONTENT}
+
+
+@pytest.mark.parametrize("how", ["properly", "ignored"])
+def test_without_a_checksum_a_changed_file_starts_again(publisher: Publisher, tmp_path: Path, how: str) -> None:
+    (tmp_path / "f.part").write_bytes(b"of an older file")
+    (tmp_path / "f.part.tag").write_text('"old"')
+    publisher.tag = '"new"'
+    if how == "ignored":  # a server that sends the range whatever If-Range says; its ETag tells
+        publisher.plan = ["careless"]
+    assert fetch([publisher.url()], tmp_path / "f", **QUICK) == SHA256
+    assert publisher.ranges == ["bytes=16-", *([None] if how == "ignored" else [])]
+    assert left(tmp_path) == {"f": CONTENT}
+
+
+def test_a_weak_tag_is_no_reason_to_resume(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.tag, publisher.plan = 'W/"one"', ["cut:100000"]
+    assert fetch([publisher.url()], tmp_path / "f", **QUICK) == SHA256
+    assert publisher.ranges == [None, None]
+
+
+def test_a_whole_file_of_another_digest_is_kept_aside_where_it_can_be_accepted(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    publisher.plan = ["corrupt"]
+    with pytest.raises(FusionerError, match=r"f\.unverified: say `yes ([0-9a-f]{64})` if you trust it") as raised:
+        fetch([publisher.url()], tmp_path / "f", **KNOWN, **QUICK, accept="say `yes {sha256}`")
+    (content,) = left(tmp_path).values()
+    assert list(left(tmp_path)) == ["f.unverified"] and hashlib.sha256(content).hexdigest() in str(raised.value)
+    publisher.plan = ["longer"]  # an answer of another length is no whole file
+    with pytest.raises(FusionerError, match="offers 300004 bytes"):
+        fetch([publisher.url()], tmp_path / "g", **KNOWN, **QUICK, accept="say `yes {sha256}`")
+    assert list(left(tmp_path)) == ["f.unverified"]
 
 
 def test_an_answer_of_unknown_length_that_ends_early_is_noticed(publisher: Publisher, tmp_path: Path) -> None:

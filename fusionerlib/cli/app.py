@@ -155,14 +155,19 @@ def encoders(
 def fetch(
     name: Annotated[str, typer.Argument(help="An encoder's name, see `fusioner encoders`.")],
     role: Annotated[str, typer.Option(help="visual or text; both if not given and NAME has both.")] = "",
+    accept_digest: Annotated[
+        str, typer.Option(help="A sha256 to accept for a file although the published or recorded one differs.")
+    ] = "",
 ) -> None:
-    """Download the weights of an encoder; files that are already here are kept."""
+    """Download the weights of an encoder, after a line with their licence; files that are here are only checked."""
     from fusionerlib.encoders import weights
     from fusionerlib.encoders.registry import specs_named
 
-    for row in specs_named(name, role):
-        files = weights.fetch(row)
-        typer.echo(f"{row.role} {row.name}: " + (f"{weights.locate(row)}" if files else "nothing to download"))
+    for spec in specs_named(name, role):
+        if not weights.present(spec):
+            typer.echo(weights.licence_notice(spec), err=True)
+        files = weights.fetch(spec, accept_digest=accept_digest)
+        typer.echo(f"{spec.role} {spec.name}: " + (f"{weights.locate(spec)}" if files else "nothing to download"))
 
 
 # The order of the help.

@@ -126,9 +126,10 @@ class EncoderSpec(Frozen):
 
     space: see ``TokenMap``. width: channels of a token, 0 if only the weights tell. parameters: their number, 0 if
     unknown. loader: ``module:function``, called with the spec and a ``LoadOptions``; its module is imported when the
-    encoder is loaded, not before. tokens: the kinds of token it can give, the default first. files: what must be on
-    this machine, empty for weights that are installed as a package. stride, multiple: see ``VisualEncoder``. size: side
-    in pixels of its training images. The three are 0 for text. options: what else the loader needs.
+    encoder is loaded, not before. licence: of the weights; terms: what it restricts, or where it is to be read.
+    tokens: the kinds of token it can give, the default first. files: what must be on this machine, empty for weights
+    that are installed as a package. stride, multiple: see ``VisualEncoder``. size: side in pixels of its training
+    images. The three are 0 for text. options: what else the loader needs.
     """
 
     name: str
@@ -140,6 +141,7 @@ class EncoderSpec(Frozen):
     loader: str
     pretraining: str
     licence: str
+    terms: str = ""
     tokens: tuple[str, ...]
     files: tuple[WeightFile, ...] = ()
     stride: int = 0

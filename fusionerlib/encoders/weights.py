@@ -1,27 +1,33 @@
-"""Where published weights are, or what to do about it. Looking never touches the network; ``fetch`` alone does."""
+"""Where published weights lie on this machine, and ``fetch``, the only function that downloads them.
 
+A file with a published sha256 is checked against it. Of any other file the sha256 of the first download is recorded
+(``fusioner/digests.json`` in the user's cache folder), and each later ``fetch`` compares with the record.
+"""
+
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from fusionerlib.encoders.base import EncoderSpec, WeightFile, file_digest
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive
+from fusionerlib.files import exclusive, write_text
 from fusionerlib.progress import size_text
 
 PATIENCE = 10.0
-"""Seconds that a silent server is waited for."""
+"""Seconds to wait for a silent server."""
 TRIES = 3
-"""Attempts in a spec without a new byte: a machine without a network is told so within seconds."""
+"""Attempts in a row without a new byte: a machine without a network gets the error within seconds."""
 LOCK = ".fusioner.lock"
-"""Beside the files from URLs: of two downloads of one file, each would write into what the other has."""
+"""Beside the files from URLs: two downloads of one file would write into the same ``.part``."""
 
 
 def locate(spec: EncoderSpec, weights: str = "") -> Path:
-    """The file of a spec that has one file, the folder of a spec that has several.
+    """The file of an encoder that has one file, the folder of an encoder that has several. Nothing is downloaded.
 
-    weights: a path given by the user, or "" for the hub's and torch's caches. Raises FusionerError naming the encoder,
-    the file, its size and both remedies where a file is missing.
+    weights: a path given by the user, or "" for the caches of huggingface_hub and torch. Raises FusionerError naming
+    the encoder, the file, its size and both remedies where a file is missing.
     """
     if not weights:
         missing = [file for file in spec.files if cached(file) is None and not _known_absent(file)]
@@ -45,7 +51,7 @@ def locate(spec: EncoderSpec, weights: str = "") -> Path:
 
 
 def cached(file: WeightFile) -> Path | None:
-    """Where ``file`` lies after ``fetch``, None where it does not."""
+    """Where ``file`` lies after ``fetch``, None if it does not."""
     if file.repo:
         path = _in_hub_cache(file)
         return Path(path) if isinstance(path, str) else None
@@ -54,29 +60,47 @@ def cached(file: WeightFile) -> Path | None:
 
 
 def present(spec: EncoderSpec) -> bool:
-    """Whether ``spec`` can be loaded on this machine without a download."""
+    """Whether the encoder can be loaded on this machine without a download."""
     return all(cached(file) is not None or _known_absent(file) for file in spec.files)
 
 
-def fetch(spec: EncoderSpec) -> list[Path]:
-    """The files of ``spec``, downloaded with a progress bar where they are missing.
+def licence_notice(spec: EncoderSpec) -> str:
+    """The licence of an encoder's weights as one line, with its terms where they restrict the use."""
+    terms = f" ({spec.terms})" if spec.terms else ""
+    return f"{spec.role} {spec.name}: licence {spec.licence}{terms}"
 
-    A broken download leaves nothing under the file's name; it goes on where it stopped, in this call and in the next
-    one, where the file is the hub's or its sha256 is known, and from its first byte otherwise. Raises FusionerError
-    naming the encoder, the file and the other remedy where it can't be had.
+
+def fetch(spec: EncoderSpec, *, accept_digest: str = "") -> list[Path]:
+    """The files of an encoder, downloaded where they are missing, with a progress bar; all are checked.
+
+    An interrupted download leaves nothing under the file's name, and is resumed by the next call where the server can.
+    accept_digest: a sha256 (hex) that is accepted for a file although the published or recorded one differs; from then
+    on it is the recorded one. Raises FusionerError naming the encoder, the file and the remedy where a file can't be
+    downloaded, or has another digest; such a file stays on the disk, so that accepting it needs no second download.
     """
-    paths = [cached(file) or _downloaded(spec, file) for file in spec.files if not _known_absent(file)]
-    return [path for path in paths if path is not None]
+    paths = []
+    for file in spec.files:
+        if _known_absent(file):
+            continue
+        path = cached(file)
+        if path is None:
+            path = _from_hub(spec, file) if file.repo else _from_url(spec, file, accept_digest)
+        if path is not None:
+            _check(spec, file, path, accept_digest)
+            paths.append(path)
+    return paths
 
 
-def _downloaded(spec: EncoderSpec, file: WeightFile) -> Path | None:
-    if not file.repo:
-        return _from_url(spec, file)
+def _from_hub(spec: EncoderSpec, file: WeightFile) -> Path | None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     try:
-        return _from_hub(file)
-    except Exception as error:  # the hub's client raises what its HTTP library does, which is no OSError everywhere
+        # hf_hub_download alone asks six times, for up to several minutes, before it reports that there is no network.
+        with suppress(EntryNotFoundError):  # which it must meet itself, to remember what a repository does not have
+            get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), timeout=PATIENCE)
+        return Path(hf_hub_download(file.repo, file.file, revision=file.revision))
+    except Exception as error:  # the hub's client raises its HTTP library's errors, which are not always an OSError
         gone = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         if gone and file.optional:
             return None
@@ -89,42 +113,98 @@ def _downloaded(spec: EncoderSpec, file: WeightFile) -> Path | None:
         ) from error
 
 
-def _from_hub(file: WeightFile) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
-
-    # hf_hub_download alone asks six times, for half a minute up to several, before it says that there is no network.
-    with suppress(EntryNotFoundError):  # which it must meet itself, to remember what a repository does not have
-        get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), timeout=PATIENCE)
-    path = Path(hf_hub_download(file.repo, file.file, revision=file.revision))
-    try:
-        _check(file, file_digest(path) if file.sha256 else "")
-    except ValueError:
-        path.resolve().unlink()  # else it would pass for the published file from now on
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _from_url(spec: EncoderSpec, file: WeightFile) -> Path:
-    from fusionerlib import download  # its HTTP client takes 0.2 s that looking does not need
+def _from_url(spec: EncoderSpec, file: WeightFile, accept_digest: str) -> Path:
+    from fusionerlib import download  # its HTTP client takes 0.2 s to import
 
     path = _torch_hub() / file.file
-    # WeightFile.bytes may be an estimate: nothing to hold a download against.
-    digests = {"sha256": file.sha256} if file.sha256 else {}
+    aside, wanted = download.unverified(path), _expected(file)
     other = f"get it on another machine and set {spec.role}_weights=PATH"
+
+    def accepted() -> bool:
+        if not (accept_digest and aside.is_file() and file_digest(aside) == accept_digest.lower()):
+            return False
+        aside.replace(path)
+        return True
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.parent / LOCK, f"downloading into {path.parent}"):
-            download.fetch([file.url], path, digests=digests, timeout=PATIENCE, tries=TRIES, instead=other)
+            if accepted():
+                return path
+            try:
+                download.fetch(
+                    [file.url],
+                    path,
+                    # WeightFile.bytes may be an estimate, so it is not compared.
+                    digests={"sha256": wanted} if wanted else {},
+                    timeout=PATIENCE,
+                    tries=TRIES,
+                    instead=other,
+                    accept=_accepting(spec, "{sha256}"),
+                )
+            except FusionerError:
+                if not accepted():
+                    raise
     except (FusionerError, OSError) as error:
         raise FusionerError(f"encoder {spec.name!r}: {error}") from error
     return path
 
 
-def _check(file: WeightFile, sha256: str) -> None:
-    if not sha256.startswith(file.sha256):
-        raise ValueError(f"its sha256 is {sha256}, that of the published file starts with {file.sha256}")
+def _check(spec: EncoderSpec, file: WeightFile, path: Path, accept_digest: str) -> None:
+    """Compare with the published or recorded digest; record the first and an accepted one."""
+    found, wanted = file_digest(path), _expected(file)
+    if accept_digest and found == accept_digest.lower():
+        _record(file, found, accepted=True)
+    elif not wanted:
+        _record(file, found, accepted=False)
+    elif not found.startswith(wanted):
+        where = path
+        if file.repo and path.is_symlink():  # the file stays in the hub's cache, and the next fetch links it again
+            where = path.resolve()
+            path.unlink()
+        elif not file.repo:
+            where = path.replace(path.with_name(f"{path.name}.unverified"))
+        raise FusionerError(
+            f"encoder {spec.name!r}: {file.file} has sha256 {found}, expected {wanted}: it is kept as {where}: delete "
+            f"it and fetch again, or {_accepting(spec, found)} if you trust it"
+        )
+
+
+def _accepting(spec: EncoderSpec, sha256: str) -> str:
+    return f"run `fusioner fetch {spec.name} --accept-digest {sha256}`"
+
+
+def _expected(file: WeightFile) -> str:
+    """The digest that a file must have: an accepted one, else the published one, else the recorded one, else ""."""
+    known = _digests().get(_address(file), {})
+    recorded: str = known.get("sha256", "")
+    return recorded if known.get("accepted") else file.sha256 or recorded
+
+
+def _record(file: WeightFile, sha256: str, *, accepted: bool) -> None:
+    folder = _records().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / LOCK, f"writing {_records()}"):
+        known = {**_digests(), _address(file): {"sha256": sha256, "accepted": accepted}}
+        write_text(_records(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def _digests() -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = json.loads(_records().read_text(encoding="utf-8"))
+        return held
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise FusionerError(f"{_records()} can't be read ({error}): delete it") from error
+
+
+def _records() -> Path:
+    return _cache() / "fusioner" / "digests.json"
+
+
+def _address(file: WeightFile) -> str:
+    return f"{file.repo}@{file.revision}/{file.file}" if file.repo else file.url
 
 
 def _missing(spec: EncoderSpec, files: list[WeightFile], where: str) -> FusionerError:
@@ -142,7 +222,7 @@ def _root(spec: EncoderSpec, first: Path) -> Path:
 
 
 def _known_absent(file: WeightFile) -> bool:
-    """Whether a former ``fetch`` learned that the repository has no such optional file."""
+    """Whether an earlier ``fetch`` found that the repository has no such optional file."""
     if not file.optional:
         return False
     from huggingface_hub import _CACHED_NO_EXIST
@@ -151,13 +231,17 @@ def _known_absent(file: WeightFile) -> bool:
 
 
 def _in_hub_cache(file: WeightFile) -> object:
-    from huggingface_hub import try_to_load_from_cache  # 0.2 s that the packaged pair does not need
+    from huggingface_hub import try_to_load_from_cache  # takes 0.2 s, which the packaged pair does not need
 
     return try_to_load_from_cache(file.repo, file.file, revision=file.revision)
 
 
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
 def _torch_hub() -> Path:
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    home = os.environ.get("TORCH_HOME") or _cache() / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 

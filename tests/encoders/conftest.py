@@ -36,7 +36,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
-    """Empty caches of the hub and of torch, and the hub at the test's server."""
+    """Empty caches of the hub, of torch and of the digests, and the hub at the test's server."""
     from huggingface_hub import constants
 
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -45,6 +45,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> P
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for proxy in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
     return tmp_path

@@ -15,7 +15,7 @@ import torch
 
 from fusionerlib.encoders.base import WeightFile
 from fusionerlib.encoders.registry import get_spec, list_encoders, load_text
-from fusionerlib.encoders.weights import cached, fetch, locate, present
+from fusionerlib.encoders.weights import cached, fetch, licence_notice, locate, present
 from fusionerlib.errors import FusionerError
 from tests.encoders.hub_server import BYTES, COMMIT, Server, spec_of
 
@@ -135,13 +135,56 @@ def test_the_command_fetches_from_the_hub(caches: Path, server: Server, tiny: di
 def test_a_pinned_file_of_the_hub(caches: Path, server: Server) -> None:
     pinned = WeightFile(file="model.safetensors", repo="owner/pinned", revision=COMMIT, sha256="ab")
     server.repository("owner/pinned", {"model.safetensors": BYTES}, revision=COMMIT)
-    with pytest.raises(FusionerError, match=r"its sha256 is .*, that of the published file starts with ab"):
+    sha256 = hashlib.sha256(BYTES).hexdigest()
+    with pytest.raises(FusionerError, match=rf"has sha256 {sha256}, expected ab: .* --accept-digest {sha256}` if you"):
         fetch(spec_of(pinned))
-    assert cached(pinned) is None
-    assert not [path for path in caches.rglob("*") if path.is_file() and path.stat().st_size >= len(BYTES)]
+    assert cached(pinned) is None and not present(spec_of(pinned))
     right = pinned.model_copy(update={"sha256": hashlib.sha256(BYTES).hexdigest()})
     assert fetch(spec_of(right)) == [locate(spec_of(right))] and locate(spec_of(right)).read_bytes() == BYTES
     assert cached(right.model_copy(update={"revision": "2" * 40})) is None
+    assert sum(server.sent) == len(BYTES), "what was refused is kept, and was not transferred again"
+
+
+def test_another_digest_is_accepted_once_and_for_all(caches: Path, server: Server) -> None:
+    pinned = WeightFile(file="model.safetensors", repo="owner/pinned", revision=COMMIT, sha256="ab")
+    server.repository("owner/pinned", {"model.safetensors": BYTES}, revision=COMMIT)
+    for accepted in ("", "0" * 64):
+        with pytest.raises(FusionerError, match="expected ab"):
+            fetch(spec_of(pinned), accept_digest=accepted)
+    (path,) = fetch(spec_of(pinned), accept_digest=hashlib.sha256(BYTES).hexdigest())
+    assert fetch(spec_of(pinned)) == [path] and path.read_bytes() == BYTES and sum(server.sent) == len(BYTES)
+
+
+def test_the_first_download_of_an_unknown_file_is_recorded_and_checked_after(caches: Path, server: Server) -> None:
+    spec = spec_of(WeightFile(file="model.safetensors", repo="owner/free"))
+    server.repository("owner/free", {"model.safetensors": BYTES})
+    (path,) = fetch(spec)
+    path.resolve().unlink()
+    path.unlink()
+    server.repository("owner/free", {"model.safetensors": BYTES[::-1]})
+    changed = hashlib.sha256(BYTES[::-1]).hexdigest()
+    with pytest.raises(FusionerError, match=f"has sha256 {changed}, expected {hashlib.sha256(BYTES).hexdigest()}: "):
+        fetch(spec)
+    fetch(spec, accept_digest=changed)
+    assert locate(spec).read_bytes() == BYTES[::-1]
+
+
+def test_the_licence_is_told_before_the_download(caches: Path, server: Server) -> None:
+    from typer.testing import CliRunner
+
+    from fusionerlib.cli.app import app
+
+    told = {
+        "dinov3-vitb16": "visual dinov3-vitb16: licence DINOv3 License (Meta's own terms: https://",
+        "c-radiov3-vitb16": "licence NVIDIA Open Model License (NVIDIA's own terms: https://",
+        "hf:owner/tiny": "text hf:owner/tiny: licence see the model's own card",
+    }
+    for name, notice in told.items():
+        asked = len(server.asked)
+        done = CliRunner().invoke(app, ["fetch", name])
+        assert notice in done.stderr and done.exit_code != 0 and len(server.asked) > asked
+    # Its file is not on the hub, and the test asks no other server.
+    assert "licence CC-BY-NC-4.0 (non-commercial use only)" in licence_notice(get_spec("visual", "mocov3-vits16"))
 
 
 def test_weights_behind_terms_name_the_terms(caches: Path, server: Server) -> None:
