@@ -74,7 +74,7 @@ def mocov3(state: State, *, branch: str, what: str) -> State:
         state = {name.removeprefix(f"{branch}."): value for name, value in state.items() if name.startswith(branch)}
     elif branch != "base_encoder":
         raise FusionerError(
-            f"{what}: it holds the base encoder alone: set tokens to 'last', or pass the pretraining's file"
+            f"{what}: it holds the base encoder alone: set visual_tokens to 'last', or pass the pretraining's file"
         )
     return {name: value for name, value in state.items() if not name.startswith("head.")}
 

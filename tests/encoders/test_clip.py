@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -138,7 +139,9 @@ def test_nothing_is_unpickled(tmp_path) -> None:
 
 def test_a_plain_state_dict_gives_the_same_tokens(tiny, folder, tmp_path) -> None:
     state = {f"module.{name}": tensor for name, tensor in tiny.state_dict().items()}
-    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "epoch_1.pt")
+    # open_clip's own checkpoint: its schedule leaves numpy's numbers in the optimiser.
+    optimizer = {"state": {}, "param_groups": [{"lr": np.float64(5e-4), "params": [0]}]}
+    torch.save({"epoch": 1, "name": "mine", "state_dict": state, "optimizer": optimizer}, tmp_path / "epoch_1.pt")
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     ours, published = load(tmp_path / "epoch_1.pt", TINY_VIT), load(folder, TINY_VIT)
     assert torch.equal(ours(images).main.tokens, published(images).main.tokens)

@@ -1,7 +1,11 @@
 """Files that are no checkpoint, or another encoder's: refused with the names, never run, never bent into shape."""
 
+import argparse
 import pickle
+import re
+import zipfile
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,7 +13,7 @@ import torch
 from fusionerlib.encoders import published, timm_models
 from fusionerlib.encoders.registry import get_spec, load_visual
 from fusionerlib.errors import FusionerError
-from tests.encoders.vision_models import load, saved, small, vit_state
+from tests.encoders.vision_models import images, load, saved, sine_cosine, small, vit_state
 
 
 class Sneaky:
@@ -118,3 +122,66 @@ def test_a_row_for_any_name_knows_where_its_file_is() -> None:
     assert spec == timm_models.make_spec("vit_tiny_patch16_224.augreg_in21k") and spec.width == 0
     (file,) = spec.files
     assert (file.repo, file.file) == ("timm/vit_tiny_patch16_224.augreg_in21k", "model.safetensors")
+
+
+def with_prefix(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+HEAD = {"head.mlp.0.weight": torch.ones(4, 384), "head.last_layer.weight_v": torch.ones(5, 4)}
+"""Part of DINO's projection head, beside the backbone in its training's files."""
+
+
+@pytest.mark.parametrize("kind", ["full", "teacher", "module", "model", "lightning", "detector"])
+def test_dino_as_people_have_it(kind, tmp_path) -> None:
+    """The training's own file (student and teacher, options, optimiser), and prefixes that wrappers leave."""
+    state = vit_state(width=384, depth=2, patch=16, grid=14, seed=1)
+    other = vit_state(width=384, depth=2, patch=16, grid=14, seed=2)
+    backbone = with_prefix("backbone.", state)
+    student = with_prefix("module.", with_prefix("backbone.", other) | HEAD)
+    options = argparse.Namespace(arch="vit_small", patch_size=16, lr=np.float64(5e-4))
+    rate = {"param_groups": [{"lr": np.float64(1e-6), "params": [0]}], "state": {}}
+    held = {
+        "full": {"student": student, "teacher": backbone | HEAD, "optimizer": rate, "epoch": 100, "args": options},
+        "teacher": {"teacher": backbone | HEAD},
+        "module": {"state_dict": with_prefix("module.", state)},
+        "model": {"model": with_prefix("model.", state)},
+        "lightning": {"state_dict": with_prefix("model.backbone.", state), "epoch": 3},
+        "detector": backbone | {"neck.weight": torch.ones(2)},
+    }[kind]
+    spec, pixels = small("dino-vits16", depth=2), images()
+    found = load(spec, saved(held, tmp_path / "w.pth"))(pixels).main.tokens
+    assert torch.equal(found, load(spec, saved(state, tmp_path / "plain.pth"))(pixels).main.tokens)
+
+
+def test_mocos_linear_probe_holds_the_base_encoder(tmp_path) -> None:
+    state = {**vit_state(width=384, depth=2, patch=16, grid=14), "pos_embed": sine_cosine(384, 14, 14)}
+    head = {"head.weight": torch.ones(1000, 384), "head.bias": torch.ones(1000)}
+    held = {"epoch": 90, "arch": "vit_small", "state_dict": with_prefix("module.", state | head), "best_acc1": 73.2}
+    held["optimizer"] = {"state": {}, "param_groups": [{"lr": np.float64(3.0), "params": [0, 1]}]}
+    probe = saved(held, tmp_path / "linear-vit-s-300ep.pth.tar")
+    pretrained = {
+        "state_dict": with_prefix("module.base_encoder.", state) | {"module.predictor.0.weight": torch.ones(2)}
+    }
+    spec, pixels = small("mocov3-vits16", depth=2), images()
+    expected = load(spec, saved(pretrained, tmp_path / "vit-s-300ep.pth.tar"))(pixels).main.tokens
+    assert torch.equal(load(spec, probe)(pixels).main.tokens, expected)
+    with pytest.raises(FusionerError, match=r"linear-vit.*holds the base encoder alone: set visual_tokens to 'last'"):
+        load(spec, probe, tokens="momentum")
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+@pytest.mark.parametrize("kind", ["e", "f", "d", "q", "i", "?", "B"])
+def test_numpys_scalars_beside_the_tensors(core, kind, tmp_path, monkeypatch) -> None:
+    """numpy 1 and 2 pickle them under different names of one module."""
+    file = tmp_path / "w.pt"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "best": np.dtype(kind).type(1)}, file)
+    other = tmp_path / f"{core}.pt"
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content or b"numpy.core.multiarray" in content
+                content = re.sub(rb"numpy\._?core\.multiarray", f"numpy.{core}.multiarray".encode(), content)
+            new.writestr(name, content)
+    assert torch.equal(published.read(other)["a"], torch.ones(2))
