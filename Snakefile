@@ -1,8 +1,8 @@
-# The graph of a run: which notebook needs what. `fusioner run PROFILE` calls it with the right options; by hand:
+# The graph of a run: which notebook needs which files. `fusioner run PROFILE` calls Snakemake with it; by hand:
 #   snakemake --configfile workbook/profiles/demo.json --cores 2 --rerun-incomplete --rerun-triggers mtime params
 #
-# An executed notebook is a rule's log, not its output: a failed one stays on disk with its traceback.
-# What training writes while it runs lies in training/, which no rule declares, so a killed run finds it again.
+# An executed notebook is a rule's log, not its output: Snakemake deletes the outputs of a failed job, and the log with
+# the traceback stays. No rule declares the folder training/, so the running checkpoints of a killed run stay too.
 import json
 import os
 import sys
@@ -27,7 +27,7 @@ workdir: OUT
 
 
 def given(name, **more):
-    """The parameters of a notebook as JSON: the profile's, and the places that the graph decides."""
+    """The parameters of a notebook as JSON: run_dir, those that the rule adds, and those of the profile."""
     return json.dumps({"run_dir": RUN_DIR, **more, **config["notebooks"].get(name, {})}, sort_keys=True)
 
 
@@ -35,7 +35,7 @@ def record(name):
     return f"records/{name}.json"
 
 
-# Every result is named, not the index alone: a missing one is else not made again where the index is there.
+# Every result is named, not index.html alone: otherwise a missing one would not be made again where index.html exists.
 rule all:
     input:
         "index.html",
@@ -110,7 +110,7 @@ rule ablations:
         "notebooks/04_ablations.ipynb",
     params:
         given=given("04_ablations"),
-    # The longest of those that may run side by side, so it starts first.
+    # The longest of the jobs that may run in parallel, so it starts first.
     priority: 10
     shell:
         EXECUTE

@@ -1,1 +1,1 @@
-"""Notebooks as a workbook: their parameters, their execution, and profiles of whole runs."""
+"""How notebooks run: their parameters, their execution by papermill, profiles and the graph of a run, the report."""

@@ -1,4 +1,4 @@
-"""One notebook executed by papermill, in a kernel of this very environment, with its progress told line by line."""
+"""Execute one notebook with papermill, in a kernel of this Python environment, and print its output line by line."""
 
 import os
 import sys
@@ -15,10 +15,11 @@ from workbook.parameter_cells import check_parameters
 
 
 def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, Any], cwd: Path | None = None) -> None:
-    """``notebook`` executed by papermill in this environment's kernel, its output streams echoed line by line.
+    """Execute ``notebook`` in this environment's kernel, write it to ``output``, and print what it prints.
 
-    ``output`` is written after every cell, so a failed notebook is there with its traceback. Raises FusionerError
-    for a parameter that the notebook does not have (before a kernel starts) and for a cell that fails.
+    ``output`` is written after every cell, so it holds the traceback of a cell that fails. cwd: the kernel's working
+    directory, the clone if not given. Raises FusionerError for a parameter that the notebook does not have, before a
+    kernel starts; for a cell that fails; and for a kernel that dies.
     """
     check_parameters(notebook, parameters)
     own_kernel()
@@ -43,7 +44,7 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
                 language="python",
                 cwd=str(cwd or notebook.resolve().parents[1]),
                 progress_bar=False,
-                # Else every kernel warns that its sockets (loopback, signed) are not encrypted.
+                # Otherwise every kernel warns that its sockets (loopback, signed) are not encrypted.
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
                 stdout_file=echo,
                 stderr_file=echo,
@@ -53,12 +54,14 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
             problem = f"stopped in cell [{error.exec_count}] with {error.ename}: {error.evalue}"
             raise FusionerError(f"{notebook.stem} {problem}\n  its traceback: {output}") from error
         except RuntimeError as error:  # nbclient's DeadKernelError, and a kernel that never came up
-            raise FusionerError(f"{notebook.stem} lost its kernel ({error}): was the memory enough?") from error
+            raise FusionerError(
+                f"{notebook.stem} lost its kernel ({error}): the machine may have run out of memory, so try a smaller batch or size"
+            ) from error
     echo.write(f"done in {time.monotonic() - started:.0f} s\n")
 
 
 def _own_sockets(folder: str) -> dict[str, Any]:
-    """What makes a kernel talk through files of its own: of kernels that start at once, two may draw one TCP port."""
+    """Options that connect a kernel by files: two kernels that start at once may choose the same TCP port."""
     if os.name != "posix":
         return {}
     from traitlets.config import Config
@@ -68,9 +71,9 @@ def _own_sockets(folder: str) -> dict[str, Any]:
 
 
 def own_kernel() -> None:
-    """Make sure that "python3" is a kernel of this very environment, whatever else the caller has active.
+    """Make the Jupyter kernel "python3" the one of this Python environment, whichever environment is active.
 
-    Raises FusionerError where it is another environment's even after it was written anew.
+    Raises FusionerError where another environment's kernel is still found first.
     """
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -99,7 +102,7 @@ def _kernel_is_ours() -> bool:
 
 
 class _Echo:
-    """A file that prints whole lines after the notebook's name; a progress bar's carriage return ends a line too."""
+    """A text stream that prints whole lines, each after the notebook's name; a carriage return ends a line too."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,7 +1,7 @@
-"""A profile of the workbook run as a graph: how large it is, and the call of Snakemake that makes what is missing.
+"""A run of several notebooks: its profile (data and parameters), and the call of Snakemake that makes what is missing.
 
-The graph itself is the clone's ``Snakefile``. Its working directory is the run's folder, so everything about a
-run, Snakemake's own records included, goes away with that folder.
+The dependencies are in the clone's ``Snakefile``. Its working directory is the run's folder, so deleting that folder
+deletes everything about the run, Snakemake's own records included.
 """
 
 import json
@@ -26,7 +26,7 @@ from workbook.parameter_cells import check_parameters, parameter_names
 
 
 class Profile(Frozen):
-    """How large a run is. ``data``: options of the data builder; ``notebooks``: parameters of each by file stem."""
+    """The size of a run. data: options of `fusioner data openmoji`. notebooks: the parameters of each, by file stem."""
 
     name: str
     data: dict[str, Any] = Field(default_factory=dict)
@@ -34,12 +34,12 @@ class Profile(Frozen):
 
 
 def profile_names() -> list[str]:
-    """The packaged profiles, sorted."""
+    """The names of the profiles in ``workbook/profiles``, sorted."""
     return sorted(file.name[:-5] for file in _profiles().iterdir() if file.name.endswith(".json"))
 
 
 def load_profile(name: str) -> Profile:
-    """A packaged profile by name, or one of the user's own by the path of its JSON file.
+    """The profile called ``name`` in ``workbook/profiles``, or the one in a JSON file by its path.
 
     Raises FusionerError where there is none, or where it has an unknown key.
     """
@@ -50,13 +50,13 @@ def load_profile(name: str) -> Profile:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise FusionerError(f"profile {name!r} is no JSON ({error}): mend the file") from error
+        raise FusionerError(f"profile {name!r} is no JSON ({error}): correct the file") from error
     return checked(Profile, values)
 
 
 def with_overrides(profile: Profile, overrides: Mapping[str, str], *, notebooks: Path) -> Profile:
-    """``profile`` with ``KEY=VALUE`` settings: ``steps`` reaches every notebook that has it, ``02_training.steps``
-    that one, ``data.seed`` the data. Values are read as JSON where they are JSON.
+    """``profile`` with settings changed: ``steps`` in every notebook that has it, ``02_training.steps`` in that
+    notebook, ``data.seed`` in the data. A value that is JSON is read as JSON, else it is text.
 
     Raises FusionerError for a key that nothing has.
     """
@@ -83,10 +83,12 @@ def run_profile(
     dry_run: bool = False,
     cores: int | None = None,
 ) -> Path:
-    """Everything of ``profile`` that is missing or out of date in its folder, which is returned.
+    """Make everything of the profile ``name`` that is missing or out of date, and return the run's folder.
 
-    A run that was stopped in any way, kill -9 included, goes on by the same call. Raises FusionerError naming the
-    notebooks that failed, after the pages are written with what there is.
+    clone: the clone to run, else ``find_clone()``. output: the folder, else ``outputs/PROFILE``. overrides: see
+    ``with_overrides``. dry_run: only print what would run. cores: processor cores, all if None.
+    The same call continues a run that was stopped in any way, ``kill -9`` included. Raises FusionerError naming the
+    notebooks that failed, after the report of the others is written.
     """
     root = (clone or find_clone()).resolve()
     profile = with_overrides(load_profile(name), overrides or {}, notebooks=root / "notebooks")
@@ -105,8 +107,10 @@ def run_profile(
         from workbook.report import failures, write_site
 
         write_site(folder)
-        told = "; ".join(f"{stem}: {problem}" for stem, problem in failures(folder).items()) or "see the messages above"
-        raise FusionerError(f"the run in {folder} is not complete ({told}). The same command goes on from here")
+        reasons = (
+            "; ".join(f"{stem}: {problem}" for stem, problem in failures(folder).items()) or "see the messages above"
+        )
+        raise FusionerError(f"the run in {folder} is not complete ({reasons}). The same command continues it")
     return folder
 
 
@@ -115,16 +119,16 @@ def _snakemake(root: Path, folder: Path, config: Path, *, cores: int | None, dry
     command += ["--configfile", config, "--config", f"output={folder}"]
     command += ["--cores", str(cores or len(os.sched_getaffinity(0)))]
     command += ["--rerun-triggers", "mtime", "params", "--rerun-incomplete", "--keep-going"]
-    # The lock of `exclusive` stands in for Snakemake's own, which outlives a killed run.
+    # `exclusive` holds the lock: Snakemake's own would stay after a killed run and refuse the next.
     command += ["--nolock", "--quiet", "host", "rules", *(["--dry-run"] if dry_run else ["progress", "reason"])]
-    # The kernel and the shell find this environment's programs first.
+    # Kernels and shell commands must find the programs of this environment first.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     process = subprocess.Popen([str(part) for part in command], cwd=root, env=environment, pass_fds=(keep_open,))
     try:
         return process.wait()
     except KeyboardInterrupt:
         process.wait()
-        raise FusionerError(f"stopped; the same command goes on with {folder}") from None
+        raise FusionerError(f"stopped; the same command continues the run in {folder}") from None
 
 
 def _profiles() -> Any:

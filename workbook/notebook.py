@@ -1,11 +1,11 @@
-"""Parameters of a notebook: one cell of ``name: type = literal  # help`` lines, checked as a whole by the next cell.
+"""The parameters of each notebook: one cell of ``name: type = literal  # help`` lines, validated by the next cell.
 
-papermill only warns about a parameter that a notebook does not have, so each notebook checks for itself::
+papermill only warns about a parameter that a notebook does not have, so each notebook checks them itself::
 
     from workbook.notebook import TrainingNotebook
     p = TrainingNotebook.from_namespace(globals())
 
-and the project's own runner compares the given names with the parameters cell before it starts a kernel.
+and ``fusioner notebook`` compares the given names with the parameters cell before it starts a kernel.
 """
 
 from collections.abc import MutableMapping
@@ -23,7 +23,10 @@ from workbook.parameter_cells import bound_parameters, require_known
 
 
 class NotebookParameters(Frozen):
-    """What a notebook can be told. ``run_dir`` is the run's folder: read from by later notebooks, written to by all."""
+    """The parameters that all notebooks have.
+
+    run_dir: the folder of a run. Every notebook writes its results there; later notebooks read those of earlier ones.
+    """
 
     run_dir: str = "outputs/notebooks"
 
@@ -44,9 +47,9 @@ class NotebookParameters(Frozen):
 
     @classmethod
     def from_namespace(cls, namespace: MutableMapping[str, Any]) -> Self:
-        """The parameters that the cells before bound in ``namespace`` (a notebook hands in ``globals()``).
+        """The parameters that earlier cells bound in ``namespace``, which is a notebook's ``globals()``.
 
-        Relative paths count from the clone, see ``workbook.clone``. Which names were checked is remembered in
+        Relative paths count from the clone, see ``workbook.clone``. The names that were checked are remembered in
         ``namespace``, see ``bound_parameters``.
         Raises FusionerError naming an unknown name and the nearest known one, or an ill-typed value.
         """
@@ -57,14 +60,15 @@ class NotebookParameters(Frozen):
 
     @classmethod
     def flat(cls, **values: Any) -> Self:
-        """The parameters from plain values by name; FusionerError where one does not fit."""
+        """The parameters from values by name. Raises FusionerError naming a value that does not fit."""
         return checked(cls, values)
 
 
 class OnDevice(NotebookParameters):
-    """Parameters with the ``device`` that the networks run on: cpu, cuda, cuda:1, mps, or "" for a GPU if there is one.
+    """Parameters of a notebook that runs networks.
 
-    Raises FusionerError where this machine has no such device.
+    device: cpu, cuda, cuda:1 or mps; "" is a GPU if there is one, else the CPU. Raises FusionerError where this machine
+    has no such device.
     """
 
     device: str = "cpu"
@@ -78,31 +82,32 @@ class OnDevice(NotebookParameters):
 
 
 class RunParameters(NotebookParameters):
-    """Parameters with a run's config among them: every leaf of ``RunConfig`` is a name of its own (``steps``, ...).
+    """Parameters that hold a run's config: every leaf of ``RunConfig`` (``steps``, ...) is a parameter of that name.
 
-    A leaf that is None is as its preset says, see ``RunConfig.flat``.
+    A leaf that is None takes the value of its preset, see ``RunConfig.flat``.
     """
 
     run: RunConfig = RunConfig.flat()
 
     @classmethod
     def known(cls) -> list[str]:
-        """The names of the parameters, the run's leaves among them."""
+        """The names of the parameters, those of the run's leaves included, sorted."""
         return sorted({*cls.model_fields, *RunConfig.leaf_sections()} - {"run"})
 
     @classmethod
     def flat(cls, **values: Any) -> Self:
-        """The parameters from plain values by name, the run's leaves among them; FusionerError where one is unfit."""
+        """The parameters from values by name, the run's leaves included. Raises FusionerError as ``flat`` above does."""
         leaves = {name: value for name, value in values.items() if name in RunConfig.leaf_sections()}
         own = {name: value for name, value in values.items() if name not in leaves}
         return checked(cls, {"run": RunConfig.flat(**leaves), **own})
 
 
 class InspectionNotebook(NotebookParameters):
-    """01: what the frozen encoders see.
+    """01: frozen features.
 
-    checkpoint: "" looks at an untrained fusion of the pair ``visual``, ``text``; a checkpoint brings its own pair.
-    photo: a sample of scikit-image. beside: visual encoders, separated by commas, that look at it side by side.
+    checkpoint: the folder of a trained fusion, which brings its own encoders; "" takes an untrained fusion of the
+    encoders ``visual`` and ``text``. photo: a sample photo of scikit-image. beside: names of visual encoders, separated
+    by commas, whose features of the photo are shown side by side.
     """
 
     checkpoint: str = ""
@@ -113,14 +118,15 @@ class InspectionNotebook(NotebookParameters):
 
 
 class TrainingNotebook(OnDevice, RunParameters):
-    """02: a fusion module trained; its config is ``run``."""
+    """02: training; ``run`` is the config."""
 
 
 class EvaluationNotebook(OnDevice):
-    """03: the checkpoint of ``run_dir`` measured on its own tests, or on those of ``test_dataset`` in ``test_root``.
+    """03: evaluation of the checkpoint of ``run_dir``, on its own data's tests or on ``test_dataset`` in ``test_root``.
 
-    episodes: the rule by which a published list of pairs is asked, see ``protocols.episodes``. calibration_scenes:
-    training images that a second threshold is calibrated on, 0 for none. threshold: in hundredths.
+    episodes: which (image, class) pairs of a published list are asked, see ``fusionerlib.evaluation.queries.episodes``.
+    threshold: a pixel where no name's probability exceeds it is background. calibration_scenes: how many training
+    images a second threshold is calibrated on, 0 for none. names_asked: names per scene, on tests without a list.
     """
 
     test_dataset: str = ""
@@ -134,9 +140,10 @@ class EvaluationNotebook(OnDevice):
 
 
 class AblationNotebook(OnDevice):
-    """04: small trainings that differ in one thing, measured on ``ablation_mosaics`` mosaics, ``seeds`` each.
+    """04: short trainings that differ in one setting, with ``seeds`` seeds each.
 
-    ablations: names of ``ablation.VARIANTS``. pairs: those of the ablation "pair", as "VISUAL / TEXT".
+    ablations: names of ``studies.ablations.study.VARIANTS``. pairs: the encoder pairs of the ablation "pair", as
+    "VISUAL / TEXT". ablation_steps, ablation_batch: of each training. ablation_mosaics: test mosaics of each split.
     """
 
     ablations: tuple[str, ...] = ("fusion depth", "where they meet", "templates")
@@ -155,11 +162,12 @@ class AblationNotebook(OnDevice):
 
 
 class MosaicNotebook(OnDevice):
-    """05: Mosaic-4 of the checkpoint of ``run_dir``: ``mosaics`` plain ones, harder kinds, and robustness curves.
+    """05: Mosaic-4. The checkpoint of ``run_dir`` is evaluated on mosaics of four test samples.
 
-    source, source_root: data sets that the tiles are cut from and their folders, separated by commas; "" for the
-    run's own. kind_mosaics, curve_mosaics: how many of each kind and of each curve, 0 leaves them out. methods: names
-    of ``methods.METHODS``, trained for ``method_steps`` steps, 0 for as many as the run's, and measured likewise.
+    source, source_root: the data sets that the tiles come from, and their folders, separated by commas; "" for the
+    run's own data. mosaics: how many 2x2 mosaics the main split has. kind_mosaics, curve_mosaics: how many mosaics each
+    harder kind and each robustness curve has, 0 for none. methods: names of ``studies.methods.study.METHODS``, trained
+    for ``method_steps`` steps (0: as many as the run) and evaluated on the same mosaics.
     """
 
     source: str = ""
@@ -181,10 +189,11 @@ class MosaicNotebook(OnDevice):
 
 
 class MaskInspectorNotebook(NotebookParameters):
-    """06: any names on any photo, by ``checkpoint``: "packaged", a run's name, or a folder.
+    """06: the mask inspector, for any names on any photo.
 
-    image: a photo's path; "" for samples of scikit-image. names: separated by commas. cases: how many of the best and
-    of the worst scenes of the run in ``run_dir`` are stepped through after the photos, 0 for none.
+    checkpoint: "packaged", the name of a run, or a checkpoint's folder. image: the path of a photo; "" for sample
+    photos of scikit-image. names: separated by commas. cases: how many of the best and how many of the worst scenes
+    of the run in ``run_dir`` follow the photos, 0 for none.
     """
 
     checkpoint: str = "packaged"
@@ -195,18 +204,18 @@ class MaskInspectorNotebook(NotebookParameters):
 
 
 class EncoderPairsNotebook(NotebookParameters, Study):
-    """07: text encoders compared for one visual encoder; the fields are those of the study."""
+    """07: encoder pairs, with early and late fusion; the parameters are those of the study."""
 
 
 class CostAggregationNotebook(NotebookParameters, CostAggregationStudy):
-    """08: one setting of cost aggregation changed at a time; the fields are those of the study."""
+    """08: generalisation to unseen classes by cost aggregation; the parameters are those of the study."""
 
 
 class PerformanceNotebook(NotebookParameters):
-    """09: the page of the benchmarks' records in the folder ``records``.
+    """09: tables and one page of performance, from the benchmarks' records in the folder ``records``.
 
-    page: the Markdown file, "" for ``performance.md`` in ``run_dir``. gpu_tflops: what one GPU is assumed to sustain in
-    training, for the estimates. coco_epochs: of a training on COCO-20i.
+    page: the Markdown file to write, "" for ``performance.md`` in ``run_dir``. gpu_tflops: the TFLOP/s that one GPU is
+    assumed to sustain in training, for the estimates. coco_epochs: epochs of a training on COCO-20i, likewise.
     """
 
     records: str = "outputs/benchmarks"
@@ -216,5 +225,5 @@ class PerformanceNotebook(NotebookParameters):
 
     @property
     def file(self) -> Path:
-        """Where the page goes."""
+        """The Markdown file to write."""
         return Path(self.page) if self.page else self.directory / "performance.md"

@@ -1,4 +1,4 @@
-"""The parameters cell of a notebook: which names it binds, in the file and in a running kernel."""
+"""The parameters cell of a notebook: the names that it binds, in the notebook file and in a running kernel."""
 
 import ast
 import json

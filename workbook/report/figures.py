@@ -1,4 +1,4 @@
-"""The figures of a run inside its page, within a budget of bytes."""
+"""The figures of a run as they are embedded in its page, within a limit of bytes."""
 
 import base64
 import io
@@ -9,27 +9,27 @@ from pathlib import Path
 from PIL import Image
 
 BUDGET = 5_500_000
-"""Bytes of all figures of a page together: 7.4 MB as base64, which leaves room for text in a page of 10 MB."""
+"""Bytes of all figures of a page together; they are 7.4 MB as base64, and the page stays under 10 MB."""
 
 MOST = 60
-"""So many figures are shown; others are named."""
+"""At most so many figures are shown; more are linked."""
 
 WIDTH = 1400
-"""Wider figures, in pixels, are scaled down: three for each of a phone's, and sharp on paper."""
+"""Pixels. Wider figures are scaled down to it."""
 
 TALLEST = 4 * WIDTH
-"""The same for their height; WebP ends at 16,383."""
+"""Pixels. Taller figures are scaled down to it; WebP can hold 16,383 at most."""
 
 EXACT = 60_000
-"""A figure that takes no more bytes without loss keeps every pixel. Charts and tables do, photographs don't."""
+"""A figure of at most so many bytes is stored without loss: charts and tables are, photographs are larger."""
 
 QUALITIES = (90, 75, 60)
-"""Of lossy WebP, tried in this order until a figure fits its share; then at half the width."""
+"""Qualities of lossy WebP, tried in this order until a figure fits its share; then again at half the width."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure as the page holds it: its file, size in pixels there, and WebP bytes. None where it is no image."""
+    """A figure of the page: its file, its size in pixels there, and its WebP bytes, None where it can't be shown."""
 
     file: Path
     size: tuple[int, int]
@@ -37,7 +37,7 @@ class Shown:
 
     @property
     def uri(self) -> str:
-        """The picture itself as an address."""
+        """The bytes as a ``data:`` URI."""
         return f"data:image/webp;base64,{base64.b64encode(self.data or b'').decode()}"
 
 
@@ -47,9 +47,9 @@ def figures_of(folder: Path) -> list[Path]:
 
 
 def shown(files: Sequence[Path], *, budget: int = BUDGET) -> list[Shown]:
-    """The pictures in ``files``, in their order, at most ``budget`` bytes together.
+    """The figures in ``files``, in their order, at most ``budget`` bytes together.
 
-    Every file may take an equal share of what is left; the small ones go first, so what they leave serves the large.
+    Each may take an equal share of the bytes that are left. Small files go first, so large ones get what those leave.
     """
     found: dict[Path, Shown] = {}
     for place, file in enumerate(sorted(files, key=lambda file: file.stat().st_size)):
@@ -69,7 +69,7 @@ def _shown(file: Path, *, share: int) -> Shown:
         small = picture if scale == 1 else picture.resize(_size(picture, scale), Image.Resampling.LANCZOS)
         for quality in QUALITIES:
             data = _webp(small, quality=quality)
-            # What is small with loss may be small without it, and only then is the slower try worth its time.
+            # Lossless compression is slow, and worth a try only where the lossy file is small already.
             exact = _webp(small, quality=None) if len(data) <= EXACT and quality == QUALITIES[0] else b""
             if exact and len(exact) <= min(EXACT, share):
                 return Shown(file, small.size, exact)

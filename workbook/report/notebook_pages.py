@@ -1,4 +1,4 @@
-"""An executed notebook as one HTML file that asks the network for nothing: no script, no CDN, images inside."""
+"""An executed notebook as one HTML file that makes no network request: no scripts, and images embedded."""
 
 import html
 import re
@@ -11,13 +11,13 @@ from fusionerlib.errors import FusionerError
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
 )
-"""Content-Security-Policy of every page: even markup that slipped through could not fetch anything."""
+"""Content-Security-Policy of every page: a browser that follows it fetches nothing, whatever the markup asks for."""
 
 FETCHING = ("script", "iframe", "object", "embed", "base", "link", "audio", "video", "source", "track", "frame")
-"""Elements that ask for another resource; a printed result needs none of them."""
+"""Elements that fetch another resource; they are removed."""
 
 FETCHING_CSS = re.compile(r"""@import[^;]*;?|url\(\s*["']?(?!["']?(data:|\#))[^)]*\)""", re.IGNORECASE)
-"""What a style sheet fetches: everything that is neither inside it nor a place in the page."""
+"""What a style sheet fetches: imports, and URLs that are neither ``data:`` nor a place in the page."""
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -53,7 +53,7 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html") -> N
 
 
 def without_widgets(notebook: Any) -> Any:
-    """The notebook with the live half of its widgets taken out: their static image or text stays."""
+    """``notebook`` without the state of its widgets; their static image or text stays."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -63,7 +63,10 @@ def without_widgets(notebook: Any) -> Any:
 
 
 def static_page(text: str, *, index: str) -> str:
-    """HTML text without anything that would fetch; an image that is not embedded leaves its name behind."""
+    """HTML without anything that fetches. An image that is not embedded is replaced by its name.
+
+    Raises FusionerError where ``text`` has no head or no body.
+    """
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(text, "html.parser")
