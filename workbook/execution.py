@@ -54,9 +54,8 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
             problem = f"stopped in cell [{error.exec_count}] with {error.ename}: {error.evalue}"
             raise FusionerError(f"{notebook.stem} {problem}\n  its traceback: {output}") from error
         except RuntimeError as error:  # nbclient's DeadKernelError, and a kernel that never came up
-            raise FusionerError(
-                f"{notebook.stem} lost its kernel ({error}): the machine may have run out of memory, so try a smaller batch or size"
-            ) from error
+            remedy = "the machine may have run out of memory, so try a smaller batch or size"
+            raise FusionerError(f"{notebook.stem} lost its kernel ({error}): {remedy}") from error
     echo.write(f"done in {time.monotonic() - started:.0f} s\n")
 
 

@@ -96,7 +96,7 @@ class RunParameters(NotebookParameters):
 
     @classmethod
     def flat(cls, **values: Any) -> Self:
-        """The parameters from values by name, the run's leaves included. Raises FusionerError as ``flat`` above does."""
+        """The parameters from values by name, the run's leaves included. Raises FusionerError for one that is unfit."""
         leaves = {name: value for name, value in values.items() if name in RunConfig.leaf_sections()}
         own = {name: value for name, value in values.items() if name not in leaves}
         return checked(cls, {"run": RunConfig.flat(**leaves), **own})

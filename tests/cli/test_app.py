@@ -37,6 +37,15 @@ def test_the_clone_s_commands_are_listed_with_their_own_help() -> None:
     assert first_line(elsewhere) == "Needs a clone of the workbook."
 
 
+def test_without_a_clone_its_commands_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "workbook"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "workbook", None)  # as where the wheel alone is installed
+    result = runner.invoke(app, ["run", "smoke"])
+    assert result.exit_code == 2
+    assert "`fusioner run` needs a clone of the workbook" in result.stderr and "make install" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -60,7 +60,8 @@ def test_settings_are_json_where_they_can_be(text: str, value: Any) -> None:
 
 
 def test_outside_a_clone_the_remedy_is_told(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "fusionerlib", tmp_path / "site" / "fusionerlib")
+    for package in ("fusionerlib", "workbook", "studies"):
+        shutil.copytree(ROOT / package, tmp_path / "site" / package)
     command = [sys.executable, "-m", "fusionerlib.cli.app", "run", "smoke"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
