@@ -35,8 +35,9 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     "text_tokens": {"classes": "class_posteriors"},
 }
 """Values of format 1 by the leaf's name of today, and what they are called now."""
-REMOVED_LEAVES = {"presence": False, "ema": None}
-"""Leaves of format 1 that are gone, with the only value that can be converted; None for any."""
+REMOVED_LEAVES = {"presence": False, "ema": None, "mosaics": None, "pastes": None}
+"""Leaves of format 1 that are gone, with the only value that can be converted; None for any: they decided how a model
+was trained, not what it computes."""
 RENAMED_WEIGHTS = {"likeness.": "statistics.", "context.": "guidance."}
 """Prefixes of weights of format 1 and of today, of kind ``cost_aggregation``; the other kinds kept theirs."""
 

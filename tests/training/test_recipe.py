@@ -190,7 +190,7 @@ def test_the_recipe_is_the_authors_run() -> None:
     table: dict[str, Any] = {
         "batch": 32, "epochs": 510, "warmup_epochs": 10, "positives": 1, "negatives": 0, "balanced": False,
         "loss": "bce", "loss_stride": 1, "lr": 1e-3, "final_lr": 2e-6, "weight_decay": 0.01, "final_weight_decay": 0.4,
-        "decoder_constant": True, "text_noise": 0.0, "ema": 0.0, "mixed_precision": "no", "feed": "online", "size": 224,
+        "decoder_constant": True, "text_noise": 0.0, "mixed_precision": "no", "feed": "online", "size": 224,
         "width": 512, "depth": 12, "heads": 8, "dropout": 0.0, "logit_bias": 0.0, "temperature": 0.07, "novel": "",
         "synonyms": "", "templates": "openai", "names": "identifiers", "precision": "float32",
     }  # fmt: skip
