@@ -277,9 +277,7 @@ class DataConfig(Frozen):
     objects: pictograms that openmoji draws from, 0 for all. train_scenes: training scenes that openmoji draws.
     size: side of the input in pixels. eval_scenes: most scenes of a test.
     views: augmented copies of each training image, the first one not augmented.
-    mosaics, pastes: scenes of four training images, side by side or pasted onto the first, that are added to the
-    training images of photos.
-    data_seed: of drawing, views and mosaics.
+    data_seed: of drawing and views.
     """
 
     dataset: Literal["openmoji", "pascal", "photos", "coco", "fss1000", "folder"] = "openmoji"
@@ -296,8 +294,6 @@ class DataConfig(Frozen):
     train_scenes: int = Field(default=3000, ge=1)
     eval_scenes: int = Field(default=200, ge=1)
     views: int = Field(default=1, ge=1)
-    mosaics: int = Field(default=0, ge=0)
-    pastes: int = Field(default=0, ge=0)
     data_seed: int = Field(default=0, ge=0)
 
 

@@ -10,7 +10,7 @@ import torch
 from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, RunConfig
-from fusionerlib.datasets.pascal import NOTHING
+from fusionerlib.datasets.pascal import NO_FOLD
 from fusionerlib.evaluation.scoring import validation
 from fusionerlib.features.context import RunContext
 from fusionerlib.models import SegmentationModel, build
@@ -89,7 +89,7 @@ def packaged_run(
     voc: Path,
     coco: Path,
     features: Path,
-    fold: int = NOTHING,
+    fold: int = NO_FOLD,
     steps: int = 600,
     size: int = 320,
     seed: int = 0,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusionerlib.datasets.pascal import FOLDS, published
+from fusionerlib.datasets.pascal import FOLDS, fold_classes, training_images, validation_pairs
 
 COLOURS = np.random.default_rng(7).integers(0, 256, (21, 3), dtype=np.uint8)
 
@@ -17,10 +17,13 @@ def draw_voc(root: Path, *, each: int = 1) -> Path:
     images.mkdir(parents=True)
     masks.mkdir()
     rng = np.random.default_rng(0)
+    # No list says what a training image shows: the drawn mask does.
+    spare = iter(training_images())
+    train = {fold: [(next(spare), number) for number in fold_classes(fold) for _ in range(each)] for fold in FOLDS}
     for fold in FOLDS:
-        for part in ("train", "val"):
+        for pairs in (train[fold], validation_pairs(fold)):
             left = {}
-            for image, number in published(fold, part):
+            for image, number in pairs:
                 if left.setdefault(number, each) and not (images / f"{image}.jpg").exists():
                     left[number] -= 1
                     mask = np.zeros((40, 56), dtype=np.uint8)

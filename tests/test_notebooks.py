@@ -145,7 +145,7 @@ def test_what_carries_over_is_studied_on_photographs(tmp_path: Path) -> None:
         "run_dir": str(tmp_path / "run"),
         "voc_root": str(draw_voc(tmp_path / "voc")),
         "coco_root": str(draw_coco(tmp_path / "coco")),
-        "settings": ["class-agnostic", "mosaics"],
+        "settings": ["class-agnostic", "two views"],
         **{"folds": [3], "seeds": [0, 1], "steps": 2, "variant_steps": 1, "size": 64},
     }
     execute_notebook(ROOT / "notebooks" / f"{CARRY_OVER}.ipynb", tmp_path / "out.ipynb", parameters=given)

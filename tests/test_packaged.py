@@ -12,7 +12,6 @@ from skimage.data import chelsea
 from fusionerlib import Segmenter, checkpoints, runs
 from fusionerlib.checkpoints import load
 from fusionerlib.config import FusionConfig, RunConfig
-from fusionerlib.datasets.pascal import NAMES
 from fusionerlib.models import SegmentationModel
 from tests.datasets.test_coco import SHARED
 
@@ -85,12 +84,12 @@ def test_it_can_be_made_again(tmp_path: Path) -> None:
 
 
 def small_voc(root: Path) -> Path:
-    """Six images of the training lists."""
-    from fusionerlib.datasets.pascal import fold_pairs
+    """Six training images that show a cow or a cat."""
+    from fusionerlib.datasets.pascal import Pascal5i
 
     mini = SHARED / "voc-mini"
-    listed = dict.fromkeys(image for image, number in fold_pairs(-1, "train") if NAMES[number - 1] in ("cow", "cat"))
-    there = [key for key in listed if (mini / "VOCdevkit/VOC2012/JPEGImages" / f"{key}.jpg").is_file()][:6]
+    scenes = Pascal5i(mini, fold=-1, split="train")
+    there = list(dict.fromkeys(scenes.keys[scene] for scene, name in scenes.pairs if name in ("cow", "cat")))[:6]
     for folder, suffix, source in (
         ("JPEGImages", ".jpg", mini / "VOCdevkit/VOC2012/JPEGImages"),
         ("SegmentationClassAug", ".png", mini / "SegmentationClassAug"),

@@ -70,11 +70,11 @@ def data_openmoji(
 ) -> None:
     """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
     from fusionerlib.cli.settings import pairs, parsed
-    from fusionerlib.datasets import openmoji
+    from fusionerlib.datasets.openmoji import drawing
     from fusionerlib.files import write_text
 
     given = {name: parsed(value) for name, value in pairs(settings or []).items()}
-    splits = openmoji.build(root, **{"seed": seed, **given})
+    splits = drawing.build(root, **{"seed": seed, **given})
     counts = {split: len(getattr(splits, split)) for split in ("train", "combinations", "objects")}
     if record is not None:
         made = {"root": str(root), "recipe": splits.recipe.model_dump(), "digest": splits.digest, "classes": counts}

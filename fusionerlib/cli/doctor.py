@@ -122,13 +122,13 @@ def missing_of_extras() -> dict[str, str]:
 
 def data_sets(root: Path) -> dict[str, str]:
     """The data sets found in ``root`` and in its folders: by folder, their names, with counts if they were prepared."""
-    from fusionerlib.datasets.download.catalogue import load_sources
+    from fusionerlib.datasets.download.catalogue import load_catalogue
     from fusionerlib.datasets.download.verify import manifest_file, read_manifest
 
     found: dict[str, str] = {}
     for folder in (root, *sorted(path for path in root.glob("*") if path.is_dir())):
         here = []
-        for name, data in load_sources().items():
+        for name, data in load_catalogue().items():
             if all(part.optional or part.look_in(folder) for part in data.layout.values()):
                 manifest = read_manifest(manifest_file(folder, name))
                 counts = {} if manifest is None else manifest.counts

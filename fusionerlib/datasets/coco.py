@@ -1,22 +1,61 @@
-"""COCO instances (the JSON of 2014 and 2017, or of that format) as scenes: objects painted into label maps."""
+"""COCO: the instances file (2014, 2017 or a file of that format) as scenes, and COCO-20i, the few-shot benchmark on
+COCO 2014, whose 80 classes are in four folds by index, each held out in turn.
+"""
 
+import gzip
 import hashlib
 import json
+import os
+import re
 from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from fusionerlib.datasets.scene import IGNORE, Scene
-from fusionerlib.errors import FusionerError
+from fusionerlib.datasets.mask_folder import read_indices, read_pair
+from fusionerlib.datasets.pascal import Novel, Split
+from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
+from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
 from fusionerlib.images import read_image
 
+NAMES = (
+    "person", "bicycle", "car", "motorcycle",
+    "airplane", "bus", "train", "truck",
+    "boat", "traffic light", "fire hydrant", "stop sign",
+    "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe",
+    "backpack", "umbrella", "handbag", "tie",
+    "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove",
+    "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife",
+    "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot",
+    "hot dog", "pizza", "donut", "cake",
+    "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop",
+    "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase",
+    "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+"""COCO's names in the order of its categories, class c (0-79) at ``NAMES[c]``; a column is a fold."""
+
+FOLDS = range(4)
+Source = Literal["png", "instances"]
+_FILE = re.compile(r"(\d{12})\.jpg")
+
 
 class Instance(NamedTuple):
-    """One object of an image: its category's name, its COCO ``segmentation``, and whether it is a crowd."""
+    """One object: its category's name, its COCO ``segmentation``, and whether it is a crowd (``iscrowd``)."""
 
     name: str
     shape: Any
@@ -24,20 +63,20 @@ class Instance(NamedTuple):
 
 
 class CocoInstances:
-    """The images of one COCO instances file that are on disk and show at least one labelled object.
+    """The images of one COCO instances file that are on disk and show at least one object.
 
-    A scene's names are its objects' category names, in the file's order of categories. Where objects overlap the one
-    with fewer pixels is on top; a crowd is ignored (255) wherever no single object lies on it. Images without an
-    object, or with nothing but crowds, are skipped: nothing is known of what they show. A name whose objects are
-    all hidden under smaller ones keeps its place, with an empty mask.
+    A scene's names are the category names of its objects, in the file's order of categories. Where objects overlap,
+    the one with fewer pixels is on top. The pixels of a crowd that no object covers are ignored (255). Images without
+    an object, or with crowds alone, are left out. A name whose objects are completely covered by smaller ones stays a
+    name of the scene, with an empty mask.
 
-    missing: how many images with objects are listed but not on disk. categories: every name of the file, in its order.
-    files: the image file of each scene. sizes: (height, width) by image id, of all images of the file.
-    root: the folder that holds ``annotations/instances*.json``; ``annotations`` names the file where there are several
-    (2014 and 2017 have one a split). images: the folder of the image files; found where it is named after the split
-    (``val2017``), or ``images``, or the root.
-    Raises FusionerError where the file or the images are not found or the file is not of COCO's format, and on reading
-    for a broken image, an image of another size than the file says, and a shape that is no polygon and no run lengths.
+    root: the folder that holds ``annotations/instances*.json``. annotations: the file, needed where there are several
+    (2014 and 2017 have one for each split). images: the folder of the image files; by default the first of
+    ``<split>`` (such as ``val2017``), ``images/<split>``, ``images`` and the root that has them.
+    categories: every name of the file, in its order. files: the image file of each scene. sizes: (height, width) by
+    image id, of all images of the file. missing: how many listed images with objects are not on disk.
+    Raises FusionerError where the file or the images are not found or the file is not of COCO's format; on access for
+    a broken image, an image whose size is not the file's, and a segmentation that is neither polygons nor RLE.
     """
 
     def __init__(self, root: Path, *, annotations: Path | None = None, images: Path | None = None) -> None:
@@ -66,18 +105,18 @@ class CocoInstances:
         return tuple(name for name in self.categories if name in present)
 
     def instances(self, image: int) -> tuple[Instance, ...]:
-        """The objects of the image with id ``image`` in the file's order, on disk or not; none for an unknown id."""
+        """The objects of the image with id ``image``, in the file's order; none for an unknown id."""
         return tuple(self._objects.get(image, ()))
 
     def labels(self, index: int) -> UInt8[np.ndarray, "height width"]:
-        """The labels of scene ``index`` at the size that the file gives, without opening its image."""
+        """The label map of scene ``index``, without opening its image."""
         row, names = self._rows[index], self.names(index)
         height, width = self.sizes[row["id"]]
         objects = self.instances(row["id"])
         where = f"{self.file}, image {row['file_name']}"
         masks = [object_mask(item.shape, height, width, where=where) for item in objects]
         labels = np.zeros((height, width), dtype=np.uint8)
-        # Crowds first, then large to small; equal ones in the file's order.
+        # Later ones are on top: crowds first, then objects from large to small, equal ones in the file's order.
         for place in sorted(range(len(masks)), key=lambda k: (not objects[k].crowd, -int(masks[k].sum()))):
             item = objects[place]
             labels[masks[place]] = IGNORE if item.crowd else names.index(item.name) + 1
@@ -95,7 +134,7 @@ class CocoInstances:
 
 
 def object_mask(shape: Any, height: int, width: int, *, where: str) -> Bool[np.ndarray, "height width"]:
-    """A COCO ``segmentation`` as a mask: polygons, or run lengths, compressed or not.
+    """A COCO ``segmentation`` (polygons, or RLE, compressed or not) as a mask.
 
     Raises FusionerError naming ``where`` for anything else.
     """
@@ -109,12 +148,12 @@ def object_mask(shape: Any, height: int, width: int, *, where: str) -> Bool[np.n
             if list(shape["size"]) != [height, width]:
                 raise ValueError(f"run lengths of size {shape['size']}, expected {[height, width]}")
         else:
-            # pycocotools reads four numbers as a box, and drops an odd last one.
+            # pycocotools would read four numbers as a box, and drop an odd last one.
             if not shape or any(len(polygon) < 6 or len(polygon) % 2 for polygon in shape):
                 raise ValueError("a polygon needs three points or more, x and y in turn")
             packed = runs.merge(runs.frPyObjects(shape, height, width))
         mask: UInt8[np.ndarray, "height width"] = runs.decode(packed)
-    except Exception as error:  # its reader is C behind Python: what it stumbles over comes as any type
+    except Exception as error:  # pycocotools' C code raises exceptions of any type
         raise FusionerError(
             f"{where}: an object's segmentation can't be read ({error}): expected polygons or run lengths as COCO "
             "publishes them; mend or drop the object"
@@ -147,7 +186,7 @@ def _image_folder(root: Path, file: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def _read(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[int, list[Instance]], str]:
-    """Images, category names, objects by image id, and the file's sha256."""
+    """Images, category names, objects by image id, and the sha256 of the file."""
     try:
         content = file.read_bytes()
         given = json.loads(content)
@@ -155,7 +194,6 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[int, 
         rows = [{key: row[key] for key in ("id", "file_name", "height", "width")} for row in given["images"]]
         objects: dict[int, list[Instance]] = defaultdict(list)
         for row in given["annotations"]:
-            # A KeyError where no category has this id.
             name = names[row["category_id"]]
             objects[row["image_id"]].append(Instance(name, row["segmentation"], bool(row.get("iscrowd", 0))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -164,3 +202,179 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[int, 
             "categories (instances_*.json, not captions or keypoints); copy it again"
         ) from error
     return rows, tuple(dict.fromkeys(names.values())), dict(objects), hashlib.sha256(content).hexdigest()
+
+
+class Coco20i:
+    """The scenes of one fold's published training or validation list.
+
+    ``train``: images of train2014; names are the classes of the other three folds that the list gives to the image.
+    Pixels of the fold's own classes are background, as in the paper, or ignored with ``novel="ignore"``.
+    ``val``: images of val2014; names are the classes of the fold that the list gives to the image; all other pixels
+    are background. ``novel`` has no effect.
+    The lists leave out a class that covers fewer than 2 * 32 * 32 pixels of an image; its pixels are background.
+
+    root: the folder that holds ``annotations`` and the images: ``train2014`` and ``val2014``, or ``train2017`` and
+    ``val2017`` (the same images), there or under ``images``; or all of them in ``images``.
+    source: ``png`` reads the masks published with HSNet (``annotations/val2014/COCO_val2014_<id>.png``, class
+    index + 1). ``instances`` paints the objects of ``annotations/instances_*.json`` in the file's order, later ones on
+    top, which is how the published lists were made, and ignores the pixels of crowds that no object covers. None reads
+    the PNGs where there are any.
+    present_only: leave out listed images that are not on disk, instead of raising.
+
+    pairs: (scene index, name), by class and then by image id. missing: how many listed images are not on disk.
+    Raises FusionerError for an unknown setting and for missing images or masks; on access for a broken file, an image
+    whose size is not its mask's, and a mask with an index that is no class.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        fold: int,
+        split: Split,
+        novel: Novel = "background",
+        source: Source | None = None,
+        present_only: bool = False,
+    ) -> None:
+        one_of("fold", fold, FOLDS)
+        one_of("split", split, ("train", "val"))
+        one_of("novel", novel, ("background", "ignore"))
+        one_of("source", source, (None, *get_args(Source)))
+        self.root, self.fold, self.split = Path(root), fold, split
+        listed = fold_pairs(fold, split)
+        wanted = sorted({image for image, _ in listed})
+        self._images = _images(self.root, split, wanted, present_only=present_only)
+        self._ids = list(self._images)
+        place = {image: index for index, image in enumerate(self._ids)}
+        present = [(place[image], number) for image, number in listed if image in place]
+        self.pairs = [(scene, NAMES[number]) for scene, number in present]
+        self.missing = len(wanted) - len(self._images)
+        classes: list[list[int]] = [[] for _ in self._ids]
+        for scene, number in present:
+            classes[scene].append(number)
+        self._classes = [tuple(sorted(numbers)) for numbers in classes]
+        self._ignored = [number + 1 for number in fold_classes(fold)] if (split, novel) == ("train", "ignore") else []
+        folder = self.root / "annotations" / f"{split}2014"
+        self.source: Source = source or ("png" if folder.is_dir() else "instances")
+        if self.source == "png":
+            self._masks = _masks(folder, split, self._images)
+            files = [file for pair in zip(self._images.values(), self._masks.values(), strict=True) for file in pair]
+            origin = [str(file.stat().st_size) for file in files]
+        else:
+            self._painters = _painters(self.root, split, self._images)
+            origin = sorted({painter.fingerprint for painter in self._painters.values()})
+        self.fingerprint = fingerprint("coco20i", fold, split, self._ignored, self._ids, present, self.source, origin)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names that the list gives scene ``index``, in the order of the classes."""
+        return tuple(NAMES[number] for number in self._classes[index])
+
+    def __getitem__(self, index: int) -> Scene:
+        number = self._ids[index]
+        if self.source == "png":
+            mask = self._masks[number]
+            raw = read_indices(mask, known=range(len(NAMES) + 1), meaning="COCO's class index + 1")
+            image = read_pair(self._images[number], raw, mask)
+        else:
+            image = read_image(self._images[number])
+            raw = self._painters[number].paint(number, image.shape[0], image.shape[1])
+        labels = relabelled(raw, classes=[c + 1 for c in self._classes[index]], ignored=self._ignored)
+        return Scene(image=image, labels=labels, names=self.names(index), key=str(number))
+
+
+def fold_classes(fold: int) -> tuple[int, ...]:
+    """The twenty classes (0-79) that ``fold`` (0-3) holds out."""
+    return tuple(range(fold, len(NAMES), len(FOLDS)))
+
+
+@cache
+def published_pairs(split: Split) -> tuple[tuple[int, int], ...]:
+    """The published lists of all folds together: (image id, class 0-79), by class and then by image."""
+    file = resources.files("fusionerlib") / "datasets" / "splits" / "coco20i" / f"{split}.txt.gz"
+    # A line for each class: the first image id, then the differences between ids, which take half the space.
+    lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+    return tuple((image, number) for number, line in enumerate(lines) for image in accumulate(map(int, line.split())))
+
+
+def fold_pairs(fold: int, split: Split) -> list[tuple[int, int]]:
+    """The pairs (image id, class 0-79) that ``fold`` trains or validates on, by class and then by image."""
+    held_out = set(fold_classes(fold))
+    return [(image, number) for image, number in published_pairs(split) if (number in held_out) == (split == "val")]
+
+
+class _Painter:
+    """Paints the objects of one instances file, as class + 1, in the file's order."""
+
+    def __init__(self, root: Path, *, annotations: Path, images: Path) -> None:
+        self.scenes = CocoInstances(root, annotations=annotations, images=images)
+        self.fingerprint = self.scenes.fingerprint
+        if odd := sorted(set(self.scenes.categories) - set(NAMES)):
+            raise FusionerError(
+                f"{annotations} has categories that are none of COCO's 80 ({', '.join(odd[:3])}): COCO-20i needs "
+                "COCO's own instances_*.json; read a data set of your own as a folder"
+            )
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self.scenes.instances(number))
+
+    def paint(self, number: int, height: int, width: int) -> UInt8[np.ndarray, "height width"]:
+        where = f"{self.scenes.file}, image {number}"
+        if (size := self.scenes.sizes.get(number, (height, width))) != (height, width):
+            raise FusionerError(f"{where} is {size} there, on disk {(height, width)} (height, width)")
+        raw = np.zeros((height, width), dtype=np.uint8)
+        for item in sorted(self.scenes.instances(number), key=lambda item: not item.crowd):
+            value = IGNORE if item.crowd else NAMES.index(item.name) + 1
+            raw[object_mask(item.shape, height, width, where=where)] = value
+        return raw
+
+
+def _painters(root: Path, split: Split, images: dict[int, Path]) -> dict[int, _Painter]:
+    """By image id: the instances file named after the image's folder, else the split's, else any that has the image."""
+    everything = sorted((root / "annotations").glob("instances*.json"))
+    painters: dict[int, _Painter] = {}
+    for folder in dict.fromkeys(file.parent for file in images.values()):
+        inside = [number for number, image in images.items() if image.parent == folder]
+        own = [file for file in everything if file.stem in (f"instances_{folder.name}", f"instances_{split}2014")]
+        for file in own or everything:
+            painter = _Painter(root, annotations=file, images=folder)
+            painters |= {number: painter for number in inside if number in painter}
+    if lost := [number for number in images if number not in painters]:
+        raise FusionerError(
+            f"{len(lost)} of {len(images)} listed images, {images[lost[0]]} first, have no masks: neither ready-made "
+            f"PNGs nor an entry in {root / 'annotations'}/instances_*.json ({len(everything)} files there); unpack "
+            "annotations_trainval2014.zip or annotations_trainval2017.zip"
+        )
+    return painters
+
+
+def _images(root: Path, split: Split, numbers: list[int], *, present_only: bool) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    parts = (f"{split}2014", "train2017", "val2017", "")
+    for folder in (root / home / part for part in parts for home in ("", "images")):
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if match := _FILE.fullmatch(name.removeprefix(f"COCO_{split}2014_")):
+                found.setdefault(int(match[1]), folder / name)
+    lost = [number for number in numbers if number not in found]
+    there = len(numbers) - len(lost)
+    if lost and not (present_only and there):
+        name = f"{lost[0]:012d}.jpg"
+        raise FusionerError(
+            f"{len(lost)} of the {len(numbers)} images listed for this fold and split are not under {str(root)!r}, "
+            f"{split}2014/COCO_{split}2014_{name} first (in COCO 2017 train2017/{name} or val2017/{name}): unpack them "
+            + (f"there, or pass present_only=True to go on with the {there} that are" if there else "there")
+        )
+    return {number: found[number] for number in numbers if number in found}
+
+
+def _masks(folder: Path, split: Split, images: Iterable[int]) -> dict[int, Path]:
+    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    masks = {number: folder / f"COCO_{split}2014_{number:012d}.png" for number in images}
+    if lost := [mask for mask in masks.values() if mask.name not in there]:
+        raise FusionerError(
+            f"{len(lost)} of {len(masks)} masks are missing, {lost[0]} first: unpack all of HSNet's annotations there, "
+            'or pass source="instances"'
+        )
+    return masks

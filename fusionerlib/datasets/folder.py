@@ -1,4 +1,4 @@
-"""A data set of one's own: ``images`` with index masks and a list of names, or ``images`` with a COCO file."""
+"""The user's own data set: a folder ``images`` with index masks and a list of names, or with a COCO file."""
 
 import re
 from collections import Counter
@@ -8,37 +8,37 @@ from typing import Literal
 import numpy as np
 
 from fusionerlib.datasets.coco import CocoInstances
-from fusionerlib.datasets.mask_folder import MaskFolder
-from fusionerlib.datasets.masks import IMAGE_SUFFIXES, image_files, paired, read_indices
+from fusionerlib.datasets.mask_folder import IMAGE_SUFFIXES, MaskFolder, image_files, paired, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 
 Part = Literal["train", "val"]
 HELD_OUT = 5
-"""Without lists every fifth image validates."""
+"""Without lists, every image with an index divisible by this validates."""
 SPECIAL = ("background", "ignore")
-"""Names that are no classes."""
+"""Names in ``names.txt`` that are not classes."""
 LOOKED_AT = 8
-"""So many masks are read at once, to tell soon what is wrong with all of them."""
+"""Number of masks that are read at once, to find errors common to all masks early."""
 _NUMBERED = re.compile(r"(\d+)\s*[\s:,]\s*(\S.*)")
 
 
 def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
-    """The scenes of a user's folder, all of them or those of a split.
+    """The scenes of the user's folder ``root``: all of them, or one split.
 
-    With ``masks/``: one index PNG of its stem for each image, and ``names.txt``. Line k names index k, or each line is
-    ``index name``; index 0 is background and 255 ignored unless the file says otherwise (``0 sky``; the names
-    ``background`` and ``ignore`` mean just that). Write names as words: "traffic light".
+    With ``masks/``: an index PNG for each image, with the same stem, and ``names.txt``. Line k of it is the name of
+    index k, or every line is ``index name``. Index 0 is background and 255 ignored, unless ``names.txt`` names them;
+    the names ``background`` and ``ignore`` make an index background or ignored. Write names as words: "traffic light".
 
-    Without ``masks/``: a COCO file, the only ``annotations/instances*.json`` or ``*.json`` at the root, or one a split,
-    ``annotations/instances_train.json`` and ``instances_val.json``. Images without an object in it are left out.
+    Without ``masks/``: a COCO file, either the only ``annotations/instances*.json``, or the only ``*.json`` at the
+    root, or one for each split, ``annotations/instances_train.json`` and ``instances_val.json``. Images without an
+    object in it are left out.
 
-    ``train.txt`` and ``val.txt`` list stems (or file names), one a line. With one of them the other split is the rest;
-    with none, every fifth image validates, in the order of their names. Pictures of one film should not be spread over
-    both: then write the lists.
-    Raises FusionerError for missing images, masks, names or lists, a list that names what is not there, an image in
-    both lists, and as ``MaskFolder`` and ``CocoInstances`` do on reading.
+    ``train.txt`` and ``val.txt`` list stems or file names, one in each line. Where only one of them exists, the other
+    split is the remaining images; where none exists, every fifth image (sorted by file name) validates. Write lists
+    where neighbouring images are alike, such as frames of one video.
+    Raises FusionerError for missing images, masks, names or lists, a list with an image that does not exist, an image
+    in both lists, and as ``MaskFolder`` and ``CocoInstances`` do on access.
     """
     root = Path(root)
     found = image_files(root / "images")
@@ -62,10 +62,10 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
 
 
 def read_names(file: Path) -> dict[int, str]:
-    """Names by index, of a file whose line k names index k, or whose lines are all ``index name``; blanks are skipped.
+    """Index to name, from a file whose line k is the name of index k, or whose lines are all ``index name``.
 
-    Raises FusionerError where the file is missing, has no class or one above 254, says something twice, or begins with
-    a background that would be index 1.
+    Empty lines are skipped. Raises FusionerError where the file is missing, has no class, an index above 254, an index
+    or name twice, or a first line "background" without an index (it would be index 1).
     """
     if not file.is_file():
         raise FusionerError(f"{file} is missing: write one name a line, line k for index k of the masks")
@@ -105,9 +105,9 @@ def _coco_file(root: Path) -> Path:
     places = (root / "annotations").glob("instances*.json"), root.glob("*.json")
     found = next((files for files in map(sorted, places) if files), [])
     if len(found) != 1:
-        told = f"several COCO files ({', '.join(file.name for file in found)})"
+        several = f"several COCO files ({', '.join(file.name for file in found)})"
         raise FusionerError(
-            f"{root} has images but {told if found else 'neither masks nor a COCO file'}: expected masks/<stem>.png "
+            f"{root} has images but {several if found else 'neither masks nor a COCO file'}: expected masks/<stem>.png "
             "with names.txt, or annotations/instances.json, or instances_train.json and instances_val.json there and a "
             "split"
         )
@@ -115,12 +115,12 @@ def _coco_file(root: Path) -> Path:
 
 
 def _stems(root: Path, everything: list[str], split: Part | None) -> list[str]:
-    """The stems of a split, in the lists' order or that of ``everything``."""
+    """The stems of a split, in the order of its list, else in that of ``everything``."""
     if split is None:
         return everything
     lists = {part: _listed(root / f"{part}.txt") for part in ("train", "val") if (root / f"{part}.txt").is_file()}
-    there = set(everything)
-    if lost := [stem for stems in lists.values() for stem in stems if stem not in there]:
+    known = set(everything)
+    if lost := [stem for stems in lists.values() for stem in stems if stem not in known]:
         raise FusionerError(
             f"{len(lost)} images of {', '.join(f'{part}.txt' for part in lists)} are not in {root / 'images'}, "
             f"{lost[0]!r} first: copy them there, or take them off the list"

@@ -1,10 +1,8 @@
-"""FSS-1000's layout: one folder a class, ``<n>.jpg`` beside the mask ``<n>.png``, one object an image.
-
-FSS-1000: the published split of its 1,000 classes, and our list of Mosaic-4 mosaics of the test classes.
+"""FSS-1000: its layout (a folder for each class, ``<n>.jpg`` beside the mask ``<n>.png``, one object in each image),
+the published split of its 1,000 classes, and this project's list of Mosaic-4 mosaics of the test classes.
 """
 
 import gzip
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -16,20 +14,33 @@ from PIL import Image
 
 from fusionerlib.datasets.mosaics import Mosaics, mosaic_indices
 from fusionerlib.datasets.scene import Scene
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, one_of
+from fusionerlib.files import fingerprint
 
 UNEVEN = ("crt_screen/6", "rocking_chair/9", "rubber_eraser/8", "ruler/10", "screw/8", "shower_curtain/3")
-"""Samples of FSS-1000 whose masks were published larger than their images."""
+"""Images of FSS-1000 whose published masks are larger than they are."""
 INSIDE = 128
-"""A mask pixel of at least this value belongs to the object."""
+"""Mask pixels of at least this value belong to the object."""
+
+
+Part = Literal["train", "val", "test"]
+IMAGES = range(1, 11)
+"""The numbers of the images of a class."""
+MOSAICS, SEED = 1000, 2210
+"""Size of the list of mosaics, and the seed that it was drawn with."""
+HOMES = (".", "FSS-1000", "fewshot_data", "fewshot_data/fewshot_data")
+"""Where the class folders may lie under the root (the last as in the publishers' archive)."""
+
+Tile = tuple[str, int]
 
 
 class FSSFolder:
-    """One-object scenes of the classes under ``root``, class by class, in the order of their numbers.
+    """The one-object scenes of the class folders under ``root``, class by class, by image number.
 
-    classes: folder names, all of them (sorted) if None. numbers: the images to take of each class, all if None.
-    A folder ``blue_bicycle`` is called "blue bicycle".
-    Raises FusionerError where the root or a class has no image, and on reading for a broken image or mask.
+    A folder ``blue_bicycle`` has the name "blue bicycle".
+    classes: class folders; all, sorted, if None. numbers: the image numbers of each class; all if None.
+    Raises FusionerError where the root or a class has no image, and on access for a broken image or mask, and for a
+    mask whose size is not its image's.
     """
 
     def __init__(
@@ -47,8 +58,7 @@ class FSSFolder:
             raise FusionerError(
                 f"{self.root} holds no class folder with images: expected <class>/<n>.jpg and <class>/<n>.png"
             )
-        listing = " ".join(f"{file.parent.name}/{file.name}:{_bytes(file)}" for file in self._files)
-        self.fingerprint = hashlib.sha256(listing.encode()).hexdigest()
+        self.fingerprint = fingerprint("fss", [(file.parent.name, file.name, _bytes(file)) for file in self._files])
 
     def __len__(self) -> int:
         return len(self._files)
@@ -73,7 +83,7 @@ class FSSFolder:
 
 
 def read_pixels(file: Path, mode: str) -> np.ndarray:
-    """An image file as an array in Pillow ``mode``. Raises FusionerError naming a missing or broken file."""
+    """An image file as uint8 array, in Pillow mode "RGB" or "L". Raises FusionerError for a missing or broken file."""
     try:
         with Image.open(file) as image:
             return np.array(image.convert(mode))
@@ -97,30 +107,17 @@ def _bytes(file: Path) -> int:
         raise FusionerError(f"{file} is missing: copy the data set again") from error
 
 
-Part = Literal["train", "val", "test"]
-IMAGES = range(1, 11)
-"""The numbers of a class's images."""
-MOSAICS, SEED = 1000, 2210
-"""How many mosaics the list holds, and what it was drawn with."""
-HOMES = (".", "FSS-1000", "fewshot_data", "fewshot_data/fewshot_data")
-"""Where the class folders may lie under the root (the publishers' archive has the last)."""
-
-Tile = tuple[str, int]
-
-
 @cache
 def classes(part: Part) -> tuple[str, ...]:
-    """The class folders of a part in the published order: 520 in ``train``, 240 in ``val``, 240 in ``test``."""
-    if part not in get_args(Part):
-        raise FusionerError(f"part = {part!r} of FSS-1000: expected one of {', '.join(get_args(Part))}")
+    """The class folders of a part in the published order: 520 of ``train``, 240 of ``val``, 240 of ``test``."""
+    one_of("part of FSS-1000", part, get_args(Part))
     return tuple(_packaged(f"{part}.txt").decode().split())
 
 
 def split(root: Path, part: Part) -> FSSFolder:
-    """The scenes of a part, class by class in the published order, images 1 to 10 of each.
+    """The scenes of a part, class by class in the published order: scene i is image i % 10 + 1 of class i // 10.
 
-    Scene i of ``test`` is image ``i % 10 + 1`` of class ``i // 10``. A folder ``rice_cooker`` is called "rice cooker".
-    Raises FusionerError for an unknown part, and naming the first image that is missing.
+    Raises FusionerError for an unknown part, and for a missing image.
     """
     chosen = classes(part)
     homes = [Path(root) / home for home in HOMES]
@@ -130,28 +127,28 @@ def split(root: Path, part: Part) -> FSSFolder:
             f"FSS-1000 root {str(root)!r} has none of the {len(chosen)} class folders of {part!r}: looked for "
             f"{chosen[0]}, {chosen[1]}, ... in {', '.join(map(str, homes))}; point root at the folder that holds them"
         )
-    # Some copies of the archive write abe's_flyingfish without its apostrophe.
-    there = [name if (home / name).is_dir() else name.replace("'", "") for name in chosen]
-    return FSSFolder(home, classes=there, numbers={name: list(IMAGES) for name in there})
+    # Some copies of the archive have abe's_flyingfish without the apostrophe.
+    folders = [name if (home / name).is_dir() else name.replace("'", "") for name in chosen]
+    return FSSFolder(home, classes=folders, numbers={name: list(IMAGES) for name in folders})
 
 
 @cache
 def mosaic_tiles() -> tuple[tuple[Tile, ...], ...]:
-    """The 1,000 mosaics of the list: four (class folder, image number), row by row, of different classes."""
+    """The list of 1,000 mosaics: for each the (class folder, image number) of its four tiles, row by row."""
     lines = gzip.decompress(_packaged("mosaic4.txt.gz")).decode().splitlines()
     rows = ([tile.split("/") for tile in line.split()] for line in lines)
     return tuple(tuple((name, int(number)) for name, number in row) for row in rows)
 
 
 def draw_mosaics(*, count: int = MOSAICS, seed: int = SEED, grid: int = 2) -> tuple[tuple[Tile, ...], ...]:
-    """Seeded mosaics of the test classes; the defaults drew the list. Needs no data, only the class names."""
+    """Random mosaics of the test classes, in the form of ``mosaic_tiles``; the defaults drew that list."""
     tiles = [(name, number) for name in classes("test") for number in IMAGES]
     groups = mosaic_indices([name for name, _ in tiles], count=count, seed=seed, grid=grid)
     return tuple(tuple(tiles[index] for index in group) for group in groups)
 
 
 def mosaics(root: Path, *, size: int) -> Mosaics:
-    """The mosaics of the list, ``size`` x ``size`` pixels. Raises FusionerError as ``split`` does."""
+    """The 1,000 mosaics of the list, ``size`` x ``size`` pixels. Raises FusionerError as ``split`` does."""
     place = {name: index * len(IMAGES) for index, name in enumerate(classes("test"))}
     groups = [tuple(place[name] + number - 1 for name, number in tiles) for tiles in mosaic_tiles()]
     return Mosaics(split(root, "test"), groups, size=size)

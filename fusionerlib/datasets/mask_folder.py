@@ -1,28 +1,32 @@
-"""Images with index masks and a list of names: the test sets that are published that way, all classes at once."""
+"""Index masks on disk: images beside PNGs that give the class of each pixel as one number (0-255)."""
 
-from collections.abc import Collection, Mapping
-from functools import cache
-from importlib import resources
+import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from fusionerlib.datasets import coco20i, pascal
-from fusionerlib.datasets.coco import CocoInstances
-from fusionerlib.datasets.masks import paired, read_indices, read_pair
-from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import fingerprint
+from fusionerlib.images import read_image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""The suffixes of image files, in lower or upper case. A mask is always a ``.png``."""
+EXPORT_INDICES = (
+    "export indices (class ids) from the annotation tool, or replace each colour by its index and save that as mode 'L'"
+)
 
 
 class MaskFolder:
-    """Scenes from (key, image, mask) files, masks being index PNGs; a scene's names are the classes in its mask.
+    """Scenes from (key, image, mask) files; a scene's names are the classes that occur in its mask.
 
-    classes: names by index. ignored: indices that become 255; 255 itself always is. background: indices that become
-    0. meaning: where those are written, for errors. ``names`` reads the mask once, never the image.
-    Raises FusionerError on reading, for a broken file, a mask of another size, and an index without a meaning.
+    classes: index to name. background: the indices that become label 0. ignored: those that become 255, as 255 itself
+    does. meaning: what defines the indices (a file, a data set), for error messages.
+    ``names`` reads a mask the first time it is asked for, never an image.
+    Raises FusionerError on access for a broken file, a mask whose size is not its image's, and an undefined index.
     """
 
     def __init__(
@@ -38,16 +42,16 @@ class MaskFolder:
         self._known, self._meaning = {*classes, *background, *ignored}, meaning
         self._present: dict[int, tuple[int, ...]] = {}
         sizes = [(key, image.stat().st_size, mask.stat().st_size) for key, image, mask in files]
-        self.fingerprint = fingerprint("indexed", self._by_index, sorted(background), self._ignored, sizes)
+        self.fingerprint = fingerprint("mask folder", self._by_index, sorted(background), self._ignored, sizes)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every name of the data set, in the order of the indices: what is asked at once."""
+        """Every name of the data set, in the order of the indices."""
         return tuple(self._by_index.values())
 
     @property
     def keys(self) -> list[str]:
-        """The key of every scene, without opening a file."""
+        """The key of every scene."""
         return [key for key, _, _ in self._files]
 
     def __len__(self) -> int:
@@ -62,140 +66,113 @@ class MaskFolder:
     def __getitem__(self, index: int) -> Scene:
         key, image, mask = self._files[index]
         raw = self._read(index)
-        labels = pascal.relabelled(raw, classes=self._present[index], ignored=self._ignored)
+        labels = relabelled(raw, classes=self._present[index], ignored=self._ignored)
         return Scene(image=read_pair(image, raw, mask), labels=labels, names=self.names(index), key=key)
 
     def _read(self, index: int) -> UInt8[np.ndarray, "height width"]:
         raw = read_indices(self._files[index][2], known=self._known, meaning=self._meaning)
-        there = set(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist()) - set(self._ignored)
-        self._present[index] = tuple(number for number in self._by_index if number in there)
+        present = indices_in(raw) - set(self._ignored)
+        self._present[index] = tuple(number for number in self._by_index if number in present)
         return raw
 
 
-class Layout(NamedTuple):
-    """Where a published data set lies under its root, and what index 0 means; 1 to N are the classes in order.
+def read_indices(
+    file: Path, *, known: Collection[int], meaning: str, remedy: str = ""
+) -> UInt8[np.ndarray, "height width"]:
+    """The indices of a PNG with a palette or in grey, of any bit depth.
 
-    roots: prefixes that are tried. images, masks: folders under the first prefix that has the images; masks may also
-    lie at the root. listing: the file of a split's stems; "" where a split has folders of its own. splits: our names
-    of the splits, and the publisher's. zero_ignored: index 0 is ignored, it is background otherwise.
+    known: the indices that are defined, beside 255. meaning: what defines them, for the error message. remedy: replaces
+    the general remedy of the error message.
+    Raises FusionerError naming the file where it is broken, holds colours instead of indices, or an undefined index.
     """
-
-    roots: tuple[str, ...]
-    images: str
-    masks: tuple[str, ...]
-    listing: str
-    splits: Mapping[str, str]
-    zero_ignored: bool
-
-
-_VOC_SPLITS = {"train": "train", "val": "val", "trainval": "trainval"}
-_CONTEXT = Layout(
-    roots=("VOCdevkit/VOC2010", "VOC2010", "."),
-    images="JPEGImages",
-    masks=("SegmentationClassContext",),
-    listing="ImageSets/SegmentationContext/{split}.txt",
-    splits={"train": "train", "val": "val"},
-    zero_ignored=True,
-)
-LAYOUTS: dict[str, Layout] = {
-    "ade20k-150": Layout(
-        roots=("ADEChallengeData2016", "."),
-        images="images/{split}",
-        masks=("annotations/{split}",),
-        listing="",
-        splits={"train": "training", "val": "validation"},
-        zero_ignored=True,
-    ),
-    "pascal-context-59": _CONTEXT,
-    "pascal-context-60": _CONTEXT._replace(zero_ignored=False),
-    "voc-20": Layout(
-        roots=pascal.LAYOUTS,
-        images="JPEGImages",
-        masks=("SegmentationClassAug", "SegmentationClass"),
-        listing="ImageSets/Segmentation/{split}.txt",
-        splits=_VOC_SPLITS,
-        zero_ignored=False,
-    ),
-}
-"""ADE20K: the scene parsing benchmark of 2016, whose 0 is "other". PASCAL-Context: masks as the common converter of
-its JSON writes them, 0 for what is none of the 59 classes, which are in alphabetical order from 1; 0 is ignored as
-``pascal-context-59`` and background as ``pascal-context-60``. VOC: the 20 classes and background, all at once."""
-
-COCO_OBJECT = "coco-object"
-"""COCO's 80 classes and background, from its instances; images that show none of them are left out."""
-
-NAMES_FILES = {"ade20k-150": "ade20k-150.txt", "pascal-context-59": "pascal-context-59.txt"}
-
-
-@cache
-def class_names(dataset: str) -> tuple[str, ...]:
-    """The classes of a test set in order, as words. Raises FusionerError for one that is not known."""
-    if dataset == COCO_OBJECT:
-        return coco20i.NAMES
-    if dataset == "voc-20":
-        return pascal.NAMES
-    if dataset not in LAYOUTS:
-        raise FusionerError(f"test set {dataset!r}: expected one of {', '.join((*LAYOUTS, COCO_OBJECT))}")
-    folder = resources.files("fusionerlib") / "datasets" / "splits" / "names"
-    file = folder / NAMES_FILES[dataset.replace("-60", "-59")]
-    # ADE20K gives synonyms; the first is the name.
-    return tuple(line.split(",")[0] for line in file.read_text(encoding="utf-8").splitlines())
-
-
-def read_set(dataset: str, root: Path, *, split: str | None = "val") -> Scenes:
-    """One split of a published test set; for VOC and PASCAL-Context, None takes every image that has a mask.
-
-    Raises FusionerError for an unknown data set or split, and where images, masks or the split's list are missing.
-    """
-    if dataset != COCO_OBJECT:
-        return read_indexed(dataset, root, split=split)
-    file = Path(root) / "annotations" / f"instances_{split}2017.json"
-    return CocoInstances(Path(root), annotations=file if file.is_file() else None)
-
-
-def read_indexed(
-    dataset: str, root: Path, *, split: str | None = "val", keys: Collection[str] | None = None
-) -> MaskFolder:
-    """``read_set`` for the data sets whose masks are index PNGs, or the scenes of it whose key is in ``keys``.
-
-    Raises FusionerError as ``read_set`` does.
-    """
-    names = class_names(dataset)
-    if dataset not in LAYOUTS:
-        raise FusionerError(f"test set {dataset!r} has no index masks: expected one of {', '.join(LAYOUTS)}")
-    layout = LAYOUTS[dataset]
-    if split not in layout.splits and (split is not None or not layout.listing):
-        raise FusionerError(f"split = {split!r} of {dataset}: expected one of {', '.join(layout.splits)}")
-    part = layout.splits.get(split or "", "")
-    home = _home(dataset, Path(root), [Path(root) / prefix for prefix in layout.roots], layout.images, part)
-    images = home / layout.images.format(split=part)
-    places = [place / masks.format(split=part) for masks in layout.masks for place in (home, Path(root))]
-    masks = next((place for place in places if place.is_dir()), None)
-    if masks is None:
-        tried = ", ".join(map(str, dict.fromkeys(places)))
-        raise FusionerError(f"{images} has images but there are no masks: looked for {tried}; unpack them there")
-    files = paired(images, masks, _stems(home / layout.listing.format(split=part), masks, split, layout))
-    files = files if keys is None else [file for file in files if file[0] in keys]
-    zero = {"background": (), "ignored": (0,)} if layout.zero_ignored else {"background": (0,), "ignored": ()}
-    return MaskFolder(files, classes=dict(enumerate(names, start=1)), meaning=f"the index list of {dataset}", **zero)
-
-
-def _home(dataset: str, root: Path, homes: list[Path], images: str, part: str) -> Path:
-    for home in homes:
-        if (home / images.format(split=part)).is_dir():
-            return home
-    tried = ", ".join(str(home / images.format(split=part)) for home in homes)
-    raise FusionerError(f"{dataset} root {str(root)!r} has no images: looked for {tried}; point root above them")
-
-
-def _stems(listing: Path, masks: Path, split: str | None, layout: Layout) -> list[str] | None:
-    if not layout.listing:
-        return None
-    if split is None:
-        return sorted(file.stem for file in masks.glob("*.png"))
-    if not listing.is_file():
+    try:
+        with Image.open(file) as opened:
+            # The indices are the classes and the palette's colours mean nothing: never convert the file.
+            mode, raw = opened.mode, np.asarray(opened)
+    # Pillow's parsers raise exceptions of any type for a broken file.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise FusionerError(f"mask {file} can't be read as an image ({reason}): copy it again") from error
+    if raw.ndim != 2 or raw.dtype.kind not in "bui":
         raise FusionerError(
-            f"{listing} is missing, the list of the split {split!r}: unpack ImageSets beside the images, or ask for "
-            "split None, every image that has a mask"
+            f"mask {file} has Pillow mode {mode!r}, colours instead of indices: expected one index a pixel, in a PNG "
+            f"with a palette or in grey; {remedy or EXPORT_INDICES}"
         )
-    return listing.read_text(encoding="utf-8").split()
+    # For speed (masks are read for every view): sort only the pixels above the first undefined index.
+    beyond = raw[(raw >= next(index for index in range(257) if index not in known)) & (raw != IGNORE)]
+    odd = sorted({int(value) for value in np.unique(beyond)} - {*known})
+    if odd:
+        raise FusionerError(
+            f"mask {file} holds {', '.join(map(str, odd[:5]))}: not in {meaning}, which has {_ranges(known)}; "
+            + (remedy or "give the index a name there, or draw those pixels with a known one (255 is ignored)")
+        )
+    return raw.astype(np.uint8, copy=False)
+
+
+def indices_in(raw: UInt8[np.ndarray, "height width"]) -> set[int]:
+    """The indices that occur in a mask."""
+    return set(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
+
+
+def read_pair(image: Path, raw: UInt8[np.ndarray, "height width"], mask: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of ``image``, at the size of ``raw`` (read from the file ``mask``).
+
+    Raises FusionerError where the sizes differ, with and without the image's EXIF rotation.
+    """
+    pixels = read_image(image)
+    if pixels.shape[:2] == raw.shape:
+        return pixels
+    # Some annotation tools do not apply a photo's EXIF rotation.
+    with Image.open(image) as opened:
+        untouched = read_image(np.array(opened.convert("RGB")))
+    if untouched.shape[:2] == raw.shape:
+        return untouched
+    raise FusionerError(
+        f"mask {mask} is {raw.shape[::-1]} pixels, its image {image} {pixels.shape[1::-1]} (width, height): export the "
+        "mask again at the image's size, to the nearest pixel"
+    )
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """The image files in ``folder`` by stem, sorted by file name.
+
+    Raises FusionerError where there is none, or where two have the same stem.
+    """
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    files: dict[str, Path] = {}
+    for file in (folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."):
+        if file.stem in files:
+            raise FusionerError(f"{files[file.stem]} and {file.name} would share one mask: rename one of them")
+        files[file.stem] = file
+    if not files:
+        what = "holds no image" if folder.is_dir() else "is no folder"
+        raise FusionerError(f"{folder} {what}: expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+    return files
+
+
+def paired(images: Path, masks: Path, stems: Iterable[str] | None = None) -> list[tuple[str, Path, Path]]:
+    """(stem, image file, mask file) of all images in the folder ``images``, or of ``stems`` in their order.
+
+    Raises FusionerError with the first missing image or mask and how many are missing.
+    """
+    found = image_files(images)
+    wanted = list(found if stems is None else dict.fromkeys(stems))
+    if lost := [stem for stem in wanted if stem not in found]:
+        raise FusionerError(
+            f"{len(lost)} of {len(wanted)} listed images are not in {images}, the first is {lost[0]!r}: copy them "
+            "there, or take them off the list"
+        )
+    present = set(os.listdir(masks)) if masks.is_dir() else set()
+    if lost := [stem for stem in wanted if f"{stem}.png" not in present]:
+        raise FusionerError(
+            f"{len(lost)} of {len(wanted)} images have no mask, the first is {found[lost[0]]}: expected "
+            f"{masks / f'{lost[0]}.png'}; add the masks (index PNGs of the images' stems), or move the images away"
+        )
+    return [(stem, found[stem], masks / f"{stem}.png") for stem in wanted]
+
+
+def _ranges(known: Collection[int]) -> str:
+    """``known`` for an error message: "0 to 20" where there is no gap, else one by one."""
+    ordered = sorted(known)
+    gapless = len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1
+    return f"{ordered[0]} to {ordered[-1]}" if gapless else ", ".join(map(str, ordered))

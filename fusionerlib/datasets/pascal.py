@@ -1,7 +1,14 @@
-"""PASCAL-5i: PASCAL VOC 2012 with SBD's masks, its 20 classes in four folds, each held out in turn."""
+"""PASCAL-5i: PASCAL VOC 2012 with SBD's masks; its 20 classes in four folds, each held out in turn (Shaban et al.,
+BMVC 2017).
+
+Validation is on published lists of (image, class) pairs. Training is on the usual 10,582 images (VOC 2012 and SBD
+without VOC's validation images); their pairs are the classes that occur in each mask, except those of the fold.
+"""
 
 import gzip
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -9,9 +16,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from fusionerlib.datasets.masks import read_indices, read_pair
-from fusionerlib.datasets.scene import IGNORE, Scene
-from fusionerlib.errors import FusionerError
+from fusionerlib.datasets.mask_folder import indices_in, read_indices, read_pair
+from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
+from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
 
 NAMES = (
@@ -20,58 +27,72 @@ NAMES = (
     "dining table", "dog", "horse", "motorbike", "person",
     "potted plant", "sheep", "sofa", "train", "tv monitor",
 )  # fmt: skip
-"""The classes as words, class c at ``NAMES[c - 1]``; a row is a fold. VOC itself writes three of them as one word."""
+"""The classes as words, class c (1-20) at ``NAMES[c - 1]``; a row is a fold. VOC's own identifiers have no spaces."""
 
 FOLDS = range(4)
-NOTHING = -1
-"""The fold that holds no class out: all lists train, all lists validate."""
-LAYOUTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
+NO_FOLD = -1
+"""In place of a fold: no class is held out. All classes train, the four validation lists together validate."""
+TRAINING_PAIRS = (2885, 3816, 6529, 2325)
+"""How many training pairs (image, class) the five classes of each fold have."""
+ROOTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 """Where ``JPEGImages`` may lie under the root."""
+_READERS = 4
 
 Split = Literal["train", "val"]
 Novel = Literal["background", "ignore"]
 
 
 class Pascal5i:
-    """The scenes of one fold's training or validation list whose images are on disk.
+    """The scenes of one fold that train or validate, as far as their images are on disk.
 
-    ``train``: the training lists of the other three folds, without any image of a validation list. A scene is one
-    image, its names the classes that those lists give it. Pixels of the fold's own classes are background, as in the
-    paper, or ignored with ``novel="ignore"``. ``val``: the fold's validation list; names are the fold's classes that
-    the list gives the image, all else is background (``novel`` changes nothing). 255 stays 255.
+    ``train``: those of the 10,582 training images that show a class outside the fold; their names are these classes.
+    Pixels of the fold's own classes are background, as in the paper, or ignored with ``novel="ignore"``. Every mask is
+    read once, on construction.
+    ``val``: the fold's validation list. A scene's names are the classes that the list gives to its image; all other
+    pixels are background. ``novel`` has no effect.
 
-    pairs: (scene index, name) in the published order. keys: the scenes' keys. missing: how many listed pairs have no
-    image on disk.
+    pairs: (scene index, name), for ``train`` by class and then by image, for ``val`` in the published order.
+    keys: the image names, by scene. missing: how many listed images are not on disk.
     root: the folder that holds ``VOCdevkit/VOC2012/JPEGImages``, ``VOC2012/JPEGImages`` or ``JPEGImages``, with
-    ``SegmentationClassAug`` beside ``JPEGImages`` or at the root (the layout published with HSNet).
-    Raises FusionerError for an unknown fold, split or novel, where no listed image is found or an image has no mask,
-    and on reading for a broken image, a mask of another size or with anything but class ids.
+    ``SegmentationClassAug`` beside ``JPEGImages`` or at the root (the layout of the published code of HSNet).
+    Raises FusionerError for an unknown fold, split or novel; where no listed image is found, an image has no mask, or
+    no training image shows a class outside the fold. Raises it when a mask or image is read that is broken, a mask of
+    another size than its image, and one with an index that is no class.
     """
 
     def __init__(self, root: Path, *, fold: int, split: Split, novel: Novel = "background") -> None:
-        one_of("fold", fold, (*FOLDS, NOTHING))
+        one_of("fold", fold, (*FOLDS, NO_FOLD))
         one_of("split", split, ("train", "val"))
         one_of("novel", novel, ("background", "ignore"))
         self.root, self.fold, self.split, self.novel = Path(root), fold, split, novel
-        listed = fold_pairs(fold, split)
-        self._images, self._masks, sizes = _files(self.root, dict.fromkeys(image for image, _ in listed))
-        self.keys = list(self._images)
+        listed = validation_pairs(fold) if split == "val" else []
+        wanted = training_images() if split == "train" else tuple(dict.fromkeys(image for image, _ in listed))
+        self._images, self._masks = _files(self.root, wanted)
+        self.missing = len(wanted) - len(self._images)
+        if split == "train":
+            listed = class_present_pairs(self._masks, without=fold_classes(fold))
+        if not (present := [(image, number) for image, number in listed if image in self._images]):
+            raise FusionerError(
+                f"none of the {len(self._images)} images under {str(root)!r} shows a class that trains on fold {fold}: "
+                "unpack all of VOC 2012 there"
+            )
+        self.keys = list(dict.fromkeys(image for image, _ in present))
         place = {key: index for index, key in enumerate(self.keys)}
-        present = [(place[image], number) for image, number in listed if image in place]
-        self.pairs = [(scene, NAMES[number - 1]) for scene, number in present]
-        self.missing = len(listed) - len(present)
-        classes: list[list[int]] = [[] for _ in self.keys]
-        for scene, number in present:
-            classes[scene].append(number)
-        self._classes = [tuple(sorted(numbers)) for numbers in classes]
+        self.pairs = [(place[image], NAMES[number - 1]) for image, number in present]
+        classes: dict[str, list[int]] = {key: [] for key in self.keys}
+        for image, number in present:
+            classes[image].append(number)
+        self._classes = [tuple(sorted(classes[key])) for key in self.keys]
         self._ignored = fold_classes(fold) if split == "train" and novel == "ignore" else ()
-        self.fingerprint = fingerprint("pascal5i", fold, split, self._ignored, present, sizes)
+        sizes = [(key, self._images[key].stat().st_size, self._masks[key].stat().st_size) for key in self.keys]
+        numbers = [(place[image], number) for image, number in present]
+        self.fingerprint = fingerprint("pascal5i", fold, split, self._ignored, numbers, sizes)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """The names that the lists give scene ``index``, in the order of the classes."""
+        """The names of scene ``index``, in the order of the classes."""
         return tuple(NAMES[number - 1] for number in self._classes[index])
 
     def __getitem__(self, index: int) -> Scene:
@@ -83,62 +104,68 @@ class Pascal5i:
 
 
 def fold_classes(fold: int) -> tuple[int, ...]:
-    """The five class ids (1-20) that ``fold`` (0-3) holds out; none for ``NOTHING``."""
-    if fold == NOTHING:
+    """The five class indices (1-20) that ``fold`` (0-3) holds out; none for ``NO_FOLD``."""
+    if fold == NO_FOLD:
         return ()
     return tuple(range(5 * fold + 1, 5 * fold + 6))
 
 
-def published(fold: int, split: Split) -> list[tuple[str, int]]:
-    """One published list as it stands: (image, class id 1-20) pairs of that fold's own classes."""
-    file = resources.files("fusionerlib") / "datasets" / "splits" / f"pascal5i_{split}_fold{fold}.txt.gz"
-    lines = gzip.decompress(file.read_bytes()).decode().split()
-    return [(image, int(number)) for image, number in (line.split("__") for line in lines)]
+@cache
+def training_images() -> tuple[str, ...]:
+    """The 10,582 images that train, sorted: every image with a mask of VOC 2012 or SBD, without VOC's own ``val``."""
+    return tuple(_packaged("pascal5i_train_images.txt.gz"))
 
 
-def fold_pairs(fold: int, split: Split) -> list[tuple[str, int]]:
-    """What ``fold`` validates on, or trains on: (image, class id 1-20) pairs in the published order."""
-    if split == "val":
-        return [pair for other in FOLDS if fold in (other, NOTHING) for pair in published(other, "val")]
-    # The published lists overlap nowhere; this keeps it a property of the split and not of the files.
-    held_out = {image for other in FOLDS for image, _ in published(other, "val")}
-    others = [pair for other in FOLDS if other != fold for pair in published(other, "train")]
-    return [(image, number) for image, number in others if image not in held_out]
+def training_pair_count(fold: int) -> int:
+    """How many (image, class) pairs train where ``fold`` is held out, without reading a mask."""
+    return sum(count for other, count in enumerate(TRAINING_PAIRS) if other != fold)
 
 
-def relabelled(
-    raw: UInt8[np.ndarray, "height width"], *, classes: Sequence[int], ignored: Sequence[int] = ()
-) -> UInt8[np.ndarray, "height width"]:
-    """Class ids (0-20, 255) to scene labels: ``classes[k]`` becomes k + 1, ``ignored`` and 255 become 255, else 0."""
-    table = np.zeros(256, dtype=np.uint8)
-    table[list(classes)] = np.arange(1, len(classes) + 1)
-    table[[*ignored, IGNORE]] = IGNORE
-    # A table of bytes: several times faster than indexing with an array.
-    return np.frombuffer(bytearray(raw).translate(table.tobytes()), dtype=np.uint8).reshape(raw.shape)
+def validation_pairs(fold: int) -> list[tuple[str, int]]:
+    """The published validation list of ``fold`` (all four for ``NO_FOLD``): (image, class 1-20) pairs in its order."""
+    folds = FOLDS if fold == NO_FOLD else (fold,)
+    lines = [line.split("__") for one in folds for line in _packaged(f"pascal5i_val_fold{one}.txt.gz")]
+    return [(image, int(number)) for image, number in lines]
+
+
+def class_present_pairs(masks: dict[str, Path], *, without: Collection[int] = ()) -> list[tuple[str, int]]:
+    """(image, class 1-20) for every class that occurs in the mask of an image, by class and then by image.
+
+    masks: image to mask file. without: classes that are left out. Raises FusionerError as ``read_mask`` does.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(_classes_in, masks.values(), [file.stat().st_mtime_ns for file in masks.values()])
+        pairs = [(number, image) for image, numbers in zip(masks, found, strict=True) for number in numbers]
+    return [(image, number) for number, image in sorted(pairs) if number not in without]
+
+
+@cache
+def _classes_in(file: Path, changed: int) -> frozenset[int]:
+    """The classes in a mask, remembered until the file is changed (``changed``: its time of modification)."""
+    return frozenset(indices_in(read_mask(file)) - {0, IGNORE})
 
 
 def read_mask(file: Path) -> UInt8[np.ndarray, "height width"]:
-    """The class ids (0-20, 255) of an index PNG. Raises FusionerError for any other file, naming it."""
+    """The class indices (0-20, 255) of an index PNG. Raises FusionerError for any other file, naming it."""
     remedy = "take the file of SegmentationClassAug itself, not a converted copy of it"
     return read_indices(file, known=range(len(NAMES) + 1), meaning="the class ids of PASCAL VOC", remedy=remedy)
 
 
-def one_of(what: str, value: object, known: Iterable[object]) -> None:
-    """Raises FusionerError where ``value``, the setting ``what``, is none of ``known``."""
-    if value not in (known := list(known)):
-        raise FusionerError(f"{what} = {value!r}: expected one of {', '.join(map(repr, known))}")
+def _packaged(name: str) -> list[str]:
+    """The lines of one of the packaged lists."""
+    file = resources.files("fusionerlib") / "datasets" / "splits" / name
+    return gzip.decompress(file.read_bytes()).decode().split()
 
 
-def _files(root: Path, keys: Iterable[str]) -> tuple[dict[str, Path], dict[str, Path], list[tuple[str, int, int]]]:
-    """Image and mask of every one of ``keys`` whose image is under ``root``, and (key, bytes, bytes) of them."""
-    keys = list(keys)
-    for layout in LAYOUTS:
+def _files(root: Path, keys: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Image and mask file of each of ``keys`` whose image is under ``root``."""
+    for layout in ROOTS:
         folder = root / layout / "JPEGImages"
         images = {key: folder / f"{key}.jpg" for key in keys if (folder / f"{key}.jpg").is_file()}
         if images:
             break
     else:
-        tried = ", ".join(str(root / layout / "JPEGImages") for layout in LAYOUTS)
+        tried = ", ".join(str(root / layout / "JPEGImages") for layout in ROOTS)
         raise FusionerError(
             f"PASCAL root {str(root)!r} holds none of the {len(keys)} images listed for this fold and split: looked "
             f"for <image>.jpg (such as {keys[0]}.jpg) in {tried}; point root at the folder that holds VOCdevkit"
@@ -154,5 +181,4 @@ def _files(root: Path, keys: Iterable[str]) -> tuple[dict[str, Path], dict[str, 
     for key, mask in masks.items():
         if not mask.is_file():
             raise FusionerError(f"{images[key]} has no mask {mask}: copy the mask there, or remove the image")
-    sizes = [(key, images[key].stat().st_size, masks[key].stat().st_size) for key in images]
-    return images, masks, sizes
+    return images, masks

@@ -1,4 +1,4 @@
-"""Which names a training sample is asked for: those in the scene, and absent ones that are hard to tell apart."""
+"""Training samples: which scene, and which names are asked of it (names in the scene, and absent ones)."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,18 +9,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sample:
-    """A scene (by index) and the names asked of it, the drawn pair's own name first."""
+    """A scene (by index) and the names asked of it; the name of the drawn (scene, name) pair comes first."""
 
     scene: int
     names: tuple[str, ...]
 
 
 class NameSampler:
-    """Draws ``positives`` names of a scene at most, and fills up with absent ones to ``positives + negatives``.
+    """Draws the names of a sample: at most ``positives`` of the scene, then absent ones, ``positives + negatives`` in
+    all.
 
-    hard: the share of absent names that have a word in common with a name of the scene ("blue bicycle" for "red
-    bicycle"). A name whose words are all part of a present name's, or the other way round, is never an absent one: a
-    blue bicycle is a bicycle too. With ``positives=1, negatives=0`` this is the paper's sample.
+    vocabulary: the names to draw absent ones from. hard: the probability (0-1) that an absent name is a hard negative,
+    one that shares a word with a name of the scene ("blue bicycle" for "red bicycle"). A name whose words are a subset
+    or superset of those of a name of the scene is not absent: a blue bicycle is a bicycle too.
+    ``positives=1, negatives=0`` is the paper's sample.
     """
 
     def __init__(self, vocabulary: Sequence[str], *, positives: int, negatives: int, hard: float) -> None:
@@ -33,18 +35,17 @@ class NameSampler:
                 self._sharing[word].append(name)
 
     def draw(self, first: str, present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-        """The names asked of a scene that holds ``present``, ``first`` among them and always asked."""
+        """The names asked of a scene with the names ``present``: ``first`` (one of them), others, then absent ones."""
         others = [name for name in present if name != first]
         kept = [others[i] for i in rng.permutation(len(others))[: self.positives - 1]]
         return (first, *kept) if self.negatives == 0 else self.complete((first, *kept), present, rng)
 
     def complete(self, names: Sequence[str], present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-        """``names`` and then absent ones, ``positives + negatives`` in all, for a scene that holds ``present``."""
+        """``names`` and then absent ones, ``positives + negatives`` in all, for a scene with the names ``present``."""
         wanted = max(0, self.positives + self.negatives - len(names))
         hard = int(rng.binomial(wanted, self.hard))
         absent: list[str] = []
-        # Word by word of the scene's names in turn, so that each word gets its look-alikes: with enough places, both
-        # the same thing in another colour and another thing in the same colour are asked.
+        # The words of the names take turns, so that hard negatives share the colour of some and the noun of others.
         words = [word for name in names for word in name.split()]
         for place in range(hard):
             absent += self._pick(self._sharing[words[place % len(words)]], 1, present, absent, rng)
@@ -57,7 +58,7 @@ class NameSampler:
         chosen: list[str] = []
         if not pool or not count:
             return chosen
-        # A small pool is gone through; of a large one, a few more draws than asked for, since some are refused.
+        # Permute a small pool; from a large one draw a few more than needed, since some are rejected.
         few = len(pool) <= 4 * count + 60
         for index in rng.permutation(len(pool)) if few else rng.integers(len(pool), size=4 * count + 8):
             name = pool[index]
@@ -73,10 +74,14 @@ class NameSampler:
 
 
 class SampleOrder:
-    """The samples of any training step, from (seed, step) alone: resuming needs no generator's state.
+    """The samples of any training step, from (seed, step) alone, so that resuming needs no generator state.
 
-    whole_epochs: each pass over ``pairs`` ends with its own, smaller batch; else batches go on into the next pass.
-    rows: which rows of a batch of so many samples are this process's own, where several share every batch.
+    pairs: the (scene index, name) pairs to draw from. scene_names: the names of every scene. sampler: adds the other
+    names. batch: samples in a step. balanced: every name is drawn with the same probability, then one of its pairs;
+    else every pair is drawn once in an epoch, in a new order each time.
+    whole_epochs: an epoch ends with a smaller batch where ``batch`` does not divide it; else its last batch is filled
+    from the next epoch.
+    rows: for the size of a batch, the rows that belong to this process, where several processes share every batch.
     """
 
     def __init__(
@@ -99,21 +104,18 @@ class SampleOrder:
         self._epoch, self._order = -1, np.arange(0)
 
     def samples(self, step: int) -> list[Sample]:
-        """The batch of step ``step`` (from 0): consecutive pairs of a fresh permutation an epoch.
-
-        With ``balanced`` each sample's name is drawn first, all alike, and then one of its pairs.
-        """
+        """The samples of step ``step`` (from 0)."""
         rng = np.random.default_rng((self.seed, 1, step))
         chosen = [self.pairs[self._position(draw)] for draw in self.draws(step)]
         return [Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng)) for scene, name in chosen]
 
     def own_samples(self, step: int) -> list[Sample]:
-        """Those of ``samples`` that are at ``rows``."""
+        """The samples of step ``step`` at ``rows``."""
         samples = self.samples(step)
         return samples[self.rows(len(samples))]
 
     def draws(self, step: int) -> range:
-        """The places of the samples of step ``step`` among all draws of the training, from 0."""
+        """The positions of the samples of step ``step`` among all samples of the training, from 0."""
         if not self.whole_epochs:
             return range(step * self.batch, (step + 1) * self.batch)
         epoch, batch = divmod(step, -(-len(self.pairs) // self.batch))
@@ -121,7 +123,7 @@ class SampleOrder:
         return all_draws[batch * self.batch : (batch + 1) * self.batch]
 
     def own_draws(self, step: int) -> range:
-        """Those of ``draws`` that are at ``rows``."""
+        """The positions ``draws(step)`` at ``rows``."""
         draws = self.draws(step)
         return draws[self.rows(len(draws))]
 

@@ -1,16 +1,17 @@
-"""What every data set is made of: an image, a label map, and the names of what is labelled."""
+"""A data set is a sequence of scenes: an image, a label map, and the names of what is labelled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, Integer, UInt8
+from jaxtyping import Bool, Int32, Integer, UInt8
+from PIL import Image
 
 from fusionerlib.errors import FusionerError
 
 IGNORE = 255
-"""Label of pixels that neither train nor count (the ignore index of PASCAL VOC)."""
+"""The ignore index (as in PASCAL VOC): pixels with this label are left out of loss and metrics."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,10 @@ class Scene:
     """One labelled image.
 
     image: RGB, 0-255.
-    labels: 0 is background, i is ``names[i - 1]``, 255 is ignored.
-    names: what is labelled, as words for a text encoder; at most 254.
-    key: the scene's identity within its data set, for tables and figures.
+    labels: 0 is background, k + 1 is ``names[k]``, 255 is ignored.
+    names: the labelled names, as words for a text encoder; at most 254.
+    key: an identifier of the scene, unique within its data set; shown in tables and figures.
+    Raises FusionerError where image and labels differ in size, and for more than 254 names.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -37,8 +39,8 @@ class Scene:
         if len(self.names) >= IGNORE:
             raise FusionerError(f"scene {self.key!r} has {len(self.names)} names; a label map holds at most 254")
 
-    def mask(self, name: str) -> np.ndarray:
-        """Bool (height, width): the pixels of ``name``, all False where it is not in the scene."""
+    def mask(self, name: str) -> Bool[np.ndarray, "height width"]:
+        """The pixels of ``name``; all False where the scene does not have that name."""
         if name not in self.names:
             return np.zeros(self.labels.shape, dtype=bool)
         return self.labels == self.names.index(name) + 1
@@ -50,7 +52,8 @@ class Scenes(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of everything that decides the scenes (files, recipe, seeds)."""
+        """SHA-256 in hex of everything that decides the scenes (files, settings, seeds); stored features are found
+        again by it."""
         ...
 
     def __len__(self) -> int: ...
@@ -65,6 +68,28 @@ class Scenes(Protocol):
 def vocabulary(scenes: Scenes) -> list[str]:
     """All names that occur in ``scenes``, sorted."""
     return sorted({name for index in range(len(scenes)) for name in scenes.names(index)})
+
+
+def resized(scene: Scene, *, width: int, height: int) -> Scene:
+    """The scene at another size: the image by bilinear interpolation with antialiasing, the labels by nearest
+    neighbour (both Pillow's)."""
+    image = Image.fromarray(scene.image).resize((width, height), Image.Resampling.BILINEAR)
+    labels = Image.fromarray(scene.labels).resize((width, height), Image.Resampling.NEAREST)
+    return Scene(image=np.array(image), labels=np.array(labels), names=scene.names, key=scene.key)
+
+
+def relabelled(
+    raw: UInt8[np.ndarray, "height width"], *, classes: Sequence[int], ignored: Sequence[int] = ()
+) -> UInt8[np.ndarray, "height width"]:
+    """A data set's class indices (0-255) as scene labels.
+
+    ``classes[k]`` becomes k + 1; each of ``ignored``, and 255, becomes 255; everything else becomes 0 (background).
+    """
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(classes)] = np.arange(1, len(classes) + 1)
+    table[[*ignored, IGNORE]] = IGNORE
+    # bytes.translate is several times faster than indexing with an array.
+    return np.frombuffer(bytearray(raw).translate(table.tobytes()), dtype=np.uint8).reshape(raw.shape)
 
 
 def labels_for(

@@ -1,26 +1,22 @@
-"""Data sets made from data sets: a selection, one size for all, and seeded augmented views.
+"""Data sets made from other data sets: a subset, one size for all, augmented views, corruptions, a concatenation."""
 
-Several data sets one after the other.
-
-Photographs of PASCAL VOC and COCO as one training set: one name a category, the held-out ones under no name.
-"""
-
-import hashlib
-from collections.abc import Collection, Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFilter
 
-from fusionerlib.datasets.mosaics import resized
-from fusionerlib.datasets.names import all_names, canonical
-from fusionerlib.datasets.pascal import Novel
-from fusionerlib.datasets.scene import IGNORE, Scene, Scenes
-from fusionerlib.errors import FusionerError
+from fusionerlib.datasets.scene import Scene, Scenes, resized
+from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
+
+Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 class Subset:
-    """The scenes of ``scenes`` at ``indices``, in that order; an index may come up more than once.
+    """The scenes of ``scenes`` at ``indices``, in that order; an index may occur more than once.
 
     Raises FusionerError for an index that ``scenes`` does not have.
     """
@@ -43,13 +39,39 @@ class Subset:
         return self.scenes[self.indices[index]]
 
 
+class Concat:
+    """Several data sets one after the other."""
+
+    def __init__(self, *parts: Scenes) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.fingerprint = fingerprint("concat", [part.fingerprint for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Scene:
+        part, place = self._find(index)
+        return part[place]
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index`` without opening its image."""
+        part, place = self._find(index)
+        return part.names(place)
+
+    def _find(self, index: int) -> tuple[Scenes, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[number], index - int(self._starts[number])
+
+
 class Mapped:
-    """Every scene of ``scenes`` changed on its own: as many scenes, of the same names. What is done to one is in the
-    ``__getitem__`` of a subclass, and ``how`` is all that decides it, for the fingerprint.
+    """Every scene of ``scenes``, changed on its own: as many scenes, with the same names.
+
+    A subclass writes the change into ``__getitem__``; ``settings`` are all that decides it, and enter the fingerprint.
     """
 
-    def __init__(self, scenes: Scenes, *how: int | float | str) -> None:
-        self.scenes, self.fingerprint = scenes, fingerprint(scenes.fingerprint, *how)
+    def __init__(self, scenes: Scenes, *settings: int | float | str) -> None:
+        self.scenes, self.fingerprint = scenes, fingerprint(scenes.fingerprint, *settings)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -60,7 +82,7 @@ class Mapped:
 
 
 class Resized(Mapped):
-    """Every scene squeezed to ``size`` x ``size`` pixels: image bilinear and antialiased, labels to the nearest pixel.
+    """Every scene resized to ``size`` x ``size`` pixels, whatever its aspect ratio (see ``scene.resized``).
 
     Raises FusionerError for a size below 1.
     """
@@ -74,17 +96,16 @@ class Resized(Mapped):
 
 
 class Views:
-    """``views`` versions of every scene, each ``size`` x ``size`` pixels; scene i's view v is at ``i * views + v``.
+    """``views`` versions of every scene, ``size`` x ``size`` pixels; view v of scene i is at ``i * views + v``.
 
-    View 0 is the scene as ``Resized`` gives it. The others are augmented as ``augment.STORED`` says, image and labels
-    together: the paper's augmentation without hue, noise and warps.
-    A view is decided by (seed, i, v) alone. Its names are the scene's, even where the crop left an object out: that
-    name's mask is then empty, which is a correct answer and not an error.
+    View 0 is the scene as ``Resized`` gives it. The others are augmented by ``augment.STORED`` (the paper's
+    augmentation without hue, noise and warps), each decided by (seed, i, v) alone. A view has the names of its scene,
+    even where the crop left an object out: the mask of that name is then empty.
     Raises FusionerError for views or a size below 1.
     """
 
     def __init__(self, scenes: Scenes, *, views: int, seed: int, size: int) -> None:
-        from fusionerlib.datasets.augment import STORED
+        from fusionerlib.datasets.augment import STORED  # imports torchvision
 
         self.scenes, self.seed, self.augmentation = scenes, seed, STORED
         self.views, self.size = _positive("views", views), _positive("size", size)
@@ -108,69 +129,75 @@ class Views:
         return replace(made, key=f"{scene.key} view {number}")
 
 
+def blurred(image: Pixels, level: int | float, seed: int = 0) -> Pixels:
+    """Gaussian blur; ``level`` is its standard deviation in pixels (Pillow's radius)."""
+    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(level)))
+
+
+def noisy(image: Pixels, level: int | float, seed: int = 0) -> Pixels:
+    """Gaussian noise on each pixel and channel; ``level`` is its standard deviation on the scale 0-255."""
+    noise = np.random.default_rng(seed).normal(0.0, level, image.shape)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+def compressed(image: Pixels, level: int | float, seed: int = 0) -> Pixels:
+    """JPEG compression; ``level`` is the quality, 1 (worst) to 95, with 4:2:0 chroma subsampling."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=int(level), subsampling="4:2:0")
+    with Image.open(stream) as opened:
+        return np.array(opened.convert("RGB"))
+
+
+CORRUPTIONS: dict[str, Callable[..., Pixels]] = {"blur": blurred, "noise": noisy, "JPEG": compressed}
+"""The corruptions by name: pure functions of (image, level, seed)."""
+
+
+class Corrupted(Mapped):
+    """``scenes`` with the corruption ``kind`` at ``level`` on every image; the noise is decided by (seed, index).
+
+    Raises FusionerError for a corruption that is not in ``CORRUPTIONS``.
+    """
+
+    def __init__(self, scenes: Scenes, kind: str, level: int | float, *, seed: int = 0) -> None:
+        one_of("corruption", kind, CORRUPTIONS)
+        super().__init__(scenes, "corrupted", kind, level, seed)
+        self.kind, self.level, self.seed = kind, level, seed
+
+    def __getitem__(self, index: int) -> Scene:
+        scene = self.scenes[index]
+        own = int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0])
+        image = CORRUPTIONS[self.kind](scene.image, self.level, own)
+        return Scene(image=image, labels=scene.labels, names=scene.names, key=f"{scene.key} {self.kind} {self.level:g}")
+
+
+class Bordered(Mapped):
+    """``scenes`` centred on ``size`` x ``size`` pixels, on a border of each image's mean colour.
+
+    The border is labelled background. Where the two sides can't be equal, the right and lower ones are a pixel wider.
+    Raises FusionerError on access for a scene larger than ``size``.
+    """
+
+    def __init__(self, scenes: Scenes, *, size: int) -> None:
+        super().__init__(scenes, "bordered", size)
+        self.size = size
+
+    def __getitem__(self, index: int) -> Scene:
+        scene = self.scenes[index]
+        height, width = scene.labels.shape
+        if max(height, width) > self.size:
+            raise FusionerError(
+                f"scene {scene.key!r} is {width}x{height} pixels, larger than {self.size}x{self.size}: shrink it first"
+            )
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        image = np.empty((self.size, self.size, 3), dtype=np.uint8)
+        image[:] = np.rint(scene.image.mean(axis=(0, 1))).astype(np.uint8)
+        labels = np.zeros((self.size, self.size), dtype=np.uint8)
+        image[top : top + height, left : left + width] = scene.image
+        labels[top : top + height, left : left + width] = scene.labels
+        return Scene(image=image, labels=labels, names=scene.names, key=scene.key)
+
+
 def _positive(name: str, value: int) -> int:
     if value < 1:
         raise FusionerError(f"{name} = {value}: expected at least 1")
     return value
-
-
-class Concat:
-    """Several data sets one after the other."""
-
-    def __init__(self, *parts: Scenes) -> None:
-        self.parts = parts
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.fingerprint = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> Scene:
-        part, place = self._find(index)
-        return part[place]
-
-    def names(self, index: int) -> tuple[str, ...]:
-        """The names of scene ``index`` without opening its image."""
-        part, place = self._find(index)
-        return part.names(place)
-
-    def _find(self, index: int) -> tuple[Scenes, int]:
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.parts[number], index - int(self._starts[number])
-
-
-class VocCoco:
-    """``scenes`` by canonical names (``datasets.categories``), without the categories in ``without``.
-
-    Names of one category become one name, their pixels one mask. Pixels of a category in ``without``, under whichever
-    of its names, are ignored; with ``novel="background"`` they are background, as in the paper. A scene that is left
-    without a name is dropped.
-    """
-
-    def __init__(self, scenes: Scenes, *, without: Collection[str] = (), novel: Novel = "ignore") -> None:
-        self.scenes, self.novel = scenes, novel
-        self.without = all_names(without)
-        self._indices = [index for index in range(len(scenes)) if self._merged(scenes.names(index))]
-        self.fingerprint = fingerprint(scenes.fingerprint, "canonical", sorted(self.without), novel)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def names(self, index: int) -> tuple[str, ...]:
-        """The canonical names of scene ``index`` that are left, without opening its image."""
-        return self._merged(self.scenes.names(self._indices[index]))
-
-    def __getitem__(self, index: int) -> Scene:
-        scene = self.scenes[self._indices[index]]
-        names = self._merged(scene.names)
-        table = np.zeros(256, dtype=np.uint8)
-        table[IGNORE] = IGNORE
-        for label, name in enumerate(scene.names, start=1):
-            if name in self.without:
-                table[label] = IGNORE if self.novel == "ignore" else 0
-            else:
-                table[label] = names.index(canonical(name)) + 1
-        return Scene(image=scene.image, labels=table[scene.labels], names=names, key=scene.key)
-
-    def _merged(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(canonical(name) for name in names if name not in self.without))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fusionerlib.datasets.corruptions import Bordered, Corrupted
 from fusionerlib.datasets.mosaic_sets import absent_names
 from fusionerlib.datasets.mosaics import Mosaics
 from fusionerlib.datasets.scene import IGNORE, Scenes, labels_for
+from fusionerlib.datasets.transforms import Bordered, Corrupted
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import ClassCounts, decide, object_only, permuted
 from fusionerlib.evaluation.queries import Query, present_queries, shuffled

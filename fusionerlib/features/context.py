@@ -8,7 +8,7 @@ from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.scene import Scenes
-from fusionerlib.datasets.sets import DataSets, prepare
+from fusionerlib.datasets.sets import DataSets, load_datasets
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.features.alignment import check_tokens
 from fusionerlib.features.store import FeatureStore, StoredScenes
@@ -57,7 +57,7 @@ class RunContext:
     @cached_property
     def sets(self) -> DataSets:
         """The scenes that train and test; OpenMoji's are drawn first where they are missing."""
-        return prepare(self.run.data)
+        return load_datasets(self.run.data)
 
     @cached_property
     def store(self) -> FeatureStore:

@@ -83,8 +83,8 @@ def sample_scene(*, size: int, seed: int = 0) -> Scene:
 
     seed: of their positions and sizes.
     """
-    from fusionerlib.datasets import glyphs
     from fusionerlib.datasets.mosaics import mosaic
+    from fusionerlib.datasets.openmoji import glyphs
 
     scenes = []
     for place, (colour, thing) in enumerate(

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fusionerlib.datasets.pascal import FOLDS, NAMES, published
-from fusionerlib.datasets.sets import full_pascal
+from fusionerlib.datasets.all_classes import pascal_validation_images
+from fusionerlib.datasets.pascal import NAMES, NO_FOLD, validation_pairs
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.plots.style import figure, picture, save, style
 
@@ -58,9 +58,9 @@ def _own(asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Asked]:
 
 
 def _listed(voc_root: Path) -> Iterator[Asked]:
-    scenes = full_pascal(voc_root)
+    scenes = pascal_validation_images(voc_root)
     place = {key: index for index, key in enumerate(scenes.keys)}
-    pairs = [(image, NAMES[number - 1]) for fold in FOLDS for image, number in published(fold, "val") if image in place]
+    pairs = [(image, NAMES[number - 1]) for image, number in validation_pairs(NO_FOLD) if image in place]
     for name, asked in LISTED.items():
         first = next(image for image, labelled in sorted(pairs) if labelled == name)
         yield scenes[place[first]].image, asked

@@ -60,8 +60,6 @@ VARIANTS: dict[str, Changes] = {
     "focal + Dice": {"loss": "focal+dice"},
     "no confidence rescaling": {"confidence_rescaling": 0.0},
     "two views": {"views": 2},
-    "mosaics": {"mosaics": 400},
-    "copy-paste": {"pastes": 400},
     "224 pixels": {"size": 224},
     "448 pixels": {"size": 448},
     "no decoder": {"decoder_scales": ()},

@@ -17,7 +17,7 @@ import torch
 
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.scene import Scenes
-from fusionerlib.datasets.sets import prepare
+from fusionerlib.datasets.sets import load_datasets
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Query, single_queries
@@ -80,7 +80,7 @@ def compare(study: Study, *, quiet: bool = False) -> list[dict[str, Any]]:
 
 def fold_data(study: Study, run: RunConfig, store: FeatureStore) -> FoldData:
     """The features of the fold of ``run``, computed where ``store`` lacks them."""
-    sets = prepare(run.data)
+    sets = load_datasets(run.data)
     listed = sets.test_pairs["novel"]
     test, kept = _thinned(sets.tests["novel"], study.photos)
     pairs = [(kept[scene], name) for scene, name in listed if scene in kept]

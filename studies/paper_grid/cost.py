@@ -5,7 +5,7 @@ two a multiply-add. Left out: words (encoded once a name), the stored feed's one
 (under 1 % of a training), the optimiser, augmentation, validation and tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -14,7 +14,7 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fusionerlib.config import RunConfig
-from fusionerlib.datasets import coco20i, pascal
+from fusionerlib.datasets import coco, pascal
 from fusionerlib.encoders.registry import get_spec
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.tables import training_cost
@@ -24,8 +24,11 @@ from studies.paper_grid.grid import Grid
 TOWERS = {"clip-vit-b16": (12, 768), "clip-vit-l14": (24, 1024), "dino-vitb16": (12, 768), "mocov3-vitb16": (12, 768)}
 """Blocks and width of the vision transformers of the paper's grid."""
 
-LISTS: Mapping[str, Any] = {"PASCAL-5i": pascal.fold_pairs, "COCO-20i": coco20i.fold_pairs}
-"""The training pairs (image, class) of a fold."""
+PAIRS: Mapping[str, Callable[[int], int]] = {
+    "PASCAL-5i": pascal.training_pair_count,
+    "COCO-20i": lambda fold: len(coco.fold_pairs(fold, "train")),
+}
+"""How many (image, class) pairs train where a fold is held out."""
 
 WORDS = 768
 """Channels of a word's token, one of the grid's: with the others a training costs the same within 1e-5."""
@@ -76,7 +79,7 @@ def fusion_flops(grid: Grid, *, visual: str, fusion: str) -> int:
 def images_shown(grid: Grid, dataset: str, *, epochs: int) -> int:
     """Images that one training on each fold is shown, all folds together; an epoch drops its last, smaller batch."""
     batch = RunConfig.flat(**grid.run).training.batch
-    return sum(epochs * (len(LISTS[dataset](fold, "train")) // batch) * batch for fold in grid.folds)
+    return sum(epochs * (PAIRS[dataset](fold) // batch) * batch for fold in grid.folds)
 
 
 def estimates(grid: Grid, rates: Sequence[Rate], *, coco_epochs: int) -> list[dict[str, Any]]:

@@ -106,10 +106,10 @@ class Grid(Frozen):
         """Steps that make the epochs, and so few of them with checkpoints and validations that they cost nothing."""
         if "steps" in self.run:
             return {"validate_every": self.run["steps"]}
-        from fusionerlib.datasets.pascal import fold_pairs
+        from fusionerlib.datasets.pascal import training_pair_count
 
         batch = RunConfig.flat(**self.run).training.batch
-        an_epoch = len(fold_pairs(fold, "train")) // batch
+        an_epoch = training_pair_count(fold) // batch
         steps = self.epochs * an_epoch
         return {"steps": steps, "warmup": self.warmup_epochs * an_epoch, "validate_every": steps}
 

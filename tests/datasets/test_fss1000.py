@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "bus").mkdir()
     with pytest.raises(FusionerError, match=r"bus.1\.jpg is missing: copy the data set again"):
         fss1000.split(tmp_path, "test")
-    with pytest.raises(FusionerError, match="'dev' of FSS-1000: expected one of train, val, test"):
+    with pytest.raises(FusionerError, match="part of FSS-1000 = 'dev': expected one of 'train', 'val', 'test'"):
         fss1000.classes.__wrapped__.__wrapped__("dev")
 
 

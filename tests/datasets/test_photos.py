@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from fusionerlib.config import DataConfig
-from fusionerlib.datasets.pascal import FOLDS, published
+from fusionerlib.datasets.names import VocCoco
+from fusionerlib.datasets.pascal import FOLDS, NO_FOLD, validation_pairs
 from fusionerlib.datasets.scene import Scene, vocabulary
-from fusionerlib.datasets.sets import DataSets, prepare
-from fusionerlib.datasets.transforms import VocCoco
+from fusionerlib.datasets.sets import DataSets, load_datasets
 from tests.datasets.test_pascal import SHARED
 
 needs_minis = pytest.mark.skipif(not SHARED.is_dir(), reason="reduced copies of VOC 2012 and COCO are not here")
@@ -85,7 +85,7 @@ def config(fold: int, novel: str = "ignore", size: int = 64) -> DataConfig:
 
 
 def prepared(fold: int, novel: str = "ignore", size: int = 64) -> DataSets:
-    return prepare(config(fold, novel, size))
+    return load_datasets(config(fold, novel, size))
 
 
 @needs_minis
@@ -99,7 +99,7 @@ def test_no_training_name_is_one_of_the_folds_classes(fold: int) -> None:
 @needs_minis
 @pytest.mark.parametrize("fold", FOLDS)
 def test_no_validation_image_of_any_fold_trains(fold: int) -> None:
-    validation = {image for other in FOLDS for image, _ in published(other, "val")}
+    validation = {image for image, _ in validation_pairs(NO_FOLD)}
     train = prepared(fold).train
     voc = train.scenes.parts[0]  # type: ignore[attr-defined]
     keys = {voc.scenes.keys[index] for index in voc._indices}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.download.catalogue import DataSet, load_sources
+from fusionerlib.datasets.download.catalogue import DataSet, load_catalogue
 from fusionerlib.datasets.download.prepare import prepare
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.errors import FusionerError
@@ -178,7 +178,7 @@ def test_errors_name_the_file_and_the_remedy_and_leave_the_root_empty(tmp_path: 
     (tmp_path / "root").mkdir()
     [stranger] = pack({"voc.tar": {}}, tmp_path)
     [voc, _] = pack(pascal_files(), tmp_path)
-    assert f"data set 'coco' is unknown: choose one of {', '.join(load_sources())}" == told("coco")
+    assert f"data set 'coco' is unknown: choose one of {', '.join(load_catalogue())}" == told("coco")
     assert "Google Drive" in told("fss") and told("fss").endswith("then pass --from fewshot_data.zip")
     assert f"{stranger} is no file of pascal: expected VOCtrainval_11-May-2012.tar" in told(
         "pascal", archives=[stranger]

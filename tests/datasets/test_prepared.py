@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.download.catalogue import load_sources
+from fusionerlib.datasets.all_classes import read_set
+from fusionerlib.datasets.download.catalogue import load_catalogue
 from fusionerlib.datasets.download.mat_masks import CONTEXT_NAMES
 from fusionerlib.datasets.download.prepare import prepare
 from fusionerlib.datasets.fss1000 import FSSFolder
-from fusionerlib.datasets.mask_folder import read_set
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.errors import FusionerError
 from tests.datasets.published import (
@@ -112,7 +112,7 @@ def test_ade20k_and_pascal_context_are_what_their_reader_takes(tmp_path: Path) -
 
 
 def test_the_table_is_coherent_and_every_data_set_has_a_card() -> None:
-    rows = load_sources()
+    rows = load_catalogue()
     cards = {file.stem for file in (Path(__file__).parents[2] / "docs" / "data").glob("*.md")}
     assert {name.split("-")[0] for name in rows} <= cards
     lengths = {"md5": 32, "sha256": 64}

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from fusionerlib.config import DataConfig
-from fusionerlib.datasets import fss1000, glyphs, openmoji, sets
+from fusionerlib.datasets import fss1000, sets
 from fusionerlib.datasets.mosaic_sets import mosaic_sets
-from fusionerlib.datasets.openmoji import paste_indices
+from fusionerlib.datasets.openmoji import drawing, glyphs
+from fusionerlib.datasets.openmoji.scenes import paste_indices
 from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.transforms import Concat, Subset
 from fusionerlib.errors import FusionerError
@@ -27,11 +28,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def prepared(config: DataConfig) -> sets.DataSets:
-    return sets.prepare(config)
+    return sets.load_datasets(config)
 
 
 def test_names_are_of_the_documented_splits(config: DataConfig, prepared: sets.DataSets) -> None:
-    splits = openmoji.load_splits(config.root)
+    splits = drawing.load_splits(config.root)
     trained = set(vocabulary(prepared.train))
     names = {
         split: {folder.replace("_", " ") for folder in getattr(splits, split)}
@@ -81,9 +82,9 @@ def test_tests_show_two_to_four_objects(prepared: sets.DataSets) -> None:
 
 def test_fingerprints_follow_the_settings_that_change_scenes(config: DataConfig, prepared: sets.DataSets) -> None:
     for change in ({"size": 96}, {"train_scenes": TRAIN + 8}):
-        other = sets.prepare(config.model_copy(update=change))
+        other = sets.load_datasets(config.model_copy(update=change))
         assert other.train.fingerprint != prepared.train.fingerprint
-    again = sets.prepare(config)
+    again = sets.load_datasets(config)
     assert again.train.fingerprint == prepared.train.fingerprint
     assert again.tests["objects"].fingerprint == prepared.tests["objects"].fingerprint
     assert len({test.fingerprint for test in again.tests.values()}) == 3
@@ -91,7 +92,7 @@ def test_fingerprints_follow_the_settings_that_change_scenes(config: DataConfig,
 
 def test_mosaic_sets_show_four_different_names_of_their_split(config: DataConfig, prepared: sets.DataSets) -> None:
     mosaics = mosaic_sets(config, count=5, seed=1)
-    splits = openmoji.load_splits(config.root)
+    splits = drawing.load_splits(config.root)
     assert list(mosaics) == ["seen", "combinations", "objects"]
     for name, scenes in mosaics.items():
         folders = splits.train if name == "seen" else getattr(splits, name)
@@ -125,7 +126,7 @@ def test_a_users_folder_trains_and_validates_on_different_photos(tmp_path: Path)
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(values.astype(np.uint8)).save(tmp_path / folder / f"{place}.png")
     (tmp_path / "names.txt").write_text("cat\ntraffic light\n")
-    made = sets.prepare(DataConfig(dataset="folder", root=tmp_path, size=32, views=2))
+    made = sets.load_datasets(DataConfig(dataset="folder", root=tmp_path, size=32, views=2))
     test = made.tests["validation"]
     assert len(made.train) == 2 * 4 and len(test) == 1
     assert set(vocabulary(made.train)) == {"cat", "traffic light"}
@@ -141,7 +142,7 @@ def test_fss1000_trains_and_tests_on_the_published_classes(tmp_path: Path) -> No
             (tmp_path / name).mkdir()
             for number in range(1, 11):
                 (tmp_path / name / f"{number}.jpg").touch()
-    made = sets.prepare(DataConfig(dataset="fss1000", root=tmp_path, size=32))
+    made = sets.load_datasets(DataConfig(dataset="fss1000", root=tmp_path, size=32))
     assert len(made.train) == 5200 and len(made.tests["objects"]) == 2400
     trained, tested = (set(vocabulary(scenes)) for scenes in (made.train, made.tests["objects"]))
     assert len(trained) == 520 and len(tested) == 240 and not trained & tested

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.download.catalogue import DataSet, Instances, Part, Source, load_sources
+from fusionerlib.datasets.download.catalogue import DataSet, Instances, Part, Source, load_catalogue
 from fusionerlib.datasets.download.mat_masks import CONTEXT_NAMES, augmented_masks, context_masks
 from fusionerlib.datasets.download.verify import SAMPLE, verify
 from fusionerlib.errors import FusionerError
@@ -95,7 +95,7 @@ def test_a_sample_is_spread_and_all_are_opened_on_demand(tmp_path: Path) -> None
 
 
 def test_masks_known_to_be_uneven_pass_and_images_of_equal_names_are_told_apart(tmp_path: Path) -> None:
-    data, classes = load_sources()["fss"], ("screw", "owl")
+    data, classes = load_catalogue()["fss"], ("screw", "owl")
     for name in classes:
         (tmp_path / name).mkdir()
         for number in (7, 8):
@@ -133,7 +133,7 @@ def test_what_is_wrong_with_coco_is_named(tmp_path: Path, what: str) -> None:
         (tmp_path / name).write_bytes(content)
     file = tmp_path / "instances.json"
     content = files["annotations_trainval2014.zip"]["annotations/instances_train2014.json"]
-    data = load_sources()["coco-train2014"]
+    data = load_catalogue()["coco-train2014"]
     parts = {key: part.model_copy(update={"count": 3 if key == "images" else 1}) for key, part in data.parts.items()}
     data = data.model_copy(update={"parts": parts, "instances": Instances(objects=6, categories=2)})
     there = {"images": tmp_path / "train2014", "instances": file}

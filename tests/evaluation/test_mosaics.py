@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionerlib.datasets.corruptions import Bordered
 from fusionerlib.datasets.scene import Scene
+from fusionerlib.datasets.transforms import Bordered
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.mosaics import evaluate_mosaics, tiles_won

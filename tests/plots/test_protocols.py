@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusionerlib import plots
-from fusionerlib.datasets import coco20i, pascal
+from fusionerlib.datasets import coco, pascal
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.thresholds import ThresholdTable
 from fusionerlib.plots.protocols import MOST_COLUMNS, MOST_ROWS
@@ -55,7 +55,7 @@ def test_confusion_shows_every_name_of_a_small_test(count):
 
 
 def test_confusion_of_many_names_shows_the_most_confused_ones():
-    names = ("background", *coco20i.NAMES)
+    names = ("background", *coco.NAMES)
     # The later a class, the more of it is its own; the rest is background but for the last name's paint on "person".
     right = np.linspace(0.1, 0.98, len(names))
     matrix = np.diag(right)

@@ -30,8 +30,8 @@ def test_a_study_trains_measures_and_is_not_trained_again(data: dict[str, Path],
 
 def test_the_page_is_its_text_with_the_tables_in_place(tmp_path: Path) -> None:
     study = CostAggregationStudy(run_dir=str(tmp_path), page=str(tmp_path / "page.md"))
-    table = pd.DataFrame({"setting": ["mosaics"], "gain": [1.25], "spread": [math.nan], "kept": [False]})
+    table = pd.DataFrame({"setting": ["two views"], "gain": [1.25], "spread": [math.nan], "kept": [False]})
     write_page(study, {"One thing at a time": table.set_index("setting")})
     page = (tmp_path / "page.md").read_text()
-    assert "| mosaics | 1.2 | - | no |" in page and "{tables}" not in page
+    assert "| two views | 1.2 | - | no |" in page and "{tables}" not in page
     assert page.startswith("# ") and page.index("## How") < page.index("## One thing") < page.index("## What limits it")

@@ -23,9 +23,9 @@ ROWS = [
     row(BASE, 2, 0, {"dog": 0.1}, {"dog": 0.1}),
     row(BASE, 1, 1, {"cat": 0.6, "cow": 0.4}, {"cat": 0.3, "cow": 0.1}),
     row(BASE, 2, 1, {"dog": 0.2}, {"dog": 0.2}),
-    row("mosaics", 1, 1, {"cat": 0.9, "cow": 0.4}, {"cat": 0.3, "cow": 0.1}),
-    row("mosaics", 2, 1, {"dog": 0.2}, {"dog": 0.5}),
-    row("mosaics", 1, 0, {"cat": 0.0, "cow": 0.0}, {"cat": 0.0, "cow": 0.0}),
+    row("two views", 1, 1, {"cat": 0.9, "cow": 0.4}, {"cat": 0.3, "cow": 0.1}),
+    row("two views", 2, 1, {"dog": 0.2}, {"dog": 0.5}),
+    row("two views", 1, 0, {"cat": 0.0, "cow": 0.0}, {"cat": 0.0, "cow": 0.0}),
 ]
 
 
@@ -34,7 +34,7 @@ def test_a_seeds_figures_are_means_over_classes_not_over_folds() -> None:
     assert found[0]["one"] == pytest.approx(100 * (0.8 + 0.6 + 0.1) / 3)
     assert found[1]["all"] == pytest.approx(100 * (0.3 + 0.1 + 0.2) / 3)
     assert found[0]["painted novel"] == pytest.approx(2) and found[0]["harmonic"] == 20
-    assert list(by_seed(ROWS, "mosaics")) == [1], "a seed without all folds is no result"
+    assert list(by_seed(ROWS, "two views")) == [1], "a seed without all folds is no result"
 
 
 def test_gains_are_over_the_same_seeds() -> None:
@@ -56,13 +56,13 @@ def test_by_class_and_by_threshold() -> None:
 
 def test_a_study_trains_modern_long_beside_controls_and_short_beside_variants(tmp_path) -> None:
     study = CostAggregationStudy(
-        run_dir=str(tmp_path), folds=(2, 3), seeds=(0, 1), settings=("class-agnostic", "mosaics")
+        run_dir=str(tmp_path), folds=(2, 3), seeds=(0, 1), settings=("class-agnostic", "two views")
     )
     trials = study.trials()
     long = {(BASE, fold, seed, 600) for fold in (2, 3) for seed in (0, 1)}
     long |= {("class-agnostic", fold, 0, 600) for fold in (2, 3)}
     short = {(BASE, fold, seed, 150) for fold in (2, 3) for seed in (0, 1)}
-    short |= {("mosaics", fold, 0, 150) for fold in (2, 3)}
+    short |= {("two views", fold, 0, 150) for fold in (2, 3)}
     assert {(t.setting, t.fold, t.seed, t.steps) for t in trials} == long | short and len(trials) == 12
     assert len({study.record(trial) for trial in trials}) == 12
     assert study.main(ROWS) == ROWS[:4] and study.short(ROWS) == []

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fusionerlib.datasets.names import categories, held_out
-from fusionerlib.datasets.pascal import published
+from fusionerlib.datasets.pascal import fold_classes, training_images, validation_pairs
 from fusionerlib.errors import FusionerError
 from studies.encoder_pairs.runs import compare, published_gaps, summary
 from studies.encoder_pairs.study import Study
@@ -71,8 +71,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pyarrow = pytest.importorskip("pyarrow", reason="tables of vectors are in the extra `data`")
     parquet = pytest.importorskip("pyarrow.parquet")
     root = tmp_path_factory.mktemp("photos")
-    lists = [(pair, split) for fold in (2, 3) for split in ("train", "val") for pair in published(fold, split)[:6]]  # type: ignore[arg-type]
-    for seed, ((key, number), _) in enumerate(lists):
+    train = zip(training_images(), (*fold_classes(2), *fold_classes(3)), strict=False)
+    for seed, (key, number) in enumerate([*train, *validation_pairs(2)[:6], *validation_pairs(3)[:6]]):
         photo(root / f"voc/JPEGImages/{key}.jpg", seed)
         raw = np.zeros((40, 48))
         raw[:, :24] = number
@@ -114,7 +114,7 @@ def test_every_run_leaves_its_figures_and_config(finished: Study) -> None:
     assert [(row["text"], row["fusion"]) for row in rows] == [
         ("MiniLM", "early"), ("MiniLM", "late"), ("CLIP", "early"), ("CLIP", "late"),
     ]  # fmt: skip
-    listed = {number for _, number in published(3, "val")[:6]}
+    listed = {number for _, number in validation_pairs(3)[:6]}
     for row, variant in zip(rows, finished.trials(), strict=True):
         assert 0 <= row["single"] <= 1 and 0 <= row["multi"] <= 1
         for figure in ("single", "multi"):
@@ -162,9 +162,9 @@ def test_records_may_move_with_their_folder(finished: Study, tmp_path: Path) -> 
 
 def test_no_run_trains_on_a_held_out_name(finished: Study) -> None:
     from fusionerlib.datasets.scene import vocabulary
-    from fusionerlib.datasets.sets import prepare
+    from fusionerlib.datasets.sets import load_datasets
 
-    names = set(vocabulary(prepare(finished.run_of(finished.trials()[0]).data).train))
+    names = set(vocabulary(load_datasets(finished.run_of(finished.trials()[0]).data).train))
     assert "zebra" in names and not names & held_out(3)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fusionerlib import checkpoints
 from fusionerlib.cli.app import app
 from fusionerlib.config import RunConfig
-from fusionerlib.datasets.pascal import Split, fold_pairs, published
+from fusionerlib.datasets.pascal import fold_classes, training_images, training_pair_count, validation_pairs
 from fusionerlib.errors import FusionerError
 from studies.paper_grid.grid import Grid, markdown, record_of, rows_of
 from studies.published import rows as published_rows
@@ -33,7 +33,7 @@ def test_the_paper_s_grid_is_its_table() -> None:
     asked = {(leaves["visual"], leaves["text"], leaves["kind"]) for leaves in jobs.values()}
     kinds = {"early": "fusioner", "late": "late"}
     assert asked == {(PAPER[row.visual], PAPER[row.text], kinds[row.fusion]) for row in table} and len(asked) == 24
-    epochs = [len(fold_pairs(fold, "train")) // 32 for fold in range(4)]
+    epochs = [training_pair_count(fold) // 32 for fold in range(4)]
     for leaves in jobs.values():
         run = RunConfig.flat(**leaves)
         assert (run.training.steps, run.training.warmup) == (510 * epochs[run.data.fold], 10 * epochs[run.data.fold])
@@ -66,8 +66,8 @@ def test_a_mean_stands_only_beside_four_folds(tmp_path: Path) -> None:
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs of noise under names of the lists of folds 2 and 3, the left half of each labelled."""
     root = tmp_path_factory.mktemp("voc")
-    splits: tuple[Split, ...] = ("train", "val")
-    lists = [pair for fold in (2, 3) for split in splits for pair in published(fold, split)[:4]]
+    train = zip(training_images(), (*fold_classes(2), *fold_classes(3)), strict=False)
+    lists = [*train, *validation_pairs(2)[:4], *validation_pairs(3)[:4]]
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (root / folder).mkdir()
     for seed, (key, number) in enumerate(lists):
@@ -119,7 +119,7 @@ def test_a_grid_goes_on_past_failures_and_resumes(voc: Path, tmp_path: Path) -> 
     assert record_of(folder, early).stat().st_mtime_ns == made, "what has a record stays"
     assert result.stdout.count("| packaged | packaged |") == 2
     assert (folder / "table.md").read_text().strip() == result.stdout.strip()
-    listed = {number for _, number in published(3, "val")[:4]}
+    listed = {number for _, number in validation_pairs(3)[:4]}
     for job, kind in ((early, "fusioner"), (late, "late")):
         record = json.loads(record_of(folder, job).read_text())
         assert record["config"]["fusion"]["kind"] == kind and record["config"]["data"]["fold"] == 3

