@@ -27,7 +27,7 @@ from fusionerlib.models import SegmentationModel
 TILE_SIZES = (0.75, 0.5, 0.375, 0.25)
 """Side of a smaller tile as a share of the full one: 84, 56, 42 and 28 instead of 112 pixels on a canvas of 224."""
 LEVELS: dict[str, tuple[int, ...]] = {"blur": (1, 2, 4, 8), "noise": (10, 20, 40, 80), "JPEG": (50, 20, 10, 5)}
-"""Levels of each corruption (``datasets.corruptions``), mildest first."""
+"""Levels of each corruption (``datasets.transforms.CORRUPTIONS``), mildest first."""
 CLEAN: dict[str, int] = {"blur": 0, "noise": 0, "JPEG": 100}
 """The level at which a corruption leaves the image unchanged (JPEG: 100 stands for no compression)."""
 DISTRACTORS = (1, 5, 20, 50, 100, 200)
