@@ -1,1 +1,1 @@
-"""Frozen encoders: protocols in ``base``, rows of data in ``registry``, one file a family."""
+"""Frozen encoders: protocols and base modules in ``base``, the list of encoders in ``registry``, one file a family."""

@@ -1,4 +1,4 @@
-"""Text encoders that know no language: what a figure is worth is seen beside a model trained with one of them."""
+"""Control encoders without language: a model trained with one of them shows how much a result owes to the words."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from fusionerlib.encoders.base import EncoderSpec, LoadOptions
 
 
 class Control(nn.Module):
-    """A token of each name from ``seed_of`` alone, behind the ``TextEncoder`` protocol; templates change nothing.
+    """Random unit vectors behind the ``TextEncoder`` protocol: a name's token is drawn from the seed ``seed_of(name)``.
 
-    Names of one seed share a token: a unit vector, drawn from the seed.
+    Names of equal seed have the same token; templates have no effect.
     """
 
     def __init__(self, spec: EncoderSpec, *, seed_of: Callable[[str], int], device: str) -> None:
@@ -24,18 +24,18 @@ class Control(nn.Module):
         self._seed_of, self._device = seed_of, device
 
     def forward(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "names dim"]:
-        """The tokens of ``names``, of unit length."""
+        """The unit-length tokens of ``names``."""
         drawn = [np.random.default_rng(self._seed_of(name)).standard_normal(self.width) for name in names]
         return F.normalize(torch.from_numpy(np.array(drawn)).float().reshape(-1, self.width), dim=-1).to(self._device)
 
 
 def constant(spec: EncoderSpec, options: LoadOptions) -> Control:
-    """One token for every name: a fusion trained with it can only find objects, whatever it is asked."""
+    """The same token for every name: a model trained with it can only find objects, not tell names apart."""
     return Control(spec, seed_of=lambda name: 0, device=options.device)
 
 
 def arbitrary(spec: EncoderSpec, options: LoadOptions) -> Control:
-    """A token of its own for every name, drawn from its letters: names differ, and nothing says options."""
+    """A random token for each name: names differ, and their similarities carry no meaning."""
     return Control(spec, seed_of=_digest, device=options.device)
 
 

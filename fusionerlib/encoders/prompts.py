@@ -1,4 +1,4 @@
-"""Prompt templates: sentences with a hole for a name. A name's token is the average over a set of them."""
+"""Prompt templates (sentences with ``{}`` for a name) and synonyms. A name's token is the mean over its templates."""
 
 import json
 from importlib import resources
@@ -63,7 +63,7 @@ _SETS: dict[str, tuple[str, ...]] = {
 
 
 _OPEN_CLIP = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
-"""Sets that open_clip publishes (80 and 7 templates, from CLIP's zero-shot evaluation), by their names there."""
+"""Sets that open_clip publishes (80 and 7 templates of CLIP's zero-shot evaluation) by their names there."""
 
 
 EVERYDAY = "everyday"
@@ -78,14 +78,14 @@ def template_sets() -> list[str]:
 def templates(name: str) -> tuple[str, ...]:
     """The templates of the set ``name``, or of a text file with a template a line, each with one ``{}``.
 
-    Raises FusionerError for an unknown set, and naming the line of a file that is no template.
+    Raises FusionerError for an unknown set, and for a line of the file that is not a template.
     """
     if name in _SETS:
         return _SETS[name]
     if name in _OPEN_CLIP:
         from open_clip import zero_shot_metadata
 
-        # open_clip's are functions of the name.
+        # open_clip's templates are functions of the name.
         return tuple(template("{}") for template in getattr(zero_shot_metadata, _OPEN_CLIP[name]))
     if Path(name).is_file():
         return _read(Path(name))
@@ -98,18 +98,19 @@ def _read(file: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     for number, line in enumerate(lines, start=1):
         if line and (line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1):
-            raise FusionerError(f"{file}, line {number}: {line!r} is no template: write one {{}} where the name goes")
+            raise FusionerError(
+                f"{file}, line {number}: {line!r} is not a template: write one {{}} where the name goes"
+            )
     if not any(lines):
-        raise FusionerError(f"{file} holds no template: write one a line, such as 'a photo of a {{}}.'")
+        raise FusionerError(f"{file} has no template: write one a line, such as 'a photo of a {{}}.'")
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def synonyms(file: str) -> dict[str, tuple[str, ...]]:
-    """Other words for names, from a JSON file of name to list of words; none for "".
+    """Further words for names, from a JSON file that maps a name to a list of words; {} for "".
 
-    "everyday" is the packaged file: what may stand for a name that no class of things has, as clothes for people.
-
-    Raises FusionerError naming the file where it is no such object.
+    "everyday" is the packaged file: words for names that no class of ImageNet covers, such as clothes for people.
+    Raises FusionerError where the file is missing or is not such an object.
     """
     if not file:
         return {}
@@ -117,7 +118,7 @@ def synonyms(file: str) -> dict[str, tuple[str, ...]]:
         source = resources.files("fusionerlib.encoders") / "everyday.json" if file == EVERYDAY else Path(file)
         given = json.loads(source.read_text(encoding="utf-8"))
         if not all(isinstance(word, str) and word.strip() for words in given.values() for word in words):
-            raise ValueError("a word is no string, or blank")
+            raise ValueError("a word is blank or not a string")
         if any(isinstance(words, str) for words in given.values()):
             raise ValueError("a name has a string where a list of words is expected")
         return {name: tuple(words) for name, words in given.items()}

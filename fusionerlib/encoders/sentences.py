@@ -1,9 +1,8 @@
 """Text encoders of transformers: BERT, RoBERTa, MiniLM and any sentence-transformers folder (``hf:NAME``).
 
-The paper does not say how it makes one token of a sentence with BERT: the attention-masked mean of the last layer is
-our default, the first token ([CLS]) an option. ``hf:NAME`` has a third way, ``own``, its default: the pooling that a
-sentence-transformers folder names, the mean where none is named. Prompts that such a folder names are not applied:
-write them into the templates.
+A sentence's token is the attention-masked mean of the last layer (``mean``) or its first token (``cls``); the paper
+does not say which it uses. ``hf:NAME`` has a third kind, ``own``, its default: the pooling that a sentence-transformers
+folder names, the mean if it names none. Prompts of such a folder are not applied: write them into the templates.
 """
 
 import json
@@ -24,17 +23,17 @@ from fusionerlib.errors import FusionerError
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 """What a repository in transformers' published format must hold."""
 SENTENCE_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
-"""What sentence-transformers adds to it."""
+"""The files that sentence-transformers adds."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json")
 LONGEST = 512
-"""Word pieces of a sentence where neither the tokenizer nor the network has a limit."""
+"""The limit of word pieces a sentence where neither the tokenizer nor the network has one."""
 
 
 class SentenceNetwork(nn.Module):
-    """Sentences to one vector each, the last layer pooled.
+    """A transformers network and its tokenizer as a module from sentences to one vector each.
 
-    pooling: ``mean`` over the tokens that are no padding, or ``cls``, the first token.
-    longest: word pieces of a sentence, the rest is cut. lower: whether sentences are lowercased first.
+    pooling: ``mean`` over the tokens that are not padding, or ``cls``, the first token. longest: word pieces a
+    sentence, longer ones are cut. lower: lowercase the sentences first.
     """
 
     def __init__(
@@ -45,12 +44,12 @@ class SentenceNetwork(nn.Module):
         self.longest, self.lower = longest, lower
 
     def forward(self, sentences: list[str]) -> Float[Tensor, "sentences dim"]:
-        """Pooled, not normalised embeddings, float32."""
+        """Pooled embeddings, not normalised, float32."""
         device = next(self.network.parameters()).device
         texts = [sentence.lower() for sentence in sentences] if self.lower else sentences
         batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
         batch = batch.to(device)
-        # Pooled in float32: a sum over tokens in half precision would lose digits that the network gave.
+        # Pooled in float32: a sum over tokens in half precision would lose digits.
         hidden: Tensor = self.network(**batch).last_hidden_state.float()
         if self.pooling == "cls":
             return hidden[:, 0]
@@ -61,12 +60,12 @@ class SentenceNetwork(nn.Module):
 def make_spec(name: str) -> EncoderSpec:
     """The spec of ``hf:NAME``: a local folder, or a repository of the hub (``owner/name``) in the same layout.
 
-    Raises FusionerError where NAME can be neither.
+    Raises FusionerError where NAME is neither.
     """
     local = Path(name).is_dir()
     if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise FusionerError(
-            f"hf:{name} is no folder and no name of the hub: write hf:FOLDER, or hf:owner/name such as "
+            f"hf:{name} is neither a folder nor a name on the hub: write hf:FOLDER, or hf:owner/name such as "
             "hf:sentence-transformers/all-MiniLM-L6-v2"
         )
     files = tuple(
@@ -89,7 +88,7 @@ def make_spec(name: str) -> EncoderSpec:
 
 
 def load(spec: EncoderSpec, options: LoadOptions) -> TextTower:
-    """A text encoder from a folder in transformers' published format. Raises FusionerError where it is not there."""
+    """A text encoder from a folder in transformers' published format. Raises FusionerError where files are missing."""
     given = options.weights or spec.options.get("folder", "")
     folder = Path(given) if given else locate(spec)
     lacking = [file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()]
@@ -97,14 +96,14 @@ def load(spec: EncoderSpec, options: LoadOptions) -> TextTower:
         lacking.append("tokenizer.json")
     if lacking:
         raise FusionerError(
-            f"encoder {spec.name!r}: {folder} holds no {' and no '.join(lacking)}: expected a folder in transformers' "
+            f"encoder {spec.name!r}: {folder} lacks {' and '.join(lacking)}: expected a folder in transformers' "
             "format with safetensors, as `save_pretrained` of both the model and its tokenizer writes it"
         )
     return load_folder(folder, spec=spec, options=options, sha256=file_digest(folder / "model.safetensors"))
 
 
 def load_folder(folder: Path, *, spec: EncoderSpec, options: LoadOptions, sha256: str) -> TextTower:
-    """The encoder in ``folder``, whose weights' hex digest is ``sha256``.
+    """The encoder in ``folder``; ``sha256`` is the hex digest of its weights.
 
     Raises FusionerError where transformers can't read it, or the weights are not those of the network in its config.
     """
@@ -127,9 +126,9 @@ def load_folder(folder: Path, *, spec: EncoderSpec, options: LoadOptions, sha256
 
 
 def own_pooling(folder: Path) -> str:
-    """The pooling that a sentence-transformers folder names, ``mean`` for a folder of transformers alone.
+    """The pooling that a sentence-transformers folder names; ``mean`` for a plain transformers folder.
 
-    Raises FusionerError for a pooling other than mean or cls, and for a folder with further layers after it.
+    Raises FusionerError for a pooling other than mean or cls, and for further layers after the pooling.
     """
     types = {module["type"].rpartition(".")[2] for module in _json(folder / "modules.json") or ()}
     further = sorted(types - {"Transformer", "Pooling", "Normalize"})
@@ -137,7 +136,7 @@ def own_pooling(folder: Path) -> str:
         raise FusionerError(f"{folder} adds {', '.join(further)} after the network: choose tokens mean or cls instead")
     given = _json(folder / "1_Pooling" / "config.json")
     if not given and "Pooling" in types:
-        raise FusionerError(f"{folder} holds no 1_Pooling/config.json, which its modules.json names: copy it there too")
+        raise FusionerError(f"{folder} lacks 1_Pooling/config.json, which its modules.json names: copy it there too")
     # sentence-transformers wrote a switch for each mode until 5.x, and writes one mode or a list of modes since.
     switches = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     modes = given.get("pooling_mode") or [
@@ -161,7 +160,7 @@ def _from_transformers(folder: Path) -> tuple[Any, Any]:
     with _quiet():
         config = AutoConfig.from_pretrained(folder, **safe)
         if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
-            raise ValueError(f"a {config.model_type} network is no encoder of sentences such as BERT")
+            raise ValueError(f"a {config.model_type} network is not an encoder of sentences such as BERT")
         network, told = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **safe)
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **safe)
     # The pooler is not used, and RoBERTa is published without one.
@@ -172,7 +171,7 @@ def _from_transformers(folder: Path) -> tuple[Any, Any]:
 
 
 def _positions(network: nn.Module) -> int:
-    """How many word pieces the network has positions for: RoBERTa's begin after its padding's index, 2 of its 514."""
+    """The number of word pieces that the network has positions for: 512 of RoBERTa's 514, which start after padding."""
     table = getattr(getattr(network, "embeddings", None), "position_embeddings", None)
     if not isinstance(table, nn.Embedding):
         return LONGEST
@@ -180,16 +179,16 @@ def _positions(network: nn.Module) -> int:
 
 
 def _json(file: Path) -> Any:
-    """What ``file`` holds, an empty dictionary where there is none."""
+    """The content of ``file``, {} if it does not exist."""
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
-        raise FusionerError(f"{file} is no JSON ({error}): fetch or copy it again") from error
+        raise FusionerError(f"{file} is not JSON ({error}): fetch or copy it again") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bar and report of heads that an encoder has no use for."""
+    """Silences transformers' progress bar and its report on unused heads."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -1,9 +1,8 @@
-"""``vectors:FILE``: a table of names and ready-made embeddings as a frozen text encoder that needs no weights.
+"""``vectors:FILE``: a parquet table of names and precomputed embeddings as a frozen text encoder without weights.
 
-The file is parquet with a column ``name`` and one column of vectors, all of one width (lists of numbers); other columns
-are not read. Its schema's metadata may say two things: ``space``, the embedding space, so that its words may be
-compared with the patches of an encoder of that space, and ``template``, the prompt that the vectors were made with.
-Where a name stands more than once (one table of several vocabularies), its first row counts.
+The table has a column ``name`` and one column of vectors of equal width (lists of floats); other columns are ignored.
+The schema's metadata may hold ``space``, the embedding space, which allows a cosine with patches of that space, and
+``template``, the prompt that the vectors were made with. Of several rows of one name the first is taken.
 """
 
 import difflib
@@ -22,7 +21,7 @@ from fusionerlib.errors import FusionerError
 
 
 class Table(NamedTuple):
-    """What a file of vectors holds: names and their vectors (names, dim) as they stand there; "" where it is silent."""
+    """The content of a file: names, vectors (names, dim) as stored, ``space`` and ``template`` ("" if not given)."""
 
     names: list[str]
     vectors: Tensor
@@ -33,8 +32,8 @@ class Table(NamedTuple):
 class VectorTable(FrozenModule):
     """A table behind the ``TextEncoder`` protocol.
 
-    Names match as they are written, else without regard to case, underscores and repeated spaces. The prompt is in the
-    vectors already: a single template changes nothing, several would claim an average that was never made.
+    A name is looked up as written, then ignoring case, underscores and repeated spaces. The vectors contain their
+    prompt already: one template is accepted and has no effect, several are refused.
     """
 
     vectors: Tensor
@@ -64,13 +63,13 @@ class VectorTable(FrozenModule):
             )
         missing = [name for name in names if self._row(name) is None]
         if missing:
-            raise FusionerError(self._told(missing))
+            raise FusionerError(self._message(missing))
         return self.vectors[torch.tensor([self._row(name) for name in names], dtype=torch.long)]
 
     def _row(self, name: str) -> int | None:
         return self._exact.get(name, self._plain.get(plain(name)))
 
-    def _told(self, missing: Sequence[str]) -> str:
+    def _message(self, missing: Sequence[str]) -> str:
         nearest = [difflib.get_close_matches(plain(name), self._plain, n=3, cutoff=0.5) for name in missing[:3]]
         each = [
             f"{name!r}" + (f" (nearest: {', '.join(near)})" if near else "")
@@ -101,9 +100,9 @@ def make_spec(file: str) -> EncoderSpec:
 
 
 def load(spec: EncoderSpec, options: LoadOptions) -> VectorTable:
-    """The encoder of ``vectors:FILE``, or of ``options.weights`` in its place; precision does not matter to a table.
+    """The encoder of ``vectors:FILE``, or of ``options.weights`` in its place; the precision has no effect.
 
-    Raises FusionerError where the file is missing or no such table.
+    Raises FusionerError where the file is missing or is not such a table.
     """
     file = Path(options.weights or spec.options["file"])
     table = read(file)
@@ -111,7 +110,7 @@ def load(spec: EncoderSpec, options: LoadOptions) -> VectorTable:
 
 
 def read(file: Path) -> Table:
-    """What ``file`` holds. Raises FusionerError naming the file and what is wrong with it."""
+    """The content of ``file``. Raises FusionerError naming the file and what is wrong with it."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -133,15 +132,15 @@ def read(file: Path) -> Table:
     names, vectors = table.column("name").to_pylist(), list(table.column(columns[0]).to_numpy())
     for number, (name, vector) in enumerate(zip(names, vectors, strict=True)):
         if not isinstance(name, str) or not name.strip():
-            raise FusionerError(f"{file}, row {number}: {name!r} is no name")
+            raise FusionerError(f"{file}, row {number}: {name!r} is not a name")
         if vector is None or not np.isfinite(vector).all() or not np.any(vector):
             raise FusionerError(f"{file}, row {number}: the vector of {name!r} has no direction (zeros, gaps or NaN)")
         if len(vector) != len(vectors[0]):
             raise FusionerError(
                 f"{file}, row {number}: the vector of {name!r} has {len(vector)} values, row 0's has {len(vectors[0])}"
             )
-    told = table.schema.metadata or {}
-    space, template = (told.get(key, b"").decode() for key in (b"space", b"template"))
+    metadata = table.schema.metadata or {}
+    space, template = (metadata.get(key, b"").decode() for key in (b"space", b"template"))
     numbers = torch.from_numpy(np.stack(vectors).astype(np.float32))
     return Table(names=names, vectors=numbers, space=space, template=template)
 
@@ -154,5 +153,5 @@ def _holds_vectors(kind: Any) -> bool:
 
 
 def plain(name: str) -> str:
-    """``name`` as it is matched: lower case, with single spaces for underscores and runs of space."""
+    """``name`` in lower case, with single spaces for underscores and runs of spaces: the second look-up."""
     return " ".join(name.replace("_", " ").lower().split())

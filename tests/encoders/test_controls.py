@@ -18,12 +18,12 @@ def test_constant_can_not_tell_names_apart() -> None:
     assert encoder([], ["{}"]).shape == (0, encoder.width)
 
 
-def test_arbitrary_tells_names_apart_and_knows_no_likeness() -> None:
+def test_arbitrary_tells_names_apart_and_knows_no_similarity() -> None:
     tokens = load_text("arbitrary")([f"name {k}" for k in range(200)], ["{}"])
-    likeness = (tokens @ tokens.T)[~torch.eye(200, dtype=torch.bool)]
+    similarity = (tokens @ tokens.T)[~torch.eye(200, dtype=torch.bool)]
     # Random directions: cosines of mean 0 and standard deviation width ** -0.5.
-    assert likeness.abs().max() < 0.35
-    assert abs(float(likeness.std()) * tokens.shape[1] ** 0.5 - 1) < 0.1
+    assert similarity.abs().max() < 0.35
+    assert abs(float(similarity.std()) * tokens.shape[1] ** 0.5 - 1) < 0.1
 
 
 def test_a_name_has_the_same_token_in_every_process_and_company() -> None:

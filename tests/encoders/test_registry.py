@@ -54,7 +54,7 @@ def test_templates_from_a_users_file(tmp_path) -> None:
     with pytest.raises(FusionerError, match=r"mine.txt, line 2: 'no hole'"):
         templates(str(file))
     file.write_text("\n")
-    with pytest.raises(FusionerError, match="holds no template"):
+    with pytest.raises(FusionerError, match="has no template"):
         templates(str(file))
 
 

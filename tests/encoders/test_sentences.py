@@ -83,9 +83,9 @@ def test_a_sentence_that_is_too_long_is_cut_before_positions_run_out(roberta) ->
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_folder_that_lacks_a_file_names_it(bert, tmp_path: Path, file: str) -> None:
     folder = shutil.copytree(bert[0], tmp_path / "cut", ignore=shutil.ignore_patterns(file, "vocab.txt"))
-    with pytest.raises(FusionerError, match=rf"{folder} holds no {file}: .*save_pretrained"):
+    with pytest.raises(FusionerError, match=rf"{folder} lacks {file}: .*save_pretrained"):
         load_text(f"hf:{folder}")
-    with pytest.raises(FusionerError, match=rf"'bert-base': {folder} holds no {file}"):
+    with pytest.raises(FusionerError, match=rf"'bert-base': {folder} lacks {file}"):
         load_text("bert-base", weights=str(folder))
 
 
@@ -98,12 +98,12 @@ def test_weights_of_another_network_are_refused(bert, tmp_path: Path) -> None:
     with pytest.raises(FusionerError, match=r"can't be read"):
         load_text(f"hf:{folder}")
     write_json(folder / "config.json", {"model_type": "t5", "is_encoder_decoder": True})
-    with pytest.raises(FusionerError, match="t5 network is no encoder of sentences"):
+    with pytest.raises(FusionerError, match="t5 network is not an encoder of sentences"):
         load_text(f"hf:{folder}")
 
 
 def test_a_name_that_is_neither_folder_nor_hub_is_refused() -> None:
-    with pytest.raises(FusionerError, match=r"hf:/no/such/folder is no folder and no name of the hub"):
+    with pytest.raises(FusionerError, match=r"hf:/no/such/folder is neither a folder nor a name on the hub"):
         get_spec("text", "hf:/no/such/folder")
     assert get_spec("text", "hf:owner/some-name_1.0").files[0].repo == "owner/some-name_1.0"
 

@@ -89,8 +89,8 @@ def test_templates_that_were_never_applied_are_refused(tmp_path: Path) -> None:
         ({"vector": None}, r"has 4 rows of name \(string\): expected"),
         ({"second": VECTORS}, "one column of vectors"),
         ({"vector": [[1], [2], [3], [4]]}, r"vector \(list<.*int64.*expected"),
-        ({"name": ["cat", " ", "a", "b"]}, "row 1: ' ' is no name"),
-        ({"name": ["cat", None, "a", "b"]}, "row 1: None is no name"),
+        ({"name": ["cat", " ", "a", "b"]}, "row 1: ' ' is not a name"),
+        ({"name": ["cat", None, "a", "b"]}, "row 1: None is not a name"),
         (
             {"vector": [[1.0, 2.0], [1.0, 0.0], [3.0], [1.0, 1.0]]},
             "row 2: the vector of 'traffic light' has 1 values, row 0's has 2",
