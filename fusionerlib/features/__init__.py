@@ -1,1 +1,1 @@
-"""The frozen half of a run: the pair of encoders, its words, and the store of its features."""
+"""The frozen half of a run: the pair of encoders, text embeddings, and the store of visual features."""

@@ -1,9 +1,9 @@
-"""The numbers that stored tokens are kept in: what a token map becomes on disk, and back to float32.
+"""Number formats of stored tokens: encoding to the tensors on disk, and decoding to float32.
 
-``float16`` rounds to 11 bits. ``int8`` cuts a token into blocks of 64 channels, each with a scale of its own, and
-rounds the *square root* of a value's share of it. Steps of equal size over a whole token would lose what is small in it
-beside what is large, such as probabilities of classes beside visual channels; steps in the root are finer towards zero,
-and cost a token of evenly spread channels nothing.
+``float16`` rounds to 11 bits. ``int8`` divides a token into blocks of 64 channels with a scale s each and stores
+q = round(127 * sign(x) * sqrt(|x| / s)). Steps of equal size over a whole token would lose small values beside large
+ones, such as class probabilities beside visual channels; steps in the square root are finer towards zero, and lose
+nothing on tokens whose channels have one size.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,18 +21,19 @@ FormatName = Literal["float16", "int8"]
 BLOCK = 64
 """Channels that share a scale."""
 STEPS = 127
+"""Largest stored integer."""
 LEAST, LARGEST = 2.0**-24, 65504.0
-"""The least number above 0 that half precision holds, and the largest."""
+"""The smallest positive and the largest number of half precision."""
 
 Grid = Float[Tensor, "*places dim"]
 
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """A way to keep tokens. encode: tokens to the named tensors that are stored, one for each of ``parts``.
+    """How tokens are stored.
 
-    Raises FusionerError for tokens beyond half precision (65504) and for what is not a number.
-    decode: writes what those tensors stand for into a float32 tensor of the tokens' shape.
+    parts: names of the stored tensors. encode: tokens to these tensors; raises FusionerError for values beyond half
+    precision (65504) and for nan. decode: writes the tokens into a float32 tensor of their shape.
     """
 
     parts: tuple[str, ...]
@@ -41,7 +42,7 @@ class NumberFormat:
 
 
 def number_format(name: str) -> NumberFormat:
-    """The format called ``name``. Raises FusionerError for another name."""
+    """The format called ``name``. Raises FusionerError for an unknown one."""
     if name not in FORMATS:
         known = " or ".join(map(repr, get_args(FormatName)))
         raise FusionerError(f"store {name!r} is no format of features: choose {known}")
@@ -55,12 +56,12 @@ def to_half(tokens: Grid) -> dict[str, Float16[Tensor, "*places dim"]]:
 
 
 def from_half(parts: Mapping[str, Tensor], out: Float32[Tensor, "*places dim"]) -> None:
-    """What ``to_half`` made, into ``out``."""
+    """Decode the parts of ``to_half`` into ``out``."""
     out.copy_(parts["tokens"])
 
 
 def to_int8(tokens: Grid) -> dict[str, Int8[Tensor, "*places dim"] | Float16[Tensor, "*places blocks"]]:
-    """Signed roots in 127 steps (``tokens``), and each block's largest absolute value (``scales``).
+    """Signed square roots in 127 steps (``tokens``), and the largest absolute value of each block (``scales``).
 
     The error of a value x is at most (sqrt(x * scale) + scale / 508) / 127, so 1/127 of the scale at its largest.
     """
@@ -68,26 +69,26 @@ def to_int8(tokens: Grid) -> dict[str, Int8[Tensor, "*places dim"] | Float16[Ten
     dim = tokens.shape[-1]
     padded = F.pad(tokens.float(), (0, -dim % BLOCK)).unflatten(-1, (-1, BLOCK))
     scales = padded.abs().amax(-1).half()
-    # By the scale as it is stored, which may be a little less than the largest value.
+    # Divided by the scale as stored, which half precision may round to less than the largest value.
     shares = (padded / scales.float().clamp(min=LEAST)[..., None]).clamp(-1, 1)
     roots = (shares.abs().sqrt().copysign(shares) * STEPS).round().to(torch.int8)
     return {"tokens": roots.flatten(-2)[..., :dim].contiguous(), "scales": scales}
 
 
 def from_int8(parts: Mapping[str, Tensor], out: Float32[Tensor, "*places dim"]) -> None:
-    """What ``to_int8`` made, into ``out``."""
+    """Decode the parts of ``to_int8`` into ``out``."""
     out.copy_(parts["tokens"])
     out.mul_(out.abs())
     scales = parts["scales"].float() / STEPS**2
     whole = out.shape[-1] // BLOCK
     out[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).mul_(scales[..., :whole, None])
-    # The channels of the last block that is not full share its scale; there are none where it is.
+    # The remaining channels, if any, are a block of their own.
     out[..., whole * BLOCK :].mul_(scales[..., whole:])
 
 
 def _check(tokens: Tensor) -> None:
     least, most = (float(value) for value in tokens.aminmax())
-    # Not so either where one of them is no number.
+    # Also false for nan.
     if not -LARGEST <= least <= most <= LARGEST:
         raise FusionerError(
             f"tokens from {least} to {most} can't be stored, only numbers from {-LARGEST:.0f} to {LARGEST:.0f} can: "

@@ -1,10 +1,12 @@
-"""Files of tensors that appear only when they are whole, read by mapping them into memory; and claims on work.
+"""The store of frozen features: each image goes through the frozen visual encoder only once.
 
-The store of frozen features: each image goes through the frozen tower once, ever.
+    ROOT/ENCODER-FINGERPRINT-FORMAT/           one folder for each encoder and number format
+        HASH.safetensors                       a shard: tensors {id}.tokens, {id}.labels ... of up to 256 scenes
+        sets/FINGERPRINT/0-256.json            ids, names and keys of one group of scenes of a data set
+        sets/FINGERPRINT/0-256.lock            held by the process that computes this group
 
-One folder an encoder and number format; inside it shards of some hundred entries, and a list of ids for each group of
-scenes that was added. An entry's id is the sha256 of its pixels and labels, so a view is an image of its own, and the
-same image in two data sets is stored once.
+The id of a scene is a hash of its pixels and labels: each augmented view has its own, and an image that is in two data
+sets is stored once. Files appear under their final names only when they are complete.
 """
 
 import hashlib
@@ -36,68 +38,18 @@ from fusionerlib.files import plain_name, write_text
 from fusionerlib.progress import bar
 
 MARK = ".tokens"
-"""The part that every id has; what comes before it in a tensor's name is the id."""
-
-
-class Shards:
-    """The tensors in the shards of ``folder``, called ``{id}.{part}``. Other processes may add shards at any time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._shards: dict[str, safe_open] = {}
-        self._opened: set[Path] = set()
-
-    def __contains__(self, id: str) -> bool:
-        return id in self._shards
-
-    def tensors(self, id: str, parts: Iterable[str]) -> dict[str, Tensor]:
-        """The ``parts`` of ``id`` as they lie on disk: nothing is copied, and they may not be written to."""
-        shard = self._shards[id]
-        return {part: shard.get_tensor(f"{id}.{part}") for part in parts}
-
-    def refresh(self) -> None:
-        """Opens the shards that appeared since the last time. Raises FusionerError naming one that can't be read."""
-        for file in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
-            try:
-                shard = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise FusionerError(f"feature shard {file} can't be read ({error}): delete it and run again") from error
-            self._shards.update({key.removesuffix(MARK): shard for key in shard.keys() if key.endswith(MARK)})  # noqa: SIM118
-            self._opened.add(file)
-
-    def write(self, tensors: Mapping[str, Tensor]) -> None:
-        """A shard of ``tensors``, on the disk before it has its name: no cut in the power leaves a part of it."""
-        name = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:24]
-        target = self.folder / f"{name}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Processes of two machines may have the same number.
-        part = target.with_suffix(f".{os.getpid()}-{uuid4().hex[:8]}.part")
-        save_file(dict(tensors), part)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
-
-
-def claim(lock: Path, *, wait: bool) -> TextIO | None:
-    """``lock`` held until it is closed or this process dies; None where another holds it and ``wait`` is off."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = lock.open("a")
-    if lock_descriptor(held.fileno(), blocking=wait):
-        return held
-    held.close()
-    return None
-
-
+"""Suffix of the one tensor that every scene has; what comes before it is the id."""
 SHARD = 256
 """Scenes of a group that is computed, stored and listed together."""
 BATCH = 16
+"""Images of one pass through the encoder."""
 THREADS = 8
-"""Threads that open images, where there are as many cores."""
+"""Most threads that open images; never more than there are cores."""
 
 
 @dataclass(frozen=True)
 class StoredScene:
-    """A scene as the fusion sees it: patch tokens on their grid, labels as in ``Scene``, names, key."""
+    """A scene as the model reads it: patch tokens on their grid, with labels, names and key as in ``Scene``."""
 
     tokens: Float[Tensor, "rows columns dim"]
     labels: UInt8[Tensor, "height width"]
@@ -107,7 +59,7 @@ class StoredScene:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a scene's features are: the id in the store, and what the store does not hold."""
+    """A scene's id in the store, with its names and key, which the shards do not hold."""
 
     id: str
     names: tuple[str, ...]
@@ -122,9 +74,9 @@ TokensAndLabels = tuple[Float[Tensor, "batch rows columns dim"], UInt8[Tensor, "
 class FeatureStore:
     """Features of one encoder on disk, in one number format. ``add`` computes what is missing; reading is lazy.
 
-    Any number of processes may fill one store. Where they add the same set they share the work: each takes groups of
-    scenes that no other is at. A shard appears under its final name only when it is whole and on the disk, and a group
-    is listed only after its shard, so a process that is killed loses the two groups it was at, and nothing else.
+    Any number of processes may fill one store. Processes that add the same scenes share the work: each takes groups
+    that no other process holds. A group is listed only after its shard is on the disk, so a process that is killed
+    loses the two groups that it was computing and writing, and nothing else.
     number_format: ``float16``, or ``int8`` for about half the bytes; see ``fusionerlib.features.number_formats``.
     """
 
@@ -134,9 +86,9 @@ class FeatureStore:
         self._shards = Shards(self.folder)
 
     def add(self, scenes: Scenes, *, description: str = "features", quiet: bool = False) -> "StoredScenes":
-        """``scenes`` by their features, in the same order; computes those that the store lacks.
+        """The features of ``scenes``, in the same order; computes those that the store lacks.
 
-        Groups that were added before (same ``scenes.fingerprint``) are found again without opening an image.
+        Groups that were added before, with the same ``scenes.fingerprint``, are found without opening an image.
         Raises FusionerError where a shard can't be read, and for tokens that can't be stored.
         """
         self._shards.refresh()
@@ -144,9 +96,9 @@ class FeatureStore:
         found: dict[range, list[Entry]] = {}
         writing: list[Future[None]] = []
         shown = bar(description, total=len(scenes), unit="image", quiet=quiet)
-        # The disk takes one shard while the tower makes the next.
+        # One shard is written while the encoder computes the next.
         with ExitStack() as claims, shown, ThreadPoolExecutor(1) as disk:
-            # What another process is at comes last: to be waited for, and to be done here if that process dies.
+            # Groups that another process holds come last: this one waits, and computes them if that process dies.
             for group, wait in [(group, wait) for wait in (False, True) for group in groups]:
                 if group in found:
                     continue
@@ -154,7 +106,7 @@ class FeatureStore:
                 entries = self._listed(listing)
                 if entries is None and (held := claim(listing.with_suffix(".lock"), wait=wait)) is not None:
                     claims.enter_context(held)
-                    # The process that held it until now may have done the work.
+                    # The process that held it until now may have computed the group.
                     entries = self._listed(listing)
                     if entries is None:
                         entries, tensors = self._computed(_ahead(scenes, group), shown)
@@ -170,12 +122,12 @@ class FeatureStore:
         return StoredScenes(self, [entry for group in groups for entry in found[group]], fingerprint=scenes.fingerprint)
 
     def read(self, entry: Entry) -> StoredScene:
-        """One entry from disk; tokens come back in float32."""
+        """The scene of ``entry`` from disk; tokens in float32."""
         tokens, labels = self.batch([entry])
         return StoredScene(tokens=tokens[0], labels=labels[0], names=entry.names, key=entry.key)
 
     def batch(self, entries: Sequence[Entry]) -> TokensAndLabels:
-        """Tokens and labels of ``entries``, which must share one grid and size, each read into its place."""
+        """Tokens and labels of ``entries``, which must have one grid and size."""
         stored = [self.stored(entry) for entry in entries]
         tokens = torch.empty(len(stored), *stored[0]["tokens"].shape)
         for parts, place in zip(stored, tokens, strict=True):
@@ -183,15 +135,15 @@ class FeatureStore:
         return tokens, torch.stack([parts["labels"] for parts in stored])
 
     def stored(self, entry: Entry) -> dict[str, Tensor]:
-        """The tensors of ``entry`` as they lie on disk, mapped into memory: the number format's, and ``labels``."""
+        """The tensors of ``entry`` as stored, mapped into memory: those of the number format, and ``labels``."""
         return self._shards.tensors(entry.id, (*self.numbers.parts, "labels"))
 
     def _listed(self, listing: Path) -> list[Entry] | None:
-        """The entries that ``listing`` names, if all of them are in the store."""
+        """The entries in the file ``listing``, None if it is missing or one of them is not in the store."""
         try:
             rows = json.loads(listing.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
-            # A cut in the power may leave a list empty: it is made again.
+            # After a power failure a list may be empty: it is written again.
             return None
         entries = [Entry(row["id"], tuple(row["names"]), row["key"]) for row in rows]
         if any(entry.id not in self._shards for entry in entries):
@@ -199,7 +151,7 @@ class FeatureStore:
         return entries if all(entry.id in self._shards for entry in entries) else None
 
     def _computed(self, scenes: Iterable[Opened], shown: Any) -> tuple[list[Entry], dict[str, Tensor]]:
-        """The entries of ``scenes``, and the tensors of those that the store lacks: batches of one size each."""
+        """The entries of ``scenes``, and the tensors of those that the store lacks, computed in batches of one size."""
         entries: list[Entry] = []
         tensors: dict[str, Tensor] = {}
         waiting: dict[tuple[int, ...], dict[str, Scene]] = {}
@@ -216,7 +168,7 @@ class FeatureStore:
         return entries, tensors
 
     def _tensors(self, scenes: dict[str, Scene]) -> dict[str, Tensor]:
-        """What is stored of ``scenes``, which are of one size, by id and part."""
+        """The tensors to store of ``scenes``, which have one size, by ``{id}.{part}``."""
         images = np.stack([scene.image for scene in scenes.values()])
         main = self.encoder(rearrange(torch.from_numpy(images), "b h w c -> b c h w")).main
         encoded = self.numbers.encode(rearrange(main.tokens, "b (h w) d -> b h w d", h=main.grid[0]))
@@ -225,7 +177,7 @@ class FeatureStore:
         return tensors | {f"{id}.labels": torch.from_numpy(scene.labels.copy()) for id, scene in scenes.items()}
 
     def _write(self, tensors: dict[str, Tensor], entries: list[Entry], listing: Path, held: TextIO) -> None:
-        """A shard of ``tensors``, then the list of ``entries``; then the claim on them is given up."""
+        """Write a shard of ``tensors``, then the list of ``entries``, then release the lock."""
         if tensors:
             self._shards.write(tensors)
         write_text(listing, json.dumps([{"id": entry.id, "names": entry.names, "key": entry.key} for entry in entries]))
@@ -235,7 +187,7 @@ class FeatureStore:
 
 
 class StoredScenes(Sequence[StoredScene]):
-    """A list of scenes by their features, read from disk one at a time."""
+    """A sequence of scenes with stored features, read from disk one at a time."""
 
     def __init__(self, store: FeatureStore, entries: Sequence[Entry], *, fingerprint: str) -> None:
         self.store, self.entries, self.fingerprint = store, list(entries), fingerprint
@@ -247,12 +199,12 @@ class StoredScenes(Sequence[StoredScene]):
         return self.store.read(self.entries[index])
 
     def batch(self, indices: Sequence[int]) -> TokensAndLabels:
-        """Tokens and labels of the scenes at ``indices``, which must share one grid and size."""
+        """Tokens and labels of the scenes at ``indices``, which must have one grid and size."""
         return self.store.batch([self.entries[index] for index in indices])
 
     @property
     def image_bytes(self) -> int:
-        """What the first scene takes on disk, tokens and labels; scenes of one size take the same."""
+        """Bytes of the first scene on disk, tokens and labels; all scenes of one size take the same."""
         return sum(part.nbytes for part in self.store.stored(self.entries[0]).values())
 
     def names(self, index: int) -> tuple[str, ...]:
@@ -264,6 +216,58 @@ class StoredScenes(Sequence[StoredScene]):
         return [(index, name) for index, entry in enumerate(self.entries) for name in entry.names]
 
 
+class Shards:
+    """The tensors ``{id}.{part}`` in the shards of ``folder``. Other processes may add shards at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: dict[str, safe_open] = {}
+        self._opened: set[Path] = set()
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._shards
+
+    def tensors(self, id: str, parts: Iterable[str]) -> dict[str, Tensor]:
+        """The ``parts`` of ``id``, mapped into memory; they must not be written to."""
+        shard = self._shards[id]
+        return {part: shard.get_tensor(f"{id}.{part}") for part in parts}
+
+    def refresh(self) -> None:
+        """Open the shards that are new since the last call. Raises FusionerError naming one that can't be read."""
+        for file in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
+            try:
+                shard = safe_open(file, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise FusionerError(f"feature shard {file} can't be read ({error}): delete it and run again") from error
+            self._shards.update({key.removesuffix(MARK): shard for key in shard.keys() if key.endswith(MARK)})  # noqa: SIM118
+            self._opened.add(file)
+
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write a shard of ``tensors``; it gets its name once it is on the disk, so none is read half written."""
+        name = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:24]
+        target = self.folder / f"{name}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Processes of two machines may have the same process id.
+        part = target.with_suffix(f".{os.getpid()}-{uuid4().hex[:8]}.part")
+        save_file(dict(tensors), part)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(target)
+
+
+def claim(lock: Path, *, wait: bool) -> TextIO | None:
+    """The file ``lock``, locked until it is closed or this process ends.
+
+    wait: whether to wait for another process that holds it; if not, the result is None then.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = lock.open("a")
+    if lock_descriptor(held.fileno(), blocking=wait):
+        return held
+    held.close()
+    return None
+
+
 def entry_id(scene: Scene) -> str:
     """32 hex digits over a scene's size, pixels and labels."""
     digest = hashlib.sha256(repr(scene.image.shape).encode())
@@ -273,8 +277,7 @@ def entry_id(scene: Scene) -> str:
 
 
 def _ahead(scenes: Scenes, indices: Iterable[int]) -> Iterator[Opened]:
-    """The scenes at ``indices`` in order, two batches of them made ahead in threads: images are decoded outside the
-    interpreter's lock."""
+    """The scenes at ``indices`` in order, opened by threads two batches ahead: decoding does not hold Python's lock."""
 
     def opened(index: int) -> Opened:
         scene = scenes[index]
