@@ -35,12 +35,13 @@ class VariantRunner:
     def __init__(self, context: RunContext, *, directory: Path) -> None:
         self.context, self.directory = context, directory
         self._opened = {self._seen(context.run): context}
-        self._text_caches = {context.run.pair: context}
+        self._text_caches = {(context.run.pair, context.run.data.names): context}
         self._stored: dict[Any, StoredScenes] = {}
 
     def text_cache(self, run: RunConfig) -> TextEmbeddingCache:
         """The words of ``run``."""
-        return self._text_caches.setdefault(run.pair, RunContext(run, self.context.device)).text_cache
+        key = (run.pair, run.data.names)
+        return self._text_caches.setdefault(key, RunContext(run, self.context.device)).text_cache
 
     def features(self, run: RunConfig, scenes: Scenes, description: str) -> StoredScenes:
         """``scenes`` by the features of the visual encoder of ``run``."""

@@ -51,19 +51,20 @@ class RunContext:
 
     @cached_property
     def text_cache(self) -> TextEmbeddingCache:
-        """The text tokens of the pair, with its templates."""
-        return text_cache_of(self.run.pair, folder=self.run.data.features, device=self.device)
+        """The text tokens of the pair, with its templates, synonyms and spelling of names."""
+        data = self.run.data
+        return text_cache_of(self.run.pair, names=data.names, folder=data.features, device=self.device)
 
     @cached_property
     def sets(self) -> DataSets:
-        """The scenes that train and test; OpenMoji's are drawn first where they are missing."""
+        """The scenes that train and test; those of OpenMoji are drawn first if they are missing."""
         return load_datasets(self.run.data)
 
     @cached_property
     def store(self) -> FeatureStore:
-        """The features on disk."""
+        """The stored features of the visual encoder."""
         return FeatureStore(self.run.data.features, encoder=self.visual, number_format=self.run.data.store)
 
     def features(self, scenes: Scenes, description: str = "features") -> StoredScenes:
-        """``scenes`` by their frozen features, computed where they are missing."""
+        """The stored features of ``scenes``, computed where they are missing."""
         return self.store.add(scenes, description=description)

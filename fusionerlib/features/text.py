@@ -1,13 +1,11 @@
-"""Frozen text tokens, each name encoded once.
-
-The pair of frozen encoders that a config names.
-"""
+"""The encoders of a run's pair, and a cache of text tokens: each name is encoded only once."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusionerlib.config import PairConfig
+from fusionerlib.datasets.names import identifier
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
 from fusionerlib.encoders.prompts import synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
@@ -29,88 +28,7 @@ NORMALISATIONS: dict[str, dict[str, tuple[float, float, float]]] = {
 }
 """Mean and standard deviation of red, green and blue (0-1) by ``PairConfig.normalisation``: the paper's own numbers."""
 
-
-class TextEmbeddingCache:
-    """Text tokens of names on demand: a name meets the encoder only the first time it is asked for.
-
-    templates: sentences with a ``{}`` for the name; a name's token is the average over them.
-    synonyms: other words for a name; its token is the unit-length average over its own and theirs.
-    folder: where tokens are kept between processes, a file for every encoder, set of templates and synonyms; None
-        keeps none.
-    limit: most names held at once; the others are encoded again when they are next asked for.
-    """
-
-    def __init__(
-        self,
-        *,
-        encoder: TextEncoder,
-        templates: Sequence[str],
-        synonyms: Mapping[str, Sequence[str]] | None = None,
-        folder: Path | None = None,
-        limit: int | None = None,
-    ) -> None:
-        self.encoder, self.templates, self.limit = encoder, tuple(templates), limit
-        self.synonyms = {name: tuple(others) for name, others in (synonyms or {}).items()}
-        recipe = (encoder.fingerprint, self.templates, *sorted(self.synonyms.items()))
-        identity = hashlib.sha256(repr(recipe).encode()).hexdigest()
-        self.file = None if folder is None else folder / f"words-{plain_name(encoder.name)}-{identity[:16]}.safetensors"
-        self._rows = self._kept()
-
-    def add(self, names: Iterable[str]) -> None:
-        """Encode those of ``names`` that are new, in one go."""
-        new = [name for name in dict.fromkeys(names) if name not in self._rows]
-        if new:
-            self._rows.update(zip(new, self._encoded(new), strict=True))
-            self._keep()
-
-    def tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
-        """The tokens of ``names``, in their order."""
-        if self.limit is not None and len(self._rows.keys() | set(names)) > self.limit:
-            self._rows = {name: self._rows[name] for name in names if name in self._rows}
-        self.add(names)
-        return torch.stack([self._rows[name] for name in names])
-
-    def padded(
-        self, lists: Sequence[Sequence[str]]
-    ) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
-        """Tokens of several lists as one batch, and a mask that is False where a shorter list was padded with 0."""
-        self.add(name for names in lists for name in names)
-        most = max(len(names) for names in lists)
-        width = self.encoder.width
-        tokens, mask = torch.zeros(len(lists), most, width), torch.zeros(len(lists), most, dtype=torch.bool)
-        for row, names in enumerate(lists):
-            tokens[row, : len(names)] = self.tokens(names)
-            mask[row, : len(names)] = True
-        return tokens, mask
-
-    def _encoded(self, names: Sequence[str]) -> Tensor:
-        words = {name: (name, *self.synonyms.get(name, ())) for name in names}
-        flat = list(dict.fromkeys(word for group in words.values() for word in group))
-        rows = dict(zip(flat, self.encoder(flat, self.templates).float().cpu(), strict=True))
-        if flat == list(names):
-            return torch.stack(list(rows.values()))
-        means = [torch.stack([rows[word] for word in group]).mean(0) for group in words.values()]
-        return F.normalize(torch.stack(means), dim=-1)
-
-    def _kept(self) -> dict[str, Tensor]:
-        if self.file is None or not self.file.is_file():
-            return {}
-        try:
-            with safe_open(self.file, framework="pt") as kept:
-                return dict(zip(json.loads(kept.metadata()["names"]), kept.get_tensor("tokens"), strict=True))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
-            return {}  # nothing is lost: the names are encoded again and the file is written anew
-
-    def _keep(self) -> None:
-        if self.file is None:
-            return
-        # Another process may have added names meanwhile; whoever writes last keeps both.
-        rows = {**self._kept(), **self._rows}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(f".{os.getpid()}.part")
-        tokens = torch.stack(list(rows.values()))
-        save_file({"tokens": tokens}, part, metadata={"names": json.dumps(list(rows))})
-        part.replace(self.file)
+Spelling = Literal["words", "identifiers"]
 
 
 def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
@@ -127,9 +45,17 @@ def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
 
 
 def text_cache_of(
-    pair: PairConfig, *, folder: Path | None = None, limit: int | None = None, device: str = "cpu"
-) -> TextEmbeddingCache:
-    """The frozen text encoder of ``pair``, its templates and synonyms. folder, limit: see ``TextEmbeddingCache``."""
+    pair: PairConfig,
+    *,
+    names: Spelling = "words",
+    folder: Path | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+) -> "TextEmbeddingCache":
+    """A cache over the frozen text encoder of ``pair``, with its templates and synonyms.
+
+    names: ``DataConfig.names``. folder, limit: as in ``TextEmbeddingCache``.
+    """
     encoder = load_text(
         pair.text, device=device, weights=pair.text_weights, tokens=pair.text_tokens, precision=pair.precision
     )
@@ -137,6 +63,94 @@ def text_cache_of(
         encoder=encoder,
         templates=templates(pair.templates),
         synonyms=synonyms(pair.synonyms),
+        names=names,
         folder=folder,
         limit=limit,
     )
+
+
+class TextEmbeddingCache:
+    """Text tokens of names on demand. A name is passed to the encoder only the first time it is asked for.
+
+    templates: sentences with a ``{}`` for the name; the token of a name is its mean over them.
+    synonyms: other words for a name; its token is the unit-length mean over its own and theirs.
+    names: what the encoder is given for a name. "words" is the name itself; "identifiers" is the spelling of VOC and
+        COCO ("diningtable" for "dining table") where the name is one of their classes.
+    folder: where tokens are kept for other processes, in one file for each encoder, set of templates, synonyms and
+        spelling; None keeps none.
+    limit: most names held in memory; beyond it they are encoded again when they are asked for again.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: TextEncoder,
+        templates: Sequence[str],
+        synonyms: Mapping[str, Sequence[str]] | None = None,
+        names: Spelling = "words",
+        folder: Path | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.encoder, self.templates, self.spelling, self.limit = encoder, tuple(templates), names, limit
+        self.synonyms = {name: tuple(others) for name, others in (synonyms or {}).items()}
+        parts = (encoder.fingerprint, self.templates, *sorted(self.synonyms.items()))
+        parts += () if names == "words" else (names,)
+        identity = hashlib.sha256(repr(parts).encode()).hexdigest()
+        self.file = None if folder is None else folder / f"words-{plain_name(encoder.name)}-{identity[:16]}.safetensors"
+        self._tokens = self._stored()
+
+    def add(self, names: Iterable[str]) -> None:
+        """Encode those of ``names`` that are new, in one batch."""
+        new = [name for name in dict.fromkeys(names) if name not in self._tokens]
+        if new:
+            self._tokens.update(zip(new, self._encoded(new), strict=True))
+            self._store()
+
+    def tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
+        """The tokens of ``names``, in their order."""
+        if self.limit is not None and len(self._tokens.keys() | set(names)) > self.limit:
+            self._tokens = {name: self._tokens[name] for name in names if name in self._tokens}
+        self.add(names)
+        return torch.stack([self._tokens[name] for name in names])
+
+    def padded(
+        self, lists: Sequence[Sequence[str]]
+    ) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
+        """Tokens of several lists as one batch, padded with zeros, and a mask that is False for the padding."""
+        self.add(name for names in lists for name in names)
+        most = max(len(names) for names in lists)
+        width = self.encoder.width
+        tokens, mask = torch.zeros(len(lists), most, width), torch.zeros(len(lists), most, dtype=torch.bool)
+        for row, names in enumerate(lists):
+            tokens[row, : len(names)] = self.tokens(names)
+            mask[row, : len(names)] = True
+        return tokens, mask
+
+    def _encoded(self, names: Sequence[str]) -> Tensor:
+        words = [(self._spelled(name), *self.synonyms.get(name, ())) for name in names]
+        flat = list(dict.fromkeys(word for group in words for word in group))
+        tokens = dict(zip(flat, self.encoder(flat, self.templates).float().cpu(), strict=True))
+        means = torch.stack([torch.stack([tokens[word] for word in group]).mean(0) for group in words])
+        return F.normalize(means, dim=-1) if any(len(group) > 1 for group in words) else means
+
+    def _spelled(self, name: str) -> str:
+        return identifier(name) if self.spelling == "identifiers" else name
+
+    def _stored(self) -> dict[str, Tensor]:
+        if self.file is None or not self.file.is_file():
+            return {}
+        try:
+            with safe_open(self.file, framework="pt") as stored:
+                return dict(zip(json.loads(stored.metadata()["names"]), stored.get_tensor("tokens"), strict=True))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+            return {}  # a damaged file costs time only: the names are encoded again and the file is replaced
+
+    def _store(self) -> None:
+        if self.file is None:
+            return
+        # Another process may have added names since they were read.
+        tokens = {**self._stored(), **self._tokens}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(f".{os.getpid()}.part")
+        save_file({"tokens": torch.stack(list(tokens.values()))}, part, metadata={"names": json.dumps(list(tokens))})
+        part.replace(self.file)

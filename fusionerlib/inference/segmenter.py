@@ -147,7 +147,7 @@ class Segmenter:
         return cls(
             model=trained.model.to(device),
             visual=visual_of(pair, device=device),
-            text_cache=text_cache_of(pair, limit=CACHED_NAMES, device=device),
+            text_cache=text_cache_of(pair, names=trained.run.data.names, limit=CACHED_NAMES, device=device),
             size=trained.run.data.size,
             stride=stride_of(trained.run.data.size) if sliding else None,
         )

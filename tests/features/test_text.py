@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from fusionerlib import Segmenter, checkpoints
+from fusionerlib.config import RunConfig
 from fusionerlib.encoders.registry import load_text
+from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import build
 
 
 class Counting:
@@ -61,7 +65,7 @@ def test_names_held_at_once_are_bounded(encoder) -> None:
     first = table.tokens(["cat"])
     for place in range(9):
         table.tokens(["cat", f"name {place}"])
-    assert len(table._rows) <= 3 and encoder.asked.count("cat") == 1
+    assert len(table._tokens) <= 3 and encoder.asked.count("cat") == 1
     assert torch.equal(table.tokens(["cat"]), first)
 
 
@@ -80,6 +84,27 @@ def test_other_synonyms_are_another_file(encoder, tmp_path) -> None:
         for s in ({}, {"a": ["b"]})
     }
     assert len(files) == 2
+
+
+def test_identifiers_are_what_the_encoder_is_given(encoder, tmp_path) -> None:
+    encoder.asked.clear()
+    spelled = TextEmbeddingCache(encoder=encoder, templates=["a {}."], names="identifiers", folder=tmp_path)
+    tokens = spelled.tokens(["dining table", "tv", "couch", "lighthouse", "sofa"])
+    assert encoder.asked == ["diningtable", "tvmonitor", "sofa", "lighthouse"], "names stay names, and meet once"
+    torch.testing.assert_close(tokens[0], encoder.inner(["diningtable"], ["a {}."])[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens[2], tokens[4])
+    plain = TextEmbeddingCache(encoder=encoder, templates=["a {}."], folder=tmp_path)
+    assert plain.file != spelled.file
+    assert not torch.allclose(plain.tokens(["dining table"])[0], tokens[0], atol=1e-2)
+
+
+def test_a_run_s_spelling_reaches_training_and_segmenter(tmp_path) -> None:
+    run = RunConfig.flat(names="identifiers", width=24, features=str(tmp_path))
+    assert RunContext(run).text_cache.spelling == "identifiers"
+    checkpoints.save(
+        tmp_path, model=build(run.fusion, visual_width=432, text_width=384), run=run, trained_names=["dining table"]
+    )
+    assert Segmenter.load(tmp_path).text_cache.spelling == "identifiers"
 
 
 def test_an_encoder_named_by_a_path_keeps_its_words_in_the_folder(encoder, tmp_path) -> None:
