@@ -1,9 +1,14 @@
 """Pages: every relative link leads to a file, and the site is built without a warning and asks the network nothing."""
 
+import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,14 @@ import pytest
 from tests.conftest import ROOT, requests_of
 
 LINK = re.compile(r"\]\(([^()\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+PACKAGES = {"fusionerlib", "workbook", "studies", "tests"}
+PATH = re.compile(r"`((?:fusionerlib|workbook|studies|tests|docs|notebooks|benchmarks)/[\w./-]+)`")
+EXAMPLE = r"/(test_)?(lab|pets|hidden)\.(py|json)$"
+"""Files that the pages on adding something write."""
+EXAMPLES: dict[str, dict[str, dict[str, str]]] = {
+    "adding_an_encoder.md": {},
+}
+"""Pages, and the changes of existing files that they describe in words: file, then old and new text."""
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -43,6 +56,71 @@ def test_every_relative_link_leads_to_a_file() -> None:
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken, broken
     assert found > 40
+
+
+def test_paths_and_imports_in_the_pages_exist() -> None:
+    """In the how-to pages and the READMEs; files that a how-to page makes itself are its examples."""
+    missing = []
+    for page in pages():
+        content = page.read_text(encoding="utf-8")
+        if page.suffix != ".md" or page.name == "CHANGELOG.md":
+            continue
+        named = set(PATH.findall(content))
+        example = {path for path in named if re.search(EXAMPLE, path)}
+        missing += [f"{page.relative_to(ROOT)}: {path}" for path in named - example if not (ROOT / path).exists()]
+        own = {path.removesuffix(".py").replace("/", ".") for path in example}
+        for block in re.findall(r"^```python\n(.*?)^```", content, re.MULTILINE | re.DOTALL):
+            if block[0] == " ":  # a line of a table in the middle of a file
+                continue
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+                    missing += [f"{page.relative_to(ROOT)}: {name}" for name in unknown(node, own)]
+    assert not missing, missing
+
+
+def unknown(node: ast.ImportFrom, own: set[str]) -> list[str]:
+    """The names of an import that do not exist."""
+    assert node.module is not None
+    if node.module in own:
+        return []
+    try:
+        module = import_module(node.module)
+    except ModuleNotFoundError:
+        return [node.module]
+    names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+    package = hasattr(module, "__path__")
+    return [
+        f"{node.module}.{name}" for name in names if not (package and find_spec(f"{node.module}.{name}") is not None)
+    ]
+
+
+@pytest.mark.parametrize(("page", "edits"), EXAMPLES.items())
+def test_an_example_of_adding_something_works_as_printed(
+    page: str, edits: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    for package in ("fusionerlib", "tests"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    content = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    # A block belongs to the last file that is named before it; an indented one is the line of a table.
+    blocks = [block for block in re.finditer(r"^```(?:python|json)\n(\S.*?)^```", content, re.MULTILINE | re.DOTALL)]
+    written = []
+    for block in blocks:
+        file = [path for path in PATH.findall(content[: block.start()]) if re.search(EXAMPLE, path)][-1]
+        if file not in written:
+            (tmp_path / file).write_text(block[1], encoding="utf-8")
+            written.append(file)
+    for file, changes in edits.items():
+        source = (tmp_path / file).read_text(encoding="utf-8")
+        for old, new in changes.items():
+            assert source.count(old) == 1, (file, old)
+            source = source.replace(old, new)
+        (tmp_path / file).write_text(source, encoding="utf-8")
+    tests = [file for file in written if file.startswith("tests/")]
+    assert len(tests) == 1 and len(written) >= 2, written
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), *tests]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")
