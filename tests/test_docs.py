@@ -22,6 +22,22 @@ EXAMPLE = r"/(test_)?(lab|pets|hidden)\.(py|json)$"
 """Files that the pages on adding something write."""
 EXAMPLES: dict[str, dict[str, dict[str, str]]] = {
     "adding_an_encoder.md": {},
+    "adding_a_data_set.md": {
+        "fusionerlib/config.py": {'"fss1000", "folder"] = "openmoji"': '"fss1000", "folder", "pets"] = "openmoji"'},
+        "fusionerlib/datasets/sets.py": {
+            '        "folder": _folder,\n': '        "folder": _folder,\n        "pets": _pets,\n',
+            "from fusionerlib.datasets.scene import": "from fusionerlib.datasets.pets import Pets\n"
+            "from fusionerlib.datasets.scene import",
+        },
+    },
+    "adding_a_baseline.md": {
+        "fusionerlib/config.py": {'"spnet", "training_free"]': '"spnet", "training_free", "hidden"]'},
+        "fusionerlib/models/__init__.py": {
+            "from fusionerlib.models.fusioner import": "from fusionerlib.models.hidden import HiddenLayer\n"
+            "from fusionerlib.models.fusioner import",
+            '    "training_free": TrainingFree,\n': '    "training_free": TrainingFree,\n    "hidden": HiddenLayer,\n',
+        },
+    },
 }
 """Pages, and the changes of existing files that they describe in words: file, then old and new text."""
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -101,21 +117,19 @@ def test_an_example_of_adding_something_works_as_printed(
     for package in ("fusionerlib", "tests"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     content = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    # A block belongs to the last file that is named before it; an indented one is the line of a table.
-    blocks = [block for block in re.finditer(r"^```(?:python|json)\n(\S.*?)^```", content, re.MULTILINE | re.DOTALL)]
+    # A block is what the last file named before it gets, at its end; an indented one is the line of a table.
     written = []
-    for block in blocks:
-        file = [path for path in PATH.findall(content[: block.start()]) if re.search(EXAMPLE, path)][-1]
-        if file not in written:
-            (tmp_path / file).write_text(block[1], encoding="utf-8")
-            written.append(file)
-    for file, changes in edits.items():
-        source = (tmp_path / file).read_text(encoding="utf-8")
+    for block in re.finditer(r"^```(?:python|json)\n(\S.*?)^```", content, re.MULTILINE | re.DOTALL):
+        written.append(PATH.findall(content[: block.start()])[-1])
+        with (tmp_path / written[-1]).open("a", encoding="utf-8") as file:
+            file.write(block[1])
+    for name, changes in edits.items():
+        source = (tmp_path / name).read_text(encoding="utf-8")
         for old, new in changes.items():
-            assert source.count(old) == 1, (file, old)
+            assert source.count(old) == 1, (name, old)
             source = source.replace(old, new)
-        (tmp_path / file).write_text(source, encoding="utf-8")
-    tests = [file for file in written if file.startswith("tests/")]
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    tests = [name for name in written if name.startswith("tests/")]
     assert len(tests) == 1 and len(written) >= 2, written
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), *tests]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
