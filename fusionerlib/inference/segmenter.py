@@ -4,7 +4,7 @@ The frozen visual encoder runs once an image; new names cost the text encoder an
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fusionerlib import checkpoints
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference.inspection import text_attention
@@ -35,6 +35,10 @@ CACHED_NAMES = 10_000
 """Most names whose text tokens are kept in memory."""
 CHUNK_BYTES = 64 * 2**20
 """Most bytes of full-size logits in memory at once in ``best_names``."""
+THRESHOLD = 0.5
+"""The paper's threshold, and that of the names that a mapping of thresholds leaves out."""
+Threshold = float | Mapping[str, float]
+"""One threshold (0-1) for all names, or thresholds by name; names without one have ``THRESHOLD``."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,11 @@ class Segmentation:
     image: the segmented image, RGB 0-255, EXIF orientation applied.
     coarse: logits at the resolution of the model; ``logits`` resizes them to that of the image.
     best, winner: of each pixel the largest logit and the index of its name (the first one in a tie).
-    threshold: a pixel is background where no probability exceeds it, 0-1.
+    threshold: 0-1, for all names or by name. background: whether a pixel may belong to none of the names.
+
+    A pixel belongs to the name with the largest probability among those whose probability exceeds their own threshold
+    (the first one in a tie), and to the background where there is no such name. Without background it belongs to the
+    name with the largest probability, and thresholds have no effect.
     """
 
     names: tuple[str, ...]
@@ -52,7 +60,8 @@ class Segmentation:
     coarse: Float[Tensor, "names rows columns"]
     best: Float[Tensor, "height width"]
     winner: Int32[np.ndarray, "height width"]
-    threshold: float
+    threshold: Threshold = THRESHOLD
+    background: bool = True
 
     @cached_property
     def logits(self) -> Float[Tensor, "names height width"]:
@@ -66,20 +75,26 @@ class Segmentation:
 
     @cached_property
     def labels(self) -> Int32[np.ndarray, "height width"]:
-        """k + 1 for the name k with the highest probability, 0 where none exceeds the threshold (paper)."""
-        return np.where((self.best.sigmoid() > self.threshold).numpy(), self.winner + 1, np.int32(0))
+        """k + 1 for the name k that the pixel belongs to, 0 for background (paper)."""
+        if not self.background:
+            return self.winner + np.int32(1)
+        if not isinstance(self.threshold, Mapping):
+            return np.where((self.best.sigmoid() > self.threshold).numpy(), self.winner + 1, np.int32(0))
+        each = [self.threshold.get(name, THRESHOLD) for name in self.names]
+        best, winner = best_names(self.coarse, self.image.shape[:2], thresholds=torch.tensor(each))
+        return np.where((best > -torch.inf).numpy(), winner + 1, np.int32(0))
 
     @property
     def masks(self) -> Bool[np.ndarray, "names height width"]:
         """One mask a name at the image's size. They don't overlap; background is in none of them."""
         return self.labels == np.arange(1, len(self.names) + 1)[:, None, None]
 
-    def at(self, threshold: float) -> "Segmentation":
-        """The same result at another ``threshold`` (0-1), without running the model again.
+    def at(self, threshold: Threshold, *, background: bool = True) -> "Segmentation":
+        """The same result at another ``threshold``, or without background, without running the model again.
 
-        Raises FusionerError for a threshold outside 0-1.
+        Raises FusionerError for a threshold outside 0-1, and for one of a name that was not asked.
         """
-        return replace(self, threshold=checked_threshold(threshold))
+        return replace(self, threshold=checked_threshold(threshold, self.names), background=background)
 
     def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
         """The masks drawn over the image. opacity: 0-1. legend: below it each name with its share of the pixels."""
@@ -190,13 +205,20 @@ class Segmenter:
         return self._tokens
 
     @torch.no_grad()
-    def segment(self, names: Sequence[str], *, threshold: float = 0.5) -> Segmentation:
-        """Segment the current image into ``names`` and background; threshold: see ``Segmentation``.
+    def segment(
+        self, names: Sequence[str], *, threshold: Threshold = THRESHOLD, background: bool = True
+    ) -> Segmentation:
+        """Segment the current image into ``names`` and background.
 
-        Raises FusionerError where no image is set, for a threshold outside 0-1, and for names that are empty, blank,
-        repeated, no strings, or longer than 200 characters.
+        threshold: 0-1; or by name, such as ``{"cat": 0.3}``, and 0.5 for the others. A pixel goes to the name with the
+            largest probability among those that exceed their own threshold, or to the background.
+        background: False gives every pixel to the name with the largest probability; threshold then has no effect.
+
+        Raises FusionerError where no image is set, for a threshold outside 0-1 or of a name that is not in ``names``,
+        and for names that are empty, blank, repeated, no strings, or longer than 200 characters.
         """
-        threshold, text_tokens = checked_threshold(threshold), self.text_tokens(names)
+        names = checked_names(names)
+        threshold, text_tokens = checked_threshold(threshold, names), self.text_tokens(names)
         if self._windows is None:
             coarse = self._coarse(text_tokens)
         else:
@@ -204,7 +226,13 @@ class Segmenter:
         assert self._image is not None
         best, winner = best_names(coarse, self._image.shape[:2])
         return Segmentation(
-            names=tuple(names), image=self._image, coarse=coarse, best=best, winner=winner, threshold=threshold
+            names=names,
+            image=self._image,
+            coarse=coarse,
+            best=best,
+            winner=winner,
+            threshold=threshold,
+            background=background,
         )
 
     def attention(self, names: Sequence[str]) -> Float[Tensor, "layers names rows columns"]:
@@ -245,27 +273,48 @@ class Segmenter:
 
 
 def best_names(
-    coarse: Float[Tensor, "names rows columns"], size: tuple[int, ...]
+    coarse: Float[Tensor, "names rows columns"],
+    size: tuple[int, ...],
+    *,
+    thresholds: Float[Tensor, " names"] | None = None,
 ) -> tuple[Float[Tensor, "height width"], Int32[np.ndarray, "height width"]]:
     """The largest logit of each pixel at ``size`` (height, width), and the index of its name (the first in a tie).
 
+    thresholds: of each name; logits whose sigmoid does not exceed it count as -inf, also in the result.
     Names are resized a few at a time, so that memory stays bounded.
     """
     step = max(1, CHUNK_BYTES // (4 * size[0] * size[1]))
     best, winner = torch.full(tuple(size), -torch.inf), torch.zeros(tuple(size), dtype=torch.int32)
     for start in range(0, len(coarse), step):
-        value, index = _resized(coarse[start : start + step], size).max(dim=0)
+        logits = _resized(coarse[start : start + step], size)
+        if thresholds is not None:
+            least = thresholds[start : start + step, None, None]
+            logits = logits.masked_fill(logits.sigmoid() <= least, -torch.inf)
+        value, index = logits.max(dim=0)
         better = value > best  # strictly, so that the first name wins a tie
         best = torch.where(better, value, best)
         winner = torch.where(better, index.to(torch.int32) + start, winner)
     return best, winner.numpy()
 
 
-def checked_threshold(threshold: float) -> float:
-    """``threshold`` as a float; raises FusionerError where it is outside 0-1."""
+def checked_threshold(threshold: Threshold, names: Sequence[str] = ()) -> Threshold:
+    """``threshold`` as a float, or as a dictionary of floats by name.
+
+    Raises FusionerError where one is outside 0-1 (nan included), and for one of a name that is not in ``names``.
+    """
+    if isinstance(threshold, Mapping):
+        if unknown := [name for name in threshold if name not in names]:
+            raise FusionerError(
+                f"threshold of {unknown[0]!r}, which is not asked for: {nearest(str(unknown[0]), list(names))}"
+            )
+        return {name: _checked_number(value, f" of {name!r}") for name, value in threshold.items()}
+    return _checked_number(threshold)
+
+
+def _checked_number(threshold: float, whose: str = "") -> float:
     if not 0 <= threshold <= 1:
         raise FusionerError(
-            f"threshold {threshold} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
+            f"threshold {threshold}{whose} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
         )
     return float(threshold)
 

@@ -128,6 +128,46 @@ def test_threshold_can_be_asked_again_without_the_model(segmenter, photo):
         segmenter.segment(NAMES, threshold=-0.1)
 
 
+@pytest.mark.parametrize("chunk", [1, 10**9])
+def test_thresholds_by_name_choose_the_best_of_those_above_their_own(segmenter, photo, chunk, monkeypatch):
+    monkeypatch.setattr("fusionerlib.inference.segmenter.CHUNK_BYTES", chunk)
+    plain = segmenter.set_image(photo).segment(NAMES)
+    # Without the first name's winning pixels another name must take over where it exceeds its own threshold.
+    middles = {name: float(plain.probabilities[place].median()) for place, name in enumerate(NAMES)}
+    given = {"cat": 1.0, "sky": middles["sky"]}
+    found = segmenter.segment(NAMES, threshold=given)
+    expected = np.zeros(photo.shape[:2], np.int32)
+    probabilities = plain.probabilities.numpy()
+    for pixel in np.ndindex(*expected.shape):
+        above = [
+            (-probabilities[k][pixel], k + 1)
+            for k, name in enumerate(NAMES)
+            if probabilities[k][pixel] > given.get(name, 0.5)
+        ]
+        expected[pixel] = min(above)[1] if above else 0
+    np.testing.assert_array_equal(found.labels, expected)
+    np.testing.assert_array_equal(plain.at(given).labels, expected)
+    assert not (expected == 1).any() and (expected == 3).any()
+    same = segmenter.segment(NAMES, threshold=dict.fromkeys(NAMES, 0.4))
+    np.testing.assert_array_equal(same.labels, segmenter.segment(NAMES, threshold=0.4).labels)
+
+
+def test_thresholds_by_name_refuse_what_was_not_asked(segmenter, photo):
+    segmenter.set_image(photo)
+    with pytest.raises(FusionerError, match=r"threshold of 'cot', which is not asked for: did you mean 'cat'"):
+        segmenter.segment(NAMES, threshold={"cot": 0.3})
+    with pytest.raises(FusionerError, match=r"threshold 3.0 of 'cat' is outside 0-1"):
+        segmenter.segment(NAMES, threshold={"cat": 3.0})
+
+
+def test_without_background_every_pixel_has_the_largest_name(segmenter, photo):
+    found = segmenter.set_image(photo).segment(NAMES, background=False, threshold=1.0)
+    np.testing.assert_array_equal(found.labels, found.logits.argmax(0).numpy() + 1)
+    assert found.labels.min() > 0 and found.masks.any(0).all()
+    assert not found.at(1.0).labels.any()
+    np.testing.assert_array_equal(found.at(1.0).at(1.0, background=False).labels, found.labels)
+
+
 def test_tower_runs_once_an_image_and_words_are_encoded_once(segmenter, photo):
     segmenter.set_image(photo)
     segmenter.segment(["cat", "sky"])
