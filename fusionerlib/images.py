@@ -1,6 +1,7 @@
 """Reading an image from a file, a Pillow image or an array."""
 
 import os
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
         raise FusionerError(f"image {os.fspath(image)!r} is not a file (looked in {Path.cwd()}): check the path")
     try:
         content = Path(image).read_bytes()
-        pixels = _jpeg(content) if content.startswith(JPEG) else None
+        # torchvision takes seconds to import, and its decoder is only quicker: it serves where it is loaded anyway.
+        pixels = _jpeg(content) if content.startswith(JPEG) and "torchvision" in sys.modules else None
         if pixels is not None:
             return pixels
         with Image.open(BytesIO(content)) as opened:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision.io  # noqa: F401  JPEGs are decoded by it where it is loaded, as in training
 from PIL import Image, ImageOps
 from skimage.data import chelsea
 

