@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fusionerlib import checkpoints
 from fusionerlib.cli.app import app
+from fusionerlib.cli.train import configured
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
 
@@ -136,6 +137,8 @@ def write(folder: Path, **fusion: Any) -> None:
 def test_an_old_checkpoint_is_refused_with_the_command_that_converts_it(old: Path, tmp_path: Path) -> None:
     with pytest.raises(FusionerError, match=rf"version 0\.1 \(format 1\).*`fusioner convert {old}`"):
         checkpoints.load(old)
+    with pytest.raises(FusionerError, match=rf"of version 0\.1: .*`fusioner convert {old}`"):
+        configured(old / "config.json", [])
     told = CliRunner().invoke(app, ["convert", str(old), "-o", str(tmp_path / "new")])
     assert told.exit_code == 0 and str(tmp_path / "new") in told.output
     checkpoint = checkpoints.load(tmp_path / "new")

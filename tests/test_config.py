@@ -1,4 +1,4 @@
-"""Configs are exact: presets fill in, flat names find their section, and what does not fit is named."""
+"""Presets fill in, flat names find their section, every way to a run makes the same one, and bad values are named."""
 
 import json
 from pathlib import Path

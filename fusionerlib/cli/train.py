@@ -49,6 +49,8 @@ def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
         kept: Any = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FusionerError(f"{config} can't be read ({error}): give the config.json of a run, or none") from error
+    if isinstance(kept, dict) and kept.get("format") == 1:
+        raise FusionerError(f"{config} is of version 0.1: convert its folder first, `fusioner convert {config.parent}`")
     sections, known = kept.get("run", kept) if isinstance(kept, dict) else None, list(RunConfig.model_fields)
     named = isinstance(sections, dict) and sections.keys() <= set(known)
     if not named or not sections or not all(isinstance(section, dict) for section in sections.values()):

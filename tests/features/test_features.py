@@ -1,5 +1,5 @@
-"""The store gives back what the encoder says, computes nothing twice, is shared by processes, and survives broken
-files and killed processes."""
+"""The store returns the encoder's tokens, computes nothing twice, is shared by processes, and survives broken files and
+killed processes."""
 
 import json
 import multiprocessing
@@ -77,8 +77,8 @@ def test_a_broken_shard_is_named(tmp_path, visual) -> None:
 
 
 class Corners:
-    """An encoder whose tokens are the colours (0-1) of every 16th pixel. It counts its images in a file, may be slow,
-    and may be stuck at an image."""
+    """An encoder whose tokens are the colours (0-1) of every 16th pixel. It counts its images in a file, and can be
+    slow or hang at an image."""
 
     name, width, stride, multiple, fingerprint = "corners", 3, 16, 16, "c0ffee" * 8
 
@@ -144,7 +144,7 @@ def test_a_killed_process_loses_only_its_last_groups(tmp_path, monkeypatch) -> N
     monkeypatch.setattr(store, "SHARD", 16)
     encoder = Corners()
     FeatureStore(tmp_path, encoder=encoder).add(Shapes(80), quiet=True)
-    # The fifth group had not begun, the fourth was at the tower, the third perhaps on its way to the disk.
+    # The fifth group had not begun, the fourth was in the encoder, the third perhaps being written.
     assert encoder.seen in (32, 48)
     assert_whole(tmp_path, 80)
 

@@ -1,4 +1,4 @@
-"""Stored numbers come back within their stated error, small ones beside large ones too, and nothing else is stored."""
+"""Stored numbers are within their documented error, also small ones beside large ones; other values are refused."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ def through(name: str, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def class_tokens(count: int) -> torch.Tensor:
-    """Tokens of the kind that is hardest to store: 432 channels of unit length, then 1000 probabilities."""
+    """The tokens that are hardest to store: 432 channels of unit length, then 1000 probabilities."""
     torch.manual_seed(0)
     seen = torch.nn.functional.normalize(torch.randn(count, 432), dim=-1)
     return torch.cat([seen, (2.5 * torch.randn(count, 1000)).softmax(-1)], dim=-1)
 
 
 def linear_int8(tokens: np.ndarray) -> np.ndarray:
-    """What int8 is with steps of one size over a whole token."""
+    """int8 with steps of one size over a whole token, for comparison."""
     scale = np.abs(tokens).max(-1, keepdims=True) / 127
     return np.round(tokens / scale) * scale
 

@@ -1,4 +1,4 @@
-"""The baselines against the same sums in numpy and plain torch, what reaches their parameters, and what they refuse."""
+"""The baselines against the same sums in numpy and plain torch, their gradients, and what they refuse."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_lsegs_blocks_start_as_no_change() -> None:
 def test_a_gradient_reaches_every_parameter(kind: str) -> None:
     model, patches, words = made(kind)
     model.train()(patches, words, grid=GRID, size=SIZE).square().mean().backward()
-    # A bias before an instance norm is taken off again.
+    # A bias before an instance norm has no effect.
     reached = {
         name: parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
         for name, parameter in model.named_parameters()

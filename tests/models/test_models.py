@@ -61,7 +61,7 @@ def test_dropout_falls_on_words_alone(kind: str) -> None:
     seen, named = model.project(patches, words)
     (first, first_words), (second, second_words) = (model.mix(seen, named, names_mask=None) for _ in range(2))
     assert not torch.allclose(first_words, second_words)
-    # Late fusion's patches never meet a word; Fusioner's meet them in the second block, the first's are untouched.
+    # Late fusion's patches never see a text token. Fusioner's do: the dropout of a block reaches them in the next.
     if kind == "late":
         torch.testing.assert_close(first, second)
     else:
@@ -71,7 +71,7 @@ def test_dropout_falls_on_words_alone(kind: str) -> None:
         assert not torch.allclose(dropped[:, 6:], whole[:, 6:])
 
 
-def test_late_fusion_keeps_pixels_blind_to_words() -> None:
+def test_late_fusion_s_features_do_not_depend_on_the_names() -> None:
     patches, words, more = torch.randn(1, 6, 10), torch.randn(1, 2, 7), torch.randn(1, 2, 7)
     late, early = tiny("late"), tiny("fusioner")
     features = [late.fuse(patches, w, grid=(2, 3))[0] for w in (words, more)]
