@@ -166,10 +166,10 @@ def _from_transformers(folder: Path) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder, **safe)
         if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
             raise ValueError(f"a {config.model_type} network is not an encoder of sentences such as BERT")
-        network, told = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **safe)
+        network, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **safe)
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **safe)
     # The pooler is not used, and RoBERTa is published without one.
-    missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"model.safetensors lacks {len(missing)} of the network's tensors, such as {missing[0]}")
     return network, tokenizer
