@@ -3,8 +3,9 @@
     python benchmarks/gpu.py --device cuda          ViT-L/14 with random weights at 224 pixels
     python benchmarks/gpu.py --device cpu --encoder clip-vit-b16 --batch 2 --steps 4 --workers 0
 
-parity   tokens of images and logits of the paper's fusion on the device, against the CPU in float32: in float32 (without
-         TF32) and in bfloat16 (tower and autocast). The distance is that of all values together by their length.
+parity   tokens of images and logits of the paper's fusion on the device, against the CPU in float32: in float32
+         (without TF32) and in bfloat16 (tower and autocast). The distance is that of all values together by their
+         length.
 steps    ``train`` itself: images of noise opened and augmented by worker processes, through the tower, fusion forward
          and backward, optimiser; in float32 and in bfloat16. Images a second after the first steps, and peak memory.
 """
@@ -139,7 +140,9 @@ def steps(options: argparse.Namespace, file: str, *, mixed: str, directory: Path
     warm = min(WARM, options.steps - 2)
     seconds = source.times[-1] - source.times[warm]
     rate = options.batch * (options.steps - 1 - warm) / seconds
-    print(f"steps, mixed_precision {mixed}: {rate:.1f} images/s, {memory / 1e9:.2f} GB at most, losses {losses[:3]} ...")
+    print(
+        f"steps, mixed_precision {mixed}: {rate:.1f} images/s, {memory / 1e9:.2f} GB at most, losses {losses[:3]} ..."
+    )
     return {"images_per_second": rate, "memory_gb": memory / 1e9, "first_loss": losses[0], "last_loss": losses[-1]}
 
 

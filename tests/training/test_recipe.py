@@ -1,7 +1,7 @@
 """The recipe ``bmvc2022``, point by point, beside a second, plain writing of the paper's table in float64."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fusionerlib.datasets.augment import PRESETS, Augmentation
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text
+from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache, visual_of
 from fusionerlib.models import build
 from fusionerlib.training.batch_sources import Batch, OnlineBatchSource
@@ -251,3 +252,39 @@ def test_pixels_reach_the_tower_by_the_paper_s_mean_and_deviation_and_minus_one_
         found = seen[0][:, channel]
         assert torch.allclose(found[~outside].double(), expected[~outside], atol=1e-5)
         assert (found[outside] == -1).all()
+
+
+class Listening:
+    """A text encoder that remembers what it was given."""
+
+    name, width, space, fingerprint = "listening", 4, "none", "listening"
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        self.given += names
+        return torch.eye(4)[torch.arange(len(names)) % 4]
+
+
+def test_the_text_encoder_is_given_the_data_sets_identifiers() -> None:
+    """VOC's spelling of its own categories, COCO's of the others without their spaces; words elsewhere."""
+    names = ["dining table", "potted plant", "tv monitor", "airplane", "motorcycle", "couch", "tv", "cat", "wine glass"]
+    given = ["diningtable", "pottedplant", "tvmonitor", "aeroplane", "motorbike", "sofa", "cat", "wineglass"]
+    raw = TextEmbeddingCache(encoder=Listening(), templates=["{}"], identifiers=True)
+    tokens = raw.tokens(names)
+    assert raw.encoder.given == given
+    assert torch.equal(tokens[2], tokens[6]), "tv and tv monitor are one identifier"
+    plain = TextEmbeddingCache(encoder=Listening(), templates=["{}"])
+    plain.add(names)
+    assert plain.encoder.given == names
+
+
+def test_a_run_of_the_recipe_asks_by_identifiers(tmp_path: Path) -> None:
+    leaves = {"preset": "bmvc2022", "dataset": "pascal", "features": tmp_path, "templates": "none"}
+    asked = {name: RunContext(RunConfig.flat(**leaves, names=name)).text_cache for name in ("words", "identifiers")}
+    one, other = (cache.tokens(["dining table", "cat"]) for cache in asked.values())
+    spelled = load_text("packaged")(["diningtable"], ["{}"])[0]
+    assert torch.allclose(other[0], spelled, atol=1e-5) and not torch.allclose(one[0], spelled, atol=1e-2)
+    assert torch.allclose(one[1], other[1], atol=1e-5)
+    assert len(list(tmp_path.glob("words-*"))) == 2, "each kind is kept in a file of its own"
