@@ -271,7 +271,7 @@ def test_the_text_encoder_is_given_the_data_sets_identifiers() -> None:
     """VOC's spelling of its own categories, COCO's of the others without their spaces; words elsewhere."""
     names = ["dining table", "potted plant", "tv monitor", "airplane", "motorcycle", "couch", "tv", "cat", "wine glass"]
     given = ["diningtable", "pottedplant", "tvmonitor", "aeroplane", "motorbike", "sofa", "cat", "wineglass"]
-    raw = TextEmbeddingCache(encoder=Listening(), templates=["{}"], identifiers=True)
+    raw = TextEmbeddingCache(encoder=Listening(), templates=["{}"], names="identifiers")
     tokens = raw.tokens(names)
     assert raw.encoder.given == given
     assert torch.equal(tokens[2], tokens[6]), "tv and tv monitor are one identifier"
