@@ -99,8 +99,9 @@ def episodes(pairs: Sequence[Pair], *, rule: Rule, by_class: bool = False, seed:
     """The pairs that are asked under ``rule``, in order. by_class: the variant for COCO-20i.
 
     all: every pair once.
-    hsnet: 1,000 episodes as in HSNet. PASCAL-5i cycles through the list; COCO-20i (``by_class``) draws a class
-        uniformly, then one of its pairs. HSNet's random order is not published, so ours is drawn from ``seed``.
+    hsnet: 1,000 episodes as in HSNet. PASCAL-5i takes pair i modulo the length of the list, the same episodes as HSNet.
+        COCO-20i (``by_class``) draws a class uniformly, then one of its pairs: HSNet's distribution, but other
+        episodes, since HSNet draws queries and supports together from one generator (seed 0, one process).
     authors: the first 1,000 pairs, as in Fusioner's evaluation; for COCO-20i (``by_class``) of the list sorted by
         scene.
     """

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fusionerlib.datasets.names import all_names, canonical, categories, held_out, names_of
+from fusionerlib.datasets import coco
+from fusionerlib.datasets.names import all_names, canonical, categories, held_out, identifier, names_of
 from fusionerlib.datasets.pascal import FOLDS, NAMES
 from tests.datasets.test_pascal import SHARED
 
@@ -57,3 +58,20 @@ def test_the_folds_hold_out_every_name_once() -> None:
         "potted plant", "pottedplant", "sheep", "sofa", "couch", "train", "tv monitor", "tvmonitor", "tv",
     }  # fmt: skip
     assert sum(len(held_out(fold)) for fold in FOLDS) == len({name for row in categories() for name in row})
+
+
+JOINED = """trafficlight firehydrant stopsign parkingmeter sportsball baseballbat baseballglove tennisracket wineglass
+hotdog pottedplant diningtable cellphone teddybear hairdrier"""
+
+
+def test_identifiers_are_those_of_the_data_sets() -> None:
+    assert [identifier(name) for name in NAMES] == [row.voc for row in categories()]
+    changed = {name: identifier(name) for name in coco.NAMES if identifier(name) != name}
+    spelt = {"motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "tv": "tvmonitor"}
+    joined = {name: text for name, text in changed.items() if name not in spelt}
+    assert changed == {**spelt, **joined} and sorted(joined.values()) == sorted(JOINED.split())
+    assert all(name.replace(" ", "") == text for name, text in joined.items())
+    assert len({identifier(name) for name in coco.NAMES}) == 80
+    assert [identifier(name) for name in ("tv monitor", "diningtable", "red apple")] == [
+        "tvmonitor", "diningtable", "red apple",
+    ]  # fmt: skip
