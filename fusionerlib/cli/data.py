@@ -1,4 +1,4 @@
-"""The commands ``fusioner data ...``: drawn scenes, and the published data sets brought into their layout."""
+"""The commands ``fusioner data ...``: draw the OpenMoji scenes, install the published data sets."""
 
 import json
 from collections.abc import Sequence
@@ -14,12 +14,16 @@ data = typer.Typer(no_args_is_help=True)
 
 From = Annotated[
     list[Path] | None,
-    typer.Option("--from", metavar="ARCHIVE", help="Archives that are here already, under their publishers' names."),
+    typer.Option("--from", metavar="ARCHIVE", help="Archives on this machine, with their publishers' file names."),
 ]
-More = Annotated[list[Path] | None, typer.Argument(metavar="[ARCHIVE]...", help="More archives, behind --from.")]
-Link = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder that has it unpacked: verified, linked to.")]
-Thorough = Annotated[bool, typer.Option("--thorough", help="Open every image and sum every file, not a sample.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Accept other counts than the published ones.")]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[ARCHIVE]...", help="More archives, after --from.")]
+Link = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A folder with the unpacked data set, to verify and link to.")
+]
+Thorough = Annotated[
+    bool, typer.Option("--thorough", help="Open every image and compare every file's digest, not a sample.")
+]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept other numbers of files than the published ones.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 SINGLE = {
@@ -29,7 +33,7 @@ SINGLE = {
         "The folder that gets VOCdevkit/VOC2012.",
     ),
     "fss": (
-        "FSS-1000; its archive has to be downloaded by hand and given with --from fewshot_data.zip.",
+        "FSS-1000; download its archive in a browser and pass it with --from fewshot_data.zip.",
         Path("data/fss1000"),
         "The folder that gets the 1,000 class folders.",
     ),
@@ -44,11 +48,11 @@ SINGLE = {
         "The folder that gets VOCdevkit/VOC2010.",
     ),
 }
-"""Data sets that come in one piece: what they are, and the root that their readers take."""
+"""The data sets without years or splits: description, default root, and what the root gets."""
 
 
 class Year(StrEnum):
-    """The two editions of COCO; 2017 has the images of 2014, split otherwise."""
+    """The two editions of COCO; 2017 has the images of 2014 in other splits."""
 
     y2014 = "2014"
     y2017 = "2017"
@@ -64,11 +68,11 @@ class Split(StrEnum):
 @data.command("openmoji")
 def data_openmoji(
     root: Annotated[Path, typer.Option(help="The folder to draw into.")] = Path("data/openmoji"),
-    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every picture.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="objects=100")] = None,
-    record: Annotated[Path | None, typer.Option(help="Also write what was made to this JSON file.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Also write recipe, digest and counts to this JSON file.")] = None,
 ) -> None:
-    """Draw the OpenMoji scenes in the FSS-1000 layout; nothing to do where ROOT holds them already."""
+    """Draw the OpenMoji scenes in the layout of FSS-1000, unless ROOT has them already."""
     from fusionerlib.cli.settings import pairs, parsed
     from fusionerlib.datasets.openmoji import drawing
     from fusionerlib.files import write_text
@@ -87,8 +91,8 @@ def data_coco(
     root: Annotated[Path, typer.Option(help="The folder that gets train2014, val2014, annotations, ...")] = Path(
         "data/coco"
     ),
-    year: Annotated[Year, typer.Option(help="COCO-20i is made of 2014, COCO-Object of 2017.")] = Year.y2014,
-    split: Annotated[list[Split] | None, typer.Option(help="Only this one; both if not given.")] = None,
+    year: Annotated[Year, typer.Option(help="COCO-20i uses 2014, COCO-Object 2017.")] = Year.y2014,
+    split: Annotated[list[Split] | None, typer.Option(help="Only this split; both by default.")] = None,
     archives: From = None,
     more: More = None,
     link: Link = None,
@@ -129,14 +133,14 @@ def _prepare(
     partial: bool,
     quiet: bool,
 ) -> None:
-    """Prepare ``names`` and say what is there now."""
+    """Install the data sets ``names`` and print what each has."""
     from fusionerlib.datasets.download.prepare import DOWNLOADS, prepare
     from fusionerlib.datasets.download.verify import manifest_file
 
     if more and not archives:
-        raise FusionerError(f"what is {more[0]}? Archives follow --from, a folder follows --link")
+        raise FusionerError(f"unexpected argument {str(more[0])!r}: archives follow --from, a folder follows --link")
     if link is not None and not link.is_dir():
-        raise FusionerError(f"--link {link} is no folder: give the one that has the data set unpacked")
+        raise FusionerError(f"--link {link} is no folder: give the folder with the unpacked data set")
     given = [*(archives or ()), *(more or ())]
     done = prepare(names, root, archives=given, link=link, thorough=thorough, partial=partial, quiet=quiet)
     for manifest in done:
@@ -147,4 +151,4 @@ def _prepare(
         file = manifest_file(root, manifest.dataset)
         typer.echo(f"{root}: {manifest.title}: {counts}; {manifest.opened:,} images opened; all files in {file}")
     if (root / DOWNLOADS).is_dir():
-        typer.echo(f"{root / DOWNLOADS} can be deleted: nothing reads it any more")
+        typer.echo(f"{root / DOWNLOADS} is no longer needed and can be deleted")

@@ -358,21 +358,25 @@ def _images(root: Path, split: Split, numbers: list[int], *, present_only: bool)
             if match := _FILE.fullmatch(name.removeprefix(f"COCO_{split}2014_")):
                 found.setdefault(int(match[1]), folder / name)
     lost = [number for number in numbers if number not in found]
-    there = len(numbers) - len(lost)
-    if lost and not (present_only and there):
+    present = len(numbers) - len(lost)
+    if lost and not (present_only and present):
         name = f"{lost[0]:012d}.jpg"
         raise FusionerError(
             f"{len(lost)} of the {len(numbers)} images listed for this fold and split are not under {str(root)!r}, "
             f"{split}2014/COCO_{split}2014_{name} first (in COCO 2017 train2017/{name} or val2017/{name}): unpack them "
-            + (f"there, or pass present_only=True to go on with the {there} that are" if there else "there")
+            + (
+                f"there, or pass present_only=True to leave them out and use the other {present}"
+                if present
+                else "there"
+            )
         )
     return {number: found[number] for number in numbers if number in found}
 
 
 def _masks(folder: Path, split: Split, images: Iterable[int]) -> dict[int, Path]:
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
     masks = {number: folder / f"COCO_{split}2014_{number:012d}.png" for number in images}
-    if lost := [mask for mask in masks.values() if mask.name not in there]:
+    if lost := [mask for mask in masks.values() if mask.name not in present]:
         raise FusionerError(
             f"{len(lost)} of {len(masks)} masks are missing, {lost[0]} first: unpack all of HSNet's annotations there, "
             'or pass source="instances"'

@@ -73,7 +73,7 @@ def test_several_archives_follow_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["pascal", "voc.tar"], "what is voc.tar. Archives follow --from"),
+        (["pascal", "voc.tar"], "unexpected argument .voc.tar.: archives follow --from"),
         (["ade", "--link", "nowhere"], "--link nowhere is no folder"),
         (["fss", "--root", "ROOT"], "fewshot_data.zip can't be downloaded here: .*Google Drive"),
         (

@@ -1,4 +1,4 @@
-"""Tiny data sets, packed as their publishers pack them, and the rows of ``sources.json`` that describe them."""
+"""Tiny data sets, packed as their publishers pack them, and the rows of ``catalogue.json`` that describe them."""
 
 import hashlib
 import io

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fusionerlib.datasets.download.catalogue import DataSet, load_catalogue
+from fusionerlib.datasets.download.mat_masks import CONTEXT_NAMES
 from fusionerlib.datasets.download.prepare import prepare
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.errors import FusionerError
@@ -22,6 +23,7 @@ from tests.datasets.published import (
     FSS_COUNTS,
     PASCAL_COUNTS,
     VOC,
+    context_files,
     described,
     fss_files,
     labels_of,
@@ -38,7 +40,7 @@ def pascal(tmp_path: Path) -> Prepared:
     """PASCAL prepared in ``root`` from VOC's and SBD's archives."""
     archives = pack(pascal_files(), tmp_path / "mine")
     rows, root = described("pascal", archives, PASCAL_COUNTS), tmp_path / "root"
-    prepare(["pascal"], root, archives=archives, quiet=True, sources=rows)
+    prepare(["pascal"], root, archives=archives, quiet=True, catalogue=rows)
     return root, archives, rows
 
 
@@ -84,7 +86,7 @@ def test_the_manifest_lists_every_file_and_no_date(pascal: Prepared, tmp_path: P
     ]
     for archive, file in zip(manifest["archives"], archives, strict=True):
         assert archive["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    prepare(["pascal"], tmp_path / "other", archives=archives, quiet=True, sources=rows)
+    prepare(["pascal"], tmp_path / "other", archives=archives, quiet=True, catalogue=rows)
     assert (tmp_path / "other/pascal.manifest.json").read_bytes() == (root / "pascal.manifest.json").read_bytes()
 
 
@@ -95,7 +97,7 @@ def test_a_second_run_only_looks(pascal: Prepared) -> None:
     for file in archives:
         file.unlink()
     for thorough in (False, True):
-        prepare(["pascal"], root, thorough=thorough, quiet=True, sources=rows)
+        prepare(["pascal"], root, thorough=thorough, quiet=True, catalogue=rows)
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*.[jp][pn]g")} == before
     assert (root / "pascal.manifest.json").read_bytes() == manifest
 
@@ -115,11 +117,23 @@ def address(tmp_path: Path) -> Iterator[str]:
 def test_what_is_not_given_is_downloaded(tmp_path: Path, address: str, pascal: Prepared) -> None:
     root, archives, _ = pascal
     rows = described("pascal", archives, PASCAL_COUNTS, address=address)
-    prepare(["pascal"], tmp_path / "new", archives=archives[:1], quiet=True, sources=rows)
+    prepare(["pascal"], tmp_path / "new", archives=archives[:1], quiet=True, catalogue=rows)
     downloaded = tmp_path / "new" / "downloads"
     assert [file.name for file in downloaded.iterdir()] == ["benchmark.tgz"]
     shutil.rmtree(downloaded)
     assert tree(tmp_path / "new") == tree(root)
+
+
+def test_images_are_not_downloaded_before_their_labels_are(tmp_path: Path, address: str) -> None:
+    archives = pack(context_files(dict(enumerate(CONTEXT_NAMES, start=1))), tmp_path / "mine")
+    counts = {"images": 3, "masks": 2, "459-class masks": 2}
+    rows = described("context", archives, counts, address=address)
+    archives[1].rename(tmp_path / "away")
+    with pytest.raises(FusionerError, match=r"trainval.tar.gz could not be downloaded"):
+        prepare(["context"], tmp_path / "root", quiet=True, catalogue=rows)
+    assert not list((tmp_path / "root" / "downloads").glob("VOC*"))
+    (tmp_path / "away").rename(archives[1])
+    assert prepare(["context"], tmp_path / "root", quiet=True, catalogue=rows)[0].counts["masks"] == 2
 
 
 def test_files_that_lie_unpacked_are_linked_and_left_alone(pascal: Prepared, tmp_path: Path) -> None:
@@ -128,21 +142,21 @@ def test_files_that_lie_unpacked_are_linked_and_left_alone(pascal: Prepared, tmp
     (voc / "SegmentationClassAug").rename(theirs / "SegmentationClassAug")  # HSNet's layout
     before = tree(theirs)
     root = tmp_path / "linked"
-    [manifest] = prepare(["pascal"], root, link=theirs, quiet=True, sources=rows)
+    [manifest] = prepare(["pascal"], root, link=theirs, quiet=True, catalogue=rows)
     assert tree(theirs) == before
     folder = root / "VOCdevkit" / "VOC2012"
     assert os.readlink(folder / "JPEGImages") == str(voc / "JPEGImages") == manifest.linked["images"]
     assert os.readlink(folder / "SegmentationClassAug") == str(theirs / "SegmentationClassAug")
     assert len(Pascal5i(root, fold=0, split="val").pairs) == 1
-    prepare(["pascal"], root, thorough=True, quiet=True, sources=rows)
+    prepare(["pascal"], root, thorough=True, quiet=True, catalogue=rows)
     # Without ready-made masks they are built from VOC's, which lie there, and SBD's archive.
     (theirs / "SegmentationClassAug").rename(tmp_path / "away")
     with pytest.raises(FusionerError, match=r"has no VOC masks of PASCAL.* looked for \*\.png at .*SegmentationClass,"):
-        prepare(["pascal"], tmp_path / "none", link=theirs, archives=archives[1:], quiet=True, sources=rows)
+        prepare(["pascal"], tmp_path / "none", link=theirs, archives=archives[1:], quiet=True, catalogue=rows)
     assert not list((tmp_path / "none").rglob("*.jpg")), "links come after verification"
     (voc / "SegmentationClass").mkdir()
     shutil.copy(tmp_path / "away" / "2007_000032.png", voc / "SegmentationClass")
-    prepare(["pascal"], tmp_path / "built", link=theirs, archives=archives[1:], quiet=True, sources=rows)
+    prepare(["pascal"], tmp_path / "built", link=theirs, archives=archives[1:], quiet=True, catalogue=rows)
     assert (tmp_path / "built/VOCdevkit/VOC2012/JPEGImages").is_symlink()
     assert len(list((tmp_path / "built/VOCdevkit/VOC2012/SegmentationClassAug").iterdir())) == 4
 
@@ -162,9 +176,9 @@ def test_what_changed_since_is_named_and_mended_as_told(pascal: Prepared, change
     before = tree(root)
     change(images / "2007_000033.jpg")
     with pytest.raises(FusionerError, match=f"{told}.*delete the folder and run the command again"):
-        prepare(["pascal"], root, thorough=thorough, quiet=True, sources=rows)
+        prepare(["pascal"], root, thorough=thorough, quiet=True, catalogue=rows)
     shutil.rmtree(images)
-    prepare(["pascal"], root, archives=archives, quiet=True, sources=rows)
+    prepare(["pascal"], root, archives=archives, quiet=True, catalogue=rows)
     assert tree(root) == before and len(manifest_of(root)["archives"]) == 2
 
 
@@ -196,5 +210,5 @@ def test_nothing_unverified_gets_to_the_root(tmp_path: Path) -> None:
     for counts, wrong in (({"images": 21}, "published are 21"), ({}, "yurt/3.png is 9x16 pixels")):
         rows = described("fss", archives, {**FSS_COUNTS, **counts})
         with pytest.raises(FusionerError, match=wrong):
-            prepare(["fss"], tmp_path / "root", archives=archives, quiet=True, sources=rows)
+            prepare(["fss"], tmp_path / "root", archives=archives, quiet=True, catalogue=rows)
         assert {entry.name for entry in (tmp_path / "root").iterdir()} == {".fusioner-data.lock"}

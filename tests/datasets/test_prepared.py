@@ -1,4 +1,4 @@
-"""What each data set becomes from its archives, as its reader sees it; the table of sources itself."""
+"""What each data set becomes from its archives, as its reader sees it; the catalogue itself."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_ready_made_masks_are_taken_where_they_are_given(tmp_path: Path) -> None
         tmp_path / "root",
         archives=archives,
         quiet=True,
-        sources=described("pascal", archives, PASCAL_COUNTS),
+        catalogue=described("pascal", archives, PASCAL_COUNTS),
     )
     home = tmp_path / "root" / "VOCdevkit" / "VOC2012"
     assert {f"SegmentationClassAug/{file.name}": file.read_bytes() for file in home.glob("*Aug/*")} == ready
@@ -58,12 +58,12 @@ def test_fss_is_unpacked_into_the_root_even_after_an_interruption(tmp_path: Path
     (root / "abacus").mkdir(parents=True)
     (root / "abacus" / "1.jpg").write_bytes(b"half")
     (root / ".fss.part" / "yurt").mkdir(parents=True)
-    prepare(["fss"], root, archives=archives, quiet=True, sources=rows)
+    prepare(["fss"], root, archives=archives, quiet=True, catalogue=rows)
     scenes = FSSFolder(root)
     assert len(scenes) == 20 and {scenes.names(k)[0] for k in range(20)} == {"abacus", "yurt"}
     assert np.array_equal(scenes[3].labels, labels_of(0, 1))
     assert not (root / ".fss.part").exists() and not (root / "downloads").exists()
-    prepare(["fss"], tmp_path / "linked", link=root, quiet=True, sources=rows)
+    prepare(["fss"], tmp_path / "linked", link=root, quiet=True, catalogue=rows)
     assert (tmp_path / "linked" / "yurt").is_symlink() and len(FSSFolder(tmp_path / "linked")) == 20
 
 
@@ -72,7 +72,7 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
     archives = pack(coco_files(2017), tmp_path / "mine")
     rows = described("coco-train2017", archives, {"images": 3}, objects=6)
     rows |= described("coco-val2017", archives, {"images": 1}, objects=2)
-    manifests = prepare(list(rows), tmp_path / "root", archives=archives, quiet=True, sources=rows)
+    manifests = prepare(list(rows), tmp_path / "root", archives=archives, quiet=True, catalogue=rows)
     assert [manifest.counts for manifest in manifests] == [
         {"images": 3, "instances": 1, "objects": 6},
         {"images": 1, "instances": 1, "objects": 2},
@@ -94,7 +94,7 @@ def test_ade20k_and_pascal_context_are_what_their_reader_takes(tmp_path: Path) -
         for split in ("training", "validation")
         for kind in ("images", "masks")
     }
-    prepare(["ade"], tmp_path / "ade", archives=archives, quiet=True, sources=described("ade", archives, counts))
+    prepare(["ade"], tmp_path / "ade", archives=archives, quiet=True, catalogue=described("ade", archives, counts))
     assert len(read_set("ade20k-150", tmp_path / "ade", split="train")) == 2
     assert np.array_equal(read_set("ade20k-150", tmp_path / "ade")[0].labels, labels_of(255, 1, 2))
     # As in labels.txt the ids of the 59 are spread among others; "tvmonitor" is written in two words.
@@ -102,7 +102,7 @@ def test_ade20k_and_pascal_context_are_what_their_reader_takes(tmp_path: Path) -
     names = {number: name.replace("tvmonitor", "tv monitor") for number, name in names.items()}
     archives = pack(context_files(names), tmp_path / "theirs")
     rows = described("context", archives, {"images": 3, "masks": 2})
-    prepare(["context"], tmp_path / "context", archives=archives, quiet=True, sources=rows)
+    prepare(["context"], tmp_path / "context", archives=archives, quiet=True, catalogue=rows)
     scene = read_set("pascal-context-60", tmp_path / "context", split="val")[0]
     assert scene.key == "2008_000003"
     for row, number in enumerate(sorted(names)):

@@ -1,4 +1,4 @@
-"""Archives are taken apart by our own rules: wanted members only, plain files only, nothing outside the folder."""
+"""Safe unpacking of zip and tar archives: only wanted members, only plain files, nothing outside the folder."""
 
 import bz2
 import gzip
@@ -20,11 +20,11 @@ from fusionerlib.progress import bar, need_room
 ZIP_MAGIC = b"PK\x03\x04"
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
-"""What the readers raise for an archive that is cut short, altered, encrypted or packed in a way they don't know."""
+"""The exceptions for an archive that is cut short, altered, encrypted or of an unknown compression."""
 
 
 class Member(NamedTuple):
-    """One entry of an archive; ``at`` is where it lies there (bytes), ``read`` opens its content."""
+    """One entry of an archive. at: its position in bytes. read: opens its content."""
 
     name: str
     kind: Literal["file", "folder", "other"]
@@ -34,13 +34,13 @@ class Member(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, *, take: Mapping[str, Sequence[str]], quiet: bool = False) -> int:
-    """Write what ``archive`` (zip, or tar in any compression) has of ``take`` into ``folder``; returns how many files.
+    """Unpack the files and folders ``take`` of ``archive`` (zip, or tar in any compression) into ``folder``.
 
-    take: new path under ``folder`` ("." for itself) to the names that this file or folder may have in the archive;
-    the longest that fits a member counts. Files get the permissions of new files; macOS's companions (``._x``) are
-    left out.
-    Raises FusionerError naming the archive where any member's path is absolute or has "..", a wanted member is a link
-    or a device or comes twice, one of ``take`` is not there, or the archive is broken or ends too early.
+    take: new path under ``folder`` ("." for itself) to the names that the file or folder may have in the archive; of
+    several that match a member, the longest. Files get default permissions; macOS's companion files (``._x``) are left
+    out. Returns the number of files.
+    Raises FusionerError where a member's path is absolute or contains "..", a wanted member is a link or a device or
+    occurs twice, one of ``take`` is missing, or the archive is broken or cut short.
     """
     wanted = {name: new for new, names in take.items() for name in names}
     counts = dict.fromkeys(take, 0)
@@ -76,7 +76,7 @@ def unpack(archive: Path, folder: Path, *, take: Mapping[str, Sequence[str]], qu
 
 
 def _inside(name: str) -> PurePosixPath:
-    """The path of a member. Raises TarError where it could lead out of any folder, on any system."""
+    """The path of a member. Raises TarError where it could lead out of the folder, on any operating system."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":":
         raise tarfile.TarError(f"member {name!r} leads out of the folder")
@@ -89,7 +89,7 @@ def _write(member: Member, file: Path) -> None:
     content = member.read()
     if file.exists():
         raise tarfile.TarError(f"{member.name} comes twice")
-    # "x" writes through no link either.
+    # Mode "x" does not follow an existing link.
     with file.open("xb") as out:
         if content is not None:
             shutil.copyfileobj(content, out, 1 << 20)
@@ -110,21 +110,21 @@ def _tar_members(raw: IO[bytes]) -> Iterator[Member]:
     start = raw.read(8)
     raw.seek(0)
     opener = next((opener for magic, opener in COMPRESSIONS.items() if start.startswith(magic)), None)
-    stream = _Remembering(opener(raw) if opener else raw)
+    stream = _LastRead(opener(raw) if opener else raw)
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
             kind: Literal["file", "folder", "other"] = "folder" if info.isdir() else "file" if info.isreg() else "other"
             yield Member(info.name, kind, info.size, raw.tell(), partial(archive.extractfile, info))
-    # tarfile takes a broken or missing header, other than the first, for the end; the real end is a block of zeros.
+    # tarfile takes a broken or missing header for the end of the archive; the real end is a block of zeros.
     if stream.last != bytes(tarfile.BLOCKSIZE):
         raise EOFError("the end of the archive is missing")
-    # A compressed stream's checksum stands behind the padding, and is compared only when it is reached.
+    # The checksum of a compressed stream is compared only when its end is read.
     while stream.read(1 << 20):
         pass
 
 
-class _Remembering(io.RawIOBase):
-    """A stream that knows what was read from it last."""
+class _LastRead(io.RawIOBase):
+    """A stream that keeps the bytes of the last read."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.last = stream, b""

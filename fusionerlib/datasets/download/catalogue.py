@@ -1,4 +1,4 @@
-"""What the publishers of the data sets offer, and the layout it becomes: the rows of ``catalogue.json``."""
+"""The download catalogue (``catalogue.json``): the files that publishers offer, and the layout they become here."""
 
 import json
 from functools import cache
@@ -13,9 +13,9 @@ from fusionerlib.config import Frozen
 class Source(Frozen):
     """One file as its publisher offers it.
 
-    urls: where it is, in the order to try. size: bytes. digests: hex by "md5" and "sha256". Both are empty where they
-    are not known; known_from: who tells them. by_hand: why no program can download it, and how a person can.
-    take: what of it is wanted: path under the root, and the names that it may have inside the archive.
+    urls: its addresses, in the order to try. size: in bytes; None where it is not known. digests: "md5" and "sha256" in
+    hex, as far as they are known; known_from: where they were found. by_hand: for a file without an address, why, and
+    how a person gets it. take: what is unpacked: path under the root to its possible names inside the archive.
     """
 
     name: str
@@ -28,12 +28,13 @@ class Source(Frozen):
 
 
 class Part(Frozen):
-    """A folder of files of one kind, or one file (``files`` empty).
+    """A folder of files of one kind, or a single file (``files`` is empty).
 
-    path: under the root, "." for itself. also: other places where people have it. files: which files in the folder
-    count, as a glob. count: how many the publisher gives. built_from: parts that it is made of where no archive has
-    it. step: whether it is only such a part, and not of the layout. optional: whether the data are complete without
-    it; it is taken where a folder, or an archive that is unpacked for another part, has it.
+    path: under the root; "." is the root itself. also: other places where it is found in unpacked copies. files: a glob
+    for the files in the folder. count: how many files are published. built_from: the parts that it is built from where
+    no archive has it. step: whether it is only needed to build another part, and is not kept. optional: whether the
+    data set is complete without it; it is then taken only from a linked folder, or from an archive that is unpacked for
+    another part.
     """
 
     path: str
@@ -45,13 +46,13 @@ class Part(Frozen):
     optional: bool = False
 
     def found(self, place: Path) -> list[Path]:
-        """The files of this part at ``place``, sorted; empty where there is none."""
+        """The files of this part at ``place``, sorted."""
         if not self.files:
             return [place] if place.is_file() else []
         return sorted(file for file in place.glob(self.files) if not file.name.startswith("."))
 
     def look_in(self, folder: Path) -> Path | None:
-        """Where ``folder`` has it: at its own path, or at one of the others."""
+        """Where ``folder`` has this part: at ``path`` or one of ``also``; None where it has not."""
         return next((folder / path for path in (self.path, *self.also) if self._is_at(folder / path)), None)
 
     def _is_at(self, place: Path) -> bool:
@@ -59,18 +60,18 @@ class Part(Frozen):
 
 
 class Instances(Frozen):
-    """What a COCO instances file holds as published."""
+    """The published numbers of objects and categories in a COCO instances file."""
 
     objects: int
     categories: int
 
 
 class DataSet(Frozen):
-    """A data set: files, parts, and what makes it right.
+    """A data set: the files that it is downloaded as, the parts that it becomes, and how these are verified.
 
-    pairs: (part of images, part of masks) with equal stems. values: the ranges, both ends included, of what a mask
-    may hold, None for anything. uneven: images whose published mask has another size than the image.
-    instances: what the COCO file in the part ``instances`` holds, for the images in the part ``images``.
+    pairs: (part of images, part of masks) whose files have equal stems. values: the ranges, both ends included, of the
+    indices in a mask; None for any. uneven: images whose published mask has another size than the image. instances: the
+    published content of the COCO file in the part ``instances``, which lists the images in the part ``images``.
     """
 
     title: str
@@ -94,17 +95,17 @@ class DataSet(Frozen):
 
     @property
     def layout(self) -> dict[str, Part]:
-        """The parts that a prepared data set has, the optional ones among them."""
+        """The parts of a prepared data set, including the optional ones."""
         return {key: part for key, part in self.parts.items() if not part.step}
 
     def givers(self, part: Part) -> list[Source]:
-        """The files that hold ``part``, the first one preferred."""
+        """The files that contain ``part``, the preferred one first."""
         return [source for source in self.files if part.path in source.take]
 
 
 @cache
 def load_catalogue() -> dict[str, DataSet]:
-    """All data sets that can be prepared, by name."""
+    """The data sets of the catalogue, by name."""
     file = resources.files(__package__) / "catalogue.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     return {name: DataSet(**row) for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""Index PNGs from the MATLAB files that SBD and PASCAL-Context are published as."""
+"""Index PNGs from the MATLAB files in which SBD and PASCAL-Context are published."""
 
 import shutil
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.progress import bar
+from fusionerlib.progress import each
 
 CONTEXT_NAMES = (
     "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle",
@@ -24,7 +24,7 @@ CONTEXT_NAMES = (
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
-    """VOC's colours: the bits of an index go in turn to red, green and blue, the lowest to each one's highest."""
+    """VOC's colour map: bits 3k, 3k + 1 and 3k + 2 of an index become bit 7 - k of red, green and blue."""
     index = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
@@ -41,16 +41,16 @@ def write_mask(file: Path, labels: UInt8[np.ndarray, "height width"]) -> None:
 
 
 def augmented_masks(places: Mapping[str, Path], target: Path, *, quiet: bool = False) -> int:
-    """``SegmentationClassAug`` from the folders ``VOC masks`` (PNG) and ``SBD masks`` (.mat); returns how many.
+    """Build ``SegmentationClassAug`` from the parts ``VOC masks`` (PNG) and ``SBD masks`` (.mat); returns the number.
 
-    Every image of either gets a mask. VOC's own masks come first, unchanged, with their borders of 255; SBD's fill
-    up what VOC does not have (ids 0-20, no 255). This is the usual recipe of the 10,582 + 1,449 masks.
+    VOC's own mask where there is one, unchanged, with its borders of 255; SBD's (0-20, no 255) for the other images.
+    These are the usual 10,582 + 1,449 masks.
     """
     official = {file.stem: file for file in places["VOC masks"].glob("*.png")}
     others = {file.stem: file for file in places["SBD masks"].glob("*.mat")}
     target.mkdir(parents=True)
     stems = sorted({*official, *others})
-    for stem in bar_over(stems, "building SegmentationClassAug", quiet=quiet):
+    for stem in each(stems, "building SegmentationClassAug", total=len(stems), unit="file", quiet=quiet):
         if stem in official:
             shutil.copyfile(official[stem], target / f"{stem}.png")
         else:
@@ -60,20 +60,20 @@ def augmented_masks(places: Mapping[str, Path], target: Path, *, quiet: bool = F
 
 
 def context_masks(places: Mapping[str, Path], target: Path, *, quiet: bool = False) -> int:
-    """59-class PNGs from the folder ``459-class masks`` (.mat) and the list ``459 names``; returns how many.
+    """Build 59-class PNGs from the parts ``459-class masks`` (.mat) and ``459 names``; returns the number.
 
-    ``CONTEXT_NAMES[c - 1]`` becomes c, all else 0. Raises FusionerError where the list lacks one of them.
+    ``CONTEXT_NAMES[c - 1]`` becomes c, every other class 0. Raises FusionerError where the list lacks one of them.
     """
     table = context_table(places["459 names"])
     files = sorted(places["459-class masks"].glob("*.mat"))
     target.mkdir(parents=True)
-    for file in bar_over(files, "building SegmentationClassContext", quiet=quiet):
+    for file in each(files, "building SegmentationClassContext", total=len(files), unit="file", quiet=quiet):
         write_mask(target / f"{file.stem}.png", _classes(_map_of(file, "LabelMap"), table, file))
     return len(files)
 
 
 def context_table(names_file: Path) -> UInt8[np.ndarray, " ids"]:
-    """For every id of PASCAL-Context's ``labels.txt`` (lines ``id: name``) its class 1-59, or 0."""
+    """The class (1-59, or 0) of every id in PASCAL-Context's ``labels.txt`` (lines ``id: name``)."""
     rows = [line.partition(":") for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     ids = {name.replace(" ", ""): int(number) for number, _, name in rows if number.strip().isdigit()}
     missing = [name for name in CONTEXT_NAMES if name not in ids]
@@ -99,14 +99,6 @@ def _classes(
     return table[labels]
 
 
-def bar_over(files: list[Any], what: str, *, quiet: bool) -> Any:
-    """``files`` one by one under a bar that counts them."""
-    with bar(what, total=len(files), unit="file", quiet=quiet) as shown:
-        for file in files:
-            yield file
-            shown.update()
-
-
 def _map_of(file: Path, *keys: str) -> Integer[np.ndarray, "height width"]:
     """The label map under ``keys`` of a MATLAB file. Raises FusionerError naming a file that has none."""
     try:
@@ -120,7 +112,7 @@ def _map_of(file: Path, *keys: str) -> Integer[np.ndarray, "height width"]:
         labels = np.asarray(found)
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
             raise TypeError(f"{'.'.join(keys)} is {labels.dtype} of shape {labels.shape}")
-    # scipy's reader raises whatever it stumbles over; all of it means the same to the caller.
+    # scipy's parser raises exceptions of any type for a broken file.
     except Exception as error:
         raise FusionerError(
             f"{file} can't be read as a mask ({type(error).__name__}: {error}): expected a MATLAB file with an integer "

@@ -1,7 +1,4 @@
-"""From a publisher's files, or one's own, to a verified folder that the readers take.
-
-Verified files get their place: by a new name, or by a link to where they are.
-"""
+"""The installer of published data sets: archives, a folder or downloads become a verified folder for the readers."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +22,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
 
 DOWNLOADS = "downloads"
-"""The folder under the root where archives are kept; nothing needs them once the data are prepared."""
+"""The folder under the root that archives are downloaded to; they are not needed once the data set is prepared."""
 
 BUILDERS: dict[str, Callable[..., int]] = {
     "VOCdevkit/VOC2012/SegmentationClassAug": augmented_masks,
@@ -42,18 +39,19 @@ def prepare(
     thorough: bool = False,
     partial: bool = False,
     quiet: bool = False,
-    sources: Mapping[str, DataSet] | None = None,
+    catalogue: Mapping[str, DataSet] | None = None,
 ) -> list[Manifest]:
     """Bring the data sets ``names`` into ``root`` in their published layout, verify them, write their manifests.
 
-    What lies under ``root`` already stays, and is held against its manifest. What is missing comes from ``link``, a
-    folder that has it unpacked (verified where it is, then linked to); else from ``archives``, under the publishers'
-    names; else, where no ``link`` is given, by download into ``root/downloads``. Nothing of a data set appears under
-    ``root`` before all of it is verified. thorough: open every image, sum every file. partial: other counts than the
-    published ones are fine. sources: other rows than those of ``sources.json``.
-    Raises FusionerError for a name or archive that is unknown, for what can't be had, and for what is not right.
+    Parts that ``root`` already has are kept, and compared with their manifest. A missing part is taken from ``link``, a
+    folder that has it unpacked (it is verified there and linked to); else from ``archives``, which have the publishers'
+    file names; else, where no ``link`` is given, it is downloaded to ``root/downloads``, labels before images. Nothing
+    of a data set appears under ``root`` before all of it is verified.
+    thorough: open every image and compare every file's digest, not a sample. partial: accept other numbers of files
+    than the published ones. catalogue: other data sets than those of ``load_catalogue``.
+    Raises FusionerError for an unknown name or archive, a part that can't be obtained, and failed verification.
     """
-    table = load_catalogue() if sources is None else sources
+    table = load_catalogue() if catalogue is None else catalogue
     if unknown := [name for name in names if name not in table]:
         raise FusionerError(f"data set {unknown[0]!r} is unknown: choose one of {', '.join(table)}")
     offered = list(dict.fromkeys(source.name for name in names for source in table[name].files))
@@ -76,7 +74,11 @@ def prepare(
 
 @dataclass
 class _Job:
-    """One data set on its way into ``root``. places: where each part lies by now."""
+    """The preparation of one data set.
+
+    places: where each part lies so far. used: the archives that were unpacked, by name. linked: the folders that parts
+    are links to.
+    """
 
     name: str
     data: DataSet
@@ -91,7 +93,7 @@ class _Job:
 
     @property
     def staging(self) -> Path:
-        """Where parts lie until all are verified. That it exists means that an earlier run was interrupted."""
+        """The folder for parts until all are verified; at the start it exists only after an interrupted run."""
         return self.root / f".{self.name}.part"
 
     def run(self, *, thorough: bool) -> Manifest:
@@ -107,7 +109,7 @@ class _Job:
             if old is not None:
                 self._compare(old, thorough=thorough)
             changed = any(key in self.places for key in missing)
-            # What its manifest accepted as a part of the data set is one.
+            # A manifest that was written with --partial stays valid without it.
             partial = self.partial or (old is not None and not changed)
             counts, opened = verify(self.data, self.places, thorough=thorough, partial=partial, quiet=self.quiet)
         except BaseException:
@@ -130,7 +132,11 @@ class _Job:
         return manifest
 
     def _have(self, key: str, *, interrupted: bool = False) -> bool:
-        """Whether the root has the part already. Folders are moved there as one: only itself can be filled by half."""
+        """Whether the root has the part.
+
+        After an interruption a part at the root itself may be incomplete: its files are moved there one by one, other
+        folders as a whole.
+        """
         return not (interrupted and self.data.parts[key].path == ".") and self._take_from(self.root, key)
 
     def _linked(self, key: str) -> bool:
@@ -144,7 +150,7 @@ class _Job:
         return place is not None
 
     def _get(self, missing: Sequence[str], optional: Sequence[str]) -> None:
-        """Find, unpack or build what is missing, and what else the archives have that are unpacked for it."""
+        """Link, unpack or build the missing parts; take optional ones from archives that are unpacked anyway."""
         wanted, builds = [], []
         for key in missing:
             part = self.data.parts[key]
@@ -161,8 +167,9 @@ class _Job:
             if source := next(opened, None):
                 sources[key] = source
         self.places |= {key: self.staging / self.data.parts[key].path for key in sources}
-        # All are here and as published before the first is unpacked.
-        files = {name: self._archive(source) for name, source in {its.name: its for its in sources.values()}.items()}
+        # Every archive is checked before the first one is unpacked.
+        needed = sorted({source.name: source for source in sources.values()}.values(), key=self._order)
+        files = {source.name: self._archive(source) for source in needed}
         for name, file in files.items():
             paths = {self.data.parts[key].path: its for key, its in sources.items() if its.name == name}
             take = {path: its.take[path] for path, its in paths.items()}
@@ -172,8 +179,14 @@ class _Job:
             self.places[key] = self.staging / path
             BUILDERS[path](self.places, self.places[key], quiet=self.quiet)
 
+    def _order(self, source: Source) -> tuple[bool, bool]:
+        """Given archives before downloads, and images last: they are large, and useless without their labels."""
+        images = any("images" in key and source in self.data.givers(part) for key, part in self.data.parts.items())
+        downloaded = source.name not in self.archives
+        return downloaded, downloaded and images
+
     def _source(self, key: str) -> Source:
-        """The file that a part is taken from: one that was given, else one that can be downloaded."""
+        """The file that the part ``key`` is taken from: one that was given, else one that can be downloaded."""
         part = self.data.parts[key]
         givers = self.data.givers(part)
         if given := [source for source in givers if source.name in self.archives]:
@@ -190,7 +203,7 @@ class _Job:
         return givers[0]
 
     def _archive(self, source: Source) -> Path:
-        """The archive on disk, checked against what is known of the published one."""
+        """The archive on disk, given or downloaded, once its size and digests agree with the published ones."""
         given = self.archives.get(source.name)
         file = given or self.root / DOWNLOADS / source.name
         size, digests = source.size, source.digests
@@ -203,14 +216,14 @@ class _Job:
         return file
 
     def _compare(self, old: Manifest, *, thorough: bool) -> None:
-        """Hold what was under the root already against its manifest."""
+        """Compare the parts that were under the root with their manifest."""
         kept = [key for key in self._keys() if self._under(self.root, key) and not self._under(self.staging, key)]
         places = [self.places[key].relative_to(self.root) for key in kept]
         rows = {path: row for path, row in old.files.items() if any(Path(path).is_relative_to(at) for at in places)}
         compare(rows, self.root, self._files(kept), thorough=thorough, quiet=self.quiet)
 
     def _keys(self) -> list[str]:
-        """The parts of the layout that are there by now."""
+        """The parts of the layout that were found so far."""
         return [key for key in self.data.layout if key in self.places]
 
     def _under(self, folder: Path, key: str) -> bool:
@@ -220,7 +233,7 @@ class _Job:
         return [file for key in keys for file in self.data.parts[key].found(self.places[key])]
 
     def _install(self) -> None:
-        """Move or link what is verified to its place under the root."""
+        """Move or link the verified parts to their places under the root."""
         for key in self._keys():
             part, place = self.data.parts[key], self.places[key]
             target = self.root / part.path
@@ -231,7 +244,7 @@ class _Job:
                 continue
             else:
                 self.linked[key] = str(place)
-                # The root itself can't be a link: its folders are.
+                # The root itself can't be a link: link the entries in it.
                 inside = {file.relative_to(place).parts[0] for file in part.found(place)} if part.path == "." else {""}
                 for entry in sorted(inside):
                     link(place / entry, target / entry)
@@ -247,7 +260,7 @@ class _Job:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give ``source`` the name ``target``; into a folder that is there its entries are moved one by one."""
+    """Rename ``source`` to ``target``; where both are folders, move the entries one by one."""
     if source.is_dir() and target.is_dir():
         for entry in source.iterdir():
             move(entry, target / entry.name)
@@ -257,7 +270,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def link(place: Path, target: Path) -> None:
-    """Make ``target`` a link to ``place``. Raises FusionerError where something else has its name."""
+    """Make ``target`` a link to ``place``. Raises FusionerError where ``target`` exists and is no link."""
     if target.is_symlink():
         target.unlink()
     elif target.exists():

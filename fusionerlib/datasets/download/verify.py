@@ -1,6 +1,5 @@
-"""Is a data set on disk what its publisher describes? Counts, sizes, the values in masks, and COCO's own file.
-
-What was prepared, file by file: written beside the data, and held against them at the next look.
+"""Verification of a data set on disk: against the catalogue (counts, sizes, indices in masks, COCO's file), and against
+its manifest, the list of its files that is written beside it.
 """
 
 import json
@@ -22,7 +21,7 @@ from fusionerlib.files import write_text
 from fusionerlib.progress import bar
 
 SAMPLE = 200
-"""How many images are opened where not all are, spread evenly over the data set."""
+"""Number of images in a sample, evenly spread over the data set."""
 
 WORKERS = 4
 Item = TypeVar("Item")
@@ -32,14 +31,14 @@ Result = TypeVar("Result")
 def verify(
     data: DataSet, places: Mapping[str, Path], *, thorough: bool = False, partial: bool = False, quiet: bool = False
 ) -> tuple[dict[str, int], int]:
-    """Check the parts at ``places``; returns how many files each has (and COCO objects), and how many were opened.
+    """Verify the parts at ``places``; returns the number of files in each (and of COCO objects), and of opened images.
 
-    Always: the counts are the published ones, no file is empty, every mask has its image, and every image its mask
-    where the publisher gives one for each; every image that a COCO file lists is there, and its objects belong to
-    images and categories of that file. In a sample of ``SAMPLE`` images, or in all with ``thorough``: the image opens
-    to its last pixel, its mask (or the COCO file) has the same size, the mask is an index image, its values are known.
-    partial: other counts are fine, for a part of a data set.
-    Raises FusionerError naming the first files that are wrong, how many there are, and the remedy.
+    Always: the numbers of files are the published ones, no file is empty, every mask has an image, every image has a
+    mask (where the publisher has one for each); every image that a COCO file lists exists, and its objects belong to
+    images and categories of that file. For a sample of ``SAMPLE`` images, or for all with ``thorough``: the image can
+    be decoded completely, its mask or the COCO file has its size, and the mask is an index image with known indices.
+    partial: accept other numbers of files.
+    Raises FusionerError with the first wrong files, how many there are, and the remedy.
     """
     files = {key: part.found(places[key]) for key, part in data.layout.items() if key in places}
     counts = {key: len(found) for key, found in files.items()}
@@ -50,32 +49,32 @@ def verify(
     ]
     problems += [f"{file} is empty" for found in files.values() for file in found if not file.stat().st_size]
     if problems:
-        raise told(problems, remedy="unpack the archive again, or pass --partial if this is meant to be a part")
+        raise failure(problems, remedy="unpack the archive again, or pass --partial if this is meant to be a part")
     opened = 0
     for images, masks in data.pairs:
         pairs, missing = _paired(files[images], files[masks], every=data.parts[images].count == data.parts[masks].count)
         if missing:
-            raise told(missing, remedy="unpack the archive again, or remove what has no counterpart")
+            raise failure(missing, remedy="unpack the archive again, or remove what has no counterpart")
         opened += _look(pairs, lambda pair: _pair_problem(*pair, data), images, thorough=thorough, quiet=quiet)
     if data.instances is not None:
         rows, counts["objects"] = _listed(places["instances"], data.instances, partial=partial)
-        folder, there = places["images"], {file.name for file in files["images"]}
-        absent = [f"{folder / row['file_name']} is missing" for row in rows if row["file_name"] not in there]
+        folder, present = places["images"], {file.name for file in files["images"]}
+        absent = [f"{folder / row['file_name']} is missing" for row in rows if row["file_name"] not in present]
         if absent and not partial:
-            raise told(absent, remedy="unpack the images again, or pass --partial if this is meant to be a part")
-        rows = [row for row in rows if row["file_name"] in there]
+            raise failure(absent, remedy="unpack the images again, or pass --partial if this is meant to be a part")
+        rows = [row for row in rows if row["file_name"] in present]
         opened += _look(rows, lambda row: _row_problem(row, folder), "images", thorough=thorough, quiet=quiet)
     return counts, opened
 
 
-def told(problems: Sequence[str], *, remedy: str) -> FusionerError:
-    """The error for ``problems``: the first three, and how many more there are."""
+def failure(problems: Sequence[str], *, remedy: str) -> FusionerError:
+    """The error for ``problems``, with the first three of them."""
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     return FusionerError(f"{'; '.join(problems[:3])}{more}: {remedy}")
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], what: str, *, quiet: bool) -> list[Result]:
-    """``work`` on every item, in order, under a bar. Threads do: Pillow and hashlib work outside Python's lock."""
+    """``work`` on every item, in order, with a progress bar (Pillow and hashlib release Python's global lock)."""
     done = []
     with ThreadPoolExecutor(WORKERS) as pool, bar(what, total=len(items), unit="file", quiet=quiet) as shown:
         for result in pool.map(work, items):
@@ -85,15 +84,18 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], what: str,
 
 
 def _look(items: Sequence[Item], work: Callable[[Item], str], what: str, *, thorough: bool, quiet: bool) -> int:
-    """Open the items, or an even sample of them; ``work`` tells what is wrong with one. Returns how many."""
+    """Check all items, or an even sample of them, by ``work``, which returns a problem or ""; returns how many."""
     chosen = items if thorough else items[:: max(1, -(-len(items) // SAMPLE))]
     if wrong := [problem for problem in in_threads(work, chosen, f"opening {what}", quiet=quiet) if problem]:
-        raise told(wrong, remedy="replace those files by the published ones: unpack the archive again")
+        raise failure(wrong, remedy="replace those files by the published ones: unpack the archive again")
     return len(chosen)
 
 
 def _paired(images: list[Path], masks: list[Path], *, every: bool) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """(image, mask) of equal stems in folders of equal names or for whole folders, and what has no counterpart."""
+    """(image, mask) pairs of equal stems (and of equal folders, where images are in several), and what has no partner.
+
+    every: whether every image needs a mask.
+    """
     inside = len({file.parent for file in images}) > 1
 
     def key(file: Path) -> tuple[str, str]:
@@ -109,7 +111,7 @@ def _paired(images: list[Path], masks: list[Path], *, every: bool) -> tuple[list
 
 
 def _pair_problem(image: Path, mask: Path, data: DataSet) -> str:
-    """What is wrong with one pair, "" for nothing."""
+    """The problem of one (image, mask) pair; "" for none."""
     try:
         size = _opened(image)[0]
         mask_size, mode, values = _opened(mask, values=data.values is not None)
@@ -127,7 +129,7 @@ def _pair_problem(image: Path, mask: Path, data: DataSet) -> str:
 
 
 def _row_problem(row: Mapping[str, Any], folder: Path) -> str:
-    """What is wrong with one image of a COCO file, "" for nothing."""
+    """The problem of one image of a COCO file; "" for none."""
     file = folder / row["file_name"]
     try:
         width, height = _opened(file)[0]
@@ -143,22 +145,22 @@ class _Broken(Exception):
 
 
 def _opened(file: Path, *, values: bool = False) -> tuple[tuple[int, int], str, list[int]]:
-    """(width, height), Pillow mode and, if asked, the values of an image that is read to its end."""
+    """(width, height), Pillow mode, and with ``values`` the indices of an image, which is decoded completely."""
     try:
         with Image.open(file) as image:
             if image.format == "PNG":
-                # Pixels come out of a PNG without its end, and wrong ones of one that is altered: sums tell.
+                # Pillow decodes a PNG that is cut short or altered; verify() compares its checksums.
                 with Image.open(file) as checked:
                     checked.verify()
             image.load()
             return image.size, image.mode, [int(value) for value in np.unique(np.asarray(image))] if values else []
-    # Pillow's readers raise whatever their parsers stumble over; all of it means the same here.
+    # Pillow's parsers raise exceptions of any type for a broken file.
     except Exception as error:
         raise _Broken(f"{file} can't be read as an image ({type(error).__name__}: {error})") from error
 
 
 def _listed(file: Path, published: Instances, *, partial: bool) -> tuple[list[dict[str, Any]], int]:
-    """The images of a COCO instances file, and its number of objects, once it is coherent."""
+    """The images and the number of objects of a COCO instances file. Raises FusionerError for an inconsistent file."""
     try:
         given = json.loads(file.read_bytes())
         rows = [{key: row[key] for key in ("id", "file_name", "width", "height")} for row in given["images"]]
@@ -171,7 +173,7 @@ def _listed(file: Path, published: Instances, *, partial: bool) -> tuple[list[di
     problems += [f"object of category {category}" for _, category in objects if category not in categories]
     if problems:
         problems = [f"{file} has an {problem} that it does not list" for problem in problems]
-        raise told(problems, remedy="unpack it again")
+        raise failure(problems, remedy="unpack it again")
     count = sum(objects.values())
     if (count, len(categories)) != (published.objects, published.categories) and not partial:
         raise FusionerError(
@@ -182,7 +184,7 @@ def _listed(file: Path, published: Instances, *, partial: bool) -> tuple[list[di
 
 
 class Archive(Frozen):
-    """A file that data were unpacked from. checked: what of it was compared with the publisher's ("" for nothing)."""
+    """A file that was unpacked. checked: which of size and digests were compared with the published ones."""
 
     name: str
     bytes: int
@@ -191,11 +193,10 @@ class Archive(Frozen):
 
 
 class Manifest(Frozen):
-    """A prepared data set.
+    """The content of a prepared data set. Equal data give equal manifests: there is no date in it.
 
-    linked: part to the folder that it is a link to. counts: files a part (and COCO objects). published: the same as
-    the publisher gives it. opened: how many images were opened when it was made. files: path under the root, with
-    "/", to (bytes, sha256). It holds no date and no machine but ``linked``: equal data give equal manifests.
+    linked: part to the folder that it is a link to. counts: files of each part (and COCO objects). published: the
+    published counts. opened: how many images were opened. files: path under the root, with "/", to (bytes, sha256).
     """
 
     dataset: str
@@ -208,29 +209,29 @@ class Manifest(Frozen):
     files: dict[str, tuple[int, str]]
 
     def write(self, file: Path) -> None:
-        """As JSON, one of ``files`` a line."""
+        """Write it as JSON, with one line for each of ``files``."""
         head = json.dumps(self.model_dump(exclude={"files"}), indent=1)
         rows = ",\n".join(f"  {json.dumps(path)}: {json.dumps(row)}" for path, row in sorted(self.files.items()))
         write_text(file, f'{head[:-2]},\n "files": {{\n{rows}\n }}\n}}\n')
 
 
 def manifest_file(root: Path, name: str) -> Path:
-    """Where the manifest of data set ``name`` under ``root`` is."""
+    """The file of the manifest of data set ``name`` under ``root``."""
     return root / f"{name}.manifest.json"
 
 
 def read_manifest(file: Path) -> Manifest | None:
-    """The manifest, None where there is no file. Raises FusionerError where it is no manifest."""
+    """The manifest in ``file``; None where there is no file. Raises FusionerError where it can't be read."""
     if not file.exists():
         return None
     try:
         return Manifest.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise FusionerError(f"{file} can't be read as a manifest: delete it, the next look writes it anew") from error
+        raise FusionerError(f"{file} can't be read as a manifest: delete it, the next run writes it again") from error
 
 
 def listing(root: Path, files: list[Path], *, quiet: bool = False) -> dict[str, tuple[int, str]]:
-    """Path under ``root``, bytes and sha256 of ``files``."""
+    """Path under ``root`` to (bytes, sha256), for each of ``files``."""
     sums = in_threads(lambda file: check(file, quiet=True), files, "summing", quiet=quiet)
     return {
         file.relative_to(root).as_posix(): (file.stat().st_size, sha256)
@@ -241,22 +242,22 @@ def listing(root: Path, files: list[Path], *, quiet: bool = False) -> dict[str, 
 def compare(
     manifest: Mapping[str, tuple[int, str]], root: Path, files: list[Path], *, thorough: bool, quiet: bool = False
 ) -> None:
-    """Hold ``files`` against the rows of a manifest that are theirs: names and bytes; with ``thorough``, sha256 too.
+    """Compare ``files`` with their rows of a manifest: names and sizes; with ``thorough``, sha256 too.
 
-    Raises FusionerError naming what is missing, new, cut short or altered, and the remedy.
+    Raises FusionerError with the first files that are missing, new, of another size or altered, and the remedy.
     """
-    there = {file.relative_to(root).as_posix(): file for file in files}
-    problems = [f"{root / path} is missing" for path in manifest if path not in there]
-    problems += [f"{file} is new" for path, file in there.items() if path not in manifest]
+    present = {file.relative_to(root).as_posix(): file for file in files}
+    problems = [f"{root / path} is missing" for path in manifest if path not in present]
+    problems += [f"{file} is new" for path, file in present.items() if path not in manifest]
     for path, (size, _) in manifest.items():
-        if path in there and there[path].stat().st_size != size:
-            problems.append(f"{there[path]} has {there[path].stat().st_size} bytes instead of {size}")
+        if path in present and present[path].stat().st_size != size:
+            problems.append(f"{present[path]} has {present[path].stat().st_size} bytes instead of {size}")
     if thorough and not problems:
         found = listing(root, files, quiet=quiet)
         problems = [f"{root / path} is altered" for path, row in found.items() if row != tuple(manifest[path])]
     if problems:
-        raise told(
+        raise failure(
             [f"by the manifest {problem}" for problem in problems],
-            remedy="delete the folder and run the command again to have it unpacked anew, or delete the manifest to "
+            remedy="delete the folder and run the command again to unpack it again, or delete the manifest to "
             "accept the files as they are",
         )
