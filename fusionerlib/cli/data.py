@@ -17,12 +17,8 @@ From = Annotated[
     typer.Option("--from", metavar="ARCHIVE", help="Archives on this machine, with their publishers' file names."),
 ]
 More = Annotated[list[Path] | None, typer.Argument(metavar="[ARCHIVE]...", help="More archives, after --from.")]
-Link = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="A folder with the unpacked data set, to verify and link to.")
-]
-Thorough = Annotated[
-    bool, typer.Option("--thorough", help="Open every image and compare every file's digest, not a sample.")
-]
+Link = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder that has it unpacked, to link to.")]
+Thorough = Annotated[bool, typer.Option("--thorough", help="Check all images and digests, not a sample.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Accept other numbers of files than the published ones.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 

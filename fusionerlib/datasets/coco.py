@@ -364,11 +364,7 @@ def _images(root: Path, split: Split, numbers: list[int], *, present_only: bool)
         raise FusionerError(
             f"{len(lost)} of the {len(numbers)} images listed for this fold and split are not under {str(root)!r}, "
             f"{split}2014/COCO_{split}2014_{name} first (in COCO 2017 train2017/{name} or val2017/{name}): unpack them "
-            + (
-                f"there, or pass present_only=True to leave them out and use the other {present}"
-                if present
-                else "there"
-            )
+            + (f"there, or pass present_only=True to use only the other {present}" if present else "there")
         )
     return {number: found[number] for number in numbers if number in found}
 

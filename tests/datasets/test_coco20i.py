@@ -164,7 +164,7 @@ def test_an_image_of_crowds_alone_is_ignored_there(made: Made) -> None:
 def test_missing_images_are_an_error_unless_asked_for(made: Made, tmp_path: Path) -> None:
     root = made(VAL_OBJECTS, images="val2014", file="instances_val2014.json", prefix="COCO_val2014_")
     numbers = len({image for image, _ in fold_pairs(1, "val")})
-    with pytest.raises(FusionerError, match="present_only=True to leave them out and use the other 1") as told:
+    with pytest.raises(FusionerError, match="present_only=True to use only the other 1") as told:
         Coco20i(root, fold=1, split="val")
     assert f"{numbers - 1} of the {numbers} images" in str(told.value)
     first = min({image for image, _ in fold_pairs(1, "val")} - {VAL})
