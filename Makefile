@@ -57,7 +57,7 @@ hooks: install ## run the checks of `make lint` before every git commit
 	$(BIN)/pre-commit install
 
 pictures: install ## draw the pictures of the README and the docs again; needs VOC=data/pascal
-	$(BIN)/python -m studies.cost_aggregation.pictures docs/pictures $(VOC)
+	$(BIN)/python -m studies.cost_aggregation.figures docs/pictures $(VOC)
 
 notebooks-clean: install ## strip the outputs out of the notebooks
 	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)

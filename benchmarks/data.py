@@ -1,15 +1,15 @@
-"""What the paper's augmentation costs beside a bare Pillow decode and resize of the same files, and what it keeps.
+"""The rate of loading with the paper's augmentation, compared with Pillow alone; and its memory.
 
     python benchmarks/data.py --root VOC      VOC: the folder that holds VOCdevkit, as for `dataset = pascal`
 
-All sides run in one process, in turns, over the same images, each in batches:
-bare       Pillow alone: the image opened, decoded to RGB and resized bilinearly, the mask opened, decoded and resized
-           to the nearest pixel; on one core
-ours       the project's loader with no workers: the scene read and checked, augmented, stacked; on the same core
-workers    the project's loader with ``--workers`` processes, on all cores that there are
-The one-core sides are timed in seconds of the processor, so that what else runs on the machine is not counted; the
-workers by the clock. The fastest turn of each counts; ``ratio`` is the rate of ours by that of bare, and beside it the
-median of the ratios of single turns. Then memory: what this process and its workers hold after each epoch.
+All sides run in one process, in turns, over the same images:
+bare       Pillow alone: decode the image to RGB and resize it (bilinear), decode the mask and resize it (nearest); on
+           one core
+ours       the library's loader without workers: read and check the scene, augment, stack; on the same core
+workers    the library's loader with ``--workers`` processes, on all cores
+The one-core sides are timed in processor time, which other load does not change; the workers in wall time. The fastest
+turn counts. ``ratio`` is the rate of ours divided by that of bare; the median of the turns' ratios is printed too.
+Memory is that of this process and its workers after each epoch.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from fusionerlib.training.batch_sources import AugmentedScenes, EpochKeys, Loade
 
 
 def main() -> None:
-    """Rates in turns, then memory by the epoch."""
+    """Measure the rates, then memory by epoch."""
     options = arguments()
     torch.set_num_threads(1)
     voc = Pascal5i(options.root, fold=0, split="train")
@@ -48,7 +48,7 @@ def main() -> None:
         "workers": on(cores, lambda: sum(1 for _ in loaders["workers"])),
     }
     print(f"{count} images a turn, {options.turns} turns, {options.size} px, {options.augmentation}")
-    # The workers start in the first run, with all cores to run on, and find the files in the system's memory.
+    # The workers are started by the first run, which may use all cores and fills the page cache.
     seconds = paired(
         {side: sides[side] for side in ("workers", "bare", "ours")},
         options.turns,
@@ -58,7 +58,7 @@ def main() -> None:
     ratios = ratio(seconds, "bare", "ours")
     for side, rate in rates.items():
         print(f"{side:8}{rate:9.0f} images/s")
-    print(f"ratio {ratios['fastest']:.3f} a core (fastest turns), {ratios['median']:.3f} (median of turns); bar 0.90")
+    print(f"ratio {ratios['fastest']:.3f} a core (fastest turns), {ratios['median']:.3f} (median); target 0.90")
     memory = []
     for epoch in range(options.epochs):
         for side in ("ours", "workers"):
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def on(cores: set[int], run: Run) -> Run:
-    """``run`` with this process on ``cores`` alone."""
+    """``run`` with this process bound to ``cores``."""
 
     def pinned() -> None:
         before = os.sched_getaffinity(0)
@@ -82,7 +82,7 @@ def on(cores: set[int], run: Run) -> Run:
 
 
 def bare(image: Path, mask: Path, size: int) -> None:
-    """What any loader must do at least, in Pillow alone."""
+    """The least that any loader must do, in Pillow alone."""
     with Image.open(image) as opened:
         opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     with Image.open(mask) as opened:
@@ -90,7 +90,7 @@ def bare(image: Path, mask: Path, size: int) -> None:
 
 
 def image_files(root: Path, keys: list[str]) -> list[tuple[Path, Path]]:
-    """Image and mask of each key, wherever under ``root`` they lie."""
+    """The image and the mask file of each key, searched under ``root``."""
     images, masks = ({file.stem: file for file in root.rglob(f"{folder}/*.{kind}")} for folder, kind in LAYOUT)
     return [(images[key], masks[key]) for key in keys]
 

@@ -1,11 +1,11 @@
-"""What the frozen towers cost beside a bare forward of the very network they hold: images a second and peak memory.
+"""The cost of the frozen visual encoders, compared with the bare network inside: images a second and peak memory.
 
     python benchmarks/encoders.py                      every encoder on this machine, and CLIP with random weights
     python benchmarks/encoders.py --only packaged --sizes 224
 
-Both sides run in one process, in turns, on the same threads, with the same weights; ``cost`` is the time of ours by
-that of the bare one, the fastest turn of each. What ours does beside the network: pixels from bytes, normalisation,
-unit-length tokens.
+Both sides run in turns in one process, on the same threads, with the same weights. ``cost`` is our time divided by that
+of the bare network, of the fastest turns. Beside the network ours converts bytes to pixels, normalises them, and scales
+tokens to unit length.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 RANDOM = {"clip-vit-b16": "ViT-B-16-quickgelu", "clip-vit-l14": "ViT-L-14-quickgelu"}
-"""Rows that are measured with random weights where the published ones are not here, and open_clip's names for them."""
+"""Encoders that are measured with random weights if theirs are not on this machine, and open_clip's names for them."""
 
 
 def main() -> None:
-    """Every case in a process of its own, so that one's memory is not another's."""
+    """Measure every case in a process of its own, so that memory is not shared."""
     options = arguments()
     names = options.only or sorted({*present_names(), *RANDOM})
     print(f"{torch.get_num_threads()} threads, device {options.device}, torch {torch.__version__}")
@@ -46,12 +46,12 @@ def main() -> None:
 
 
 def measured(name: str, weights: str, size: int, precision: Any, turns: int, device: str) -> dict[str, Any]:
-    """One encoder at one size and precision."""
+    """Measure one encoder at one size and precision."""
     from fusionerlib.encoders.registry import load_visual
 
     tower: Any = load_visual(name, weights=weights, precision=precision, device=device)
     side = size // tower.multiple * tower.multiple
-    count = max(1, 4 * 224**2 // side**2)  # as many pixels at every size
+    count = max(1, 4 * 224**2 // side**2)  # the same number of pixels at every size
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
     pixels = ((images.to(device).float() / 255 - tower.mean) / tower.std).to(tower.dtype)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -66,7 +66,7 @@ def measured(name: str, weights: str, size: int, precision: Any, turns: int, dev
 
 
 def bare_forward(network: Any, side: int) -> Callable[[Tensor], Any]:
-    """The forward that the network's own library would do with it, built for images of ``side`` pixels."""
+    """The forward pass of the network by its own library, for images of ``side`` pixels."""
     if not hasattr(network, "tower"):
         return getattr(network.network, "forward_features", network.network)
     bare = copy.copy(network.tower)

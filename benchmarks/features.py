@@ -1,14 +1,14 @@
-"""What the feature store costs beside its parts (the tower, the disk, a copy in memory), and what int8 costs in mIoU.
+"""The rates of the feature store, compared with encoder, disk and memory alone; and the cost of int8 in mIoU.
 
     python benchmarks/features.py                                      speed, with random images
-    python benchmarks/features.py --checkpoint RUN/checkpoint --root VOC    and mIoU by either number format
+    python benchmarks/features.py --checkpoint RUN/checkpoint --root VOC    and mIoU with either number format
 
-All in one process, in turns, on the same threads; the fastest turn of each side counts:
-tower      images through the encoder alone, and by way of the store: opened, hashed, computed, encoded, on the disk
-write      one shard by the store, and a plain file of the same bytes; both are on the disk before they have their name
-cold read  a store opened and read in batches with no page of it in memory, and plainly the bytes of its shards
+All sides run in turns in one process on the same threads; the fastest turn counts:
+tower      images through the visual encoder alone, and through the store: open, hash, compute, convert, write to disk
+write      one shard by the store, and a plain file of the same bytes; both with fsync before the rename
+cold read  the store opened and read in batches without the page cache, and the bytes of its shards alone
 warm read  batches of float32 tokens and labels from the store, and copies of the same tensors in memory
-A ratio is the store's rate by that of the other side. int8 is read from fewer bytes, and decoded with more arithmetic.
+A ratio is the store's rate divided by the other side's. int8 reads fewer bytes and needs more arithmetic.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from fusionerlib.features.store import BATCH, FeatureStore, Shards, StoredScenes
 
 
 def main() -> None:
-    """Speed by the format, then mIoU where a checkpoint and data are given."""
+    """Measure the rates of each number format, then mIoU if a checkpoint and data are given."""
     options = arguments()
     described = machine(options.device)
     print(f"{described['processor']}, {described['threads']} threads, device {options.device}, {options.size} px")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 class Noise:
-    """``count`` scenes of random pixels, in memory."""
+    """``count`` scenes of random pixels in memory."""
 
     def __init__(self, count: int, *, size: int) -> None:
         random = np.random.default_rng(0)
@@ -74,7 +74,7 @@ class Noise:
         return len(self.images)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """No name at all."""
+        """No names."""
         return ()
 
     def __getitem__(self, index: int) -> Scene:
@@ -82,20 +82,20 @@ class Noise:
 
 
 def bare(encoder: Any, scenes: Noise) -> None:
-    """The tower alone, in the store's batches."""
+    """The visual encoder alone, in the store's batches."""
     for batch in batches(len(scenes)):
         encoder(torch.from_numpy(scenes.images[batch.start : batch.stop]).permute(0, 3, 1, 2))
 
 
 def fill(folder: Path, encoder: Any, scenes: Noise, kind: str) -> StoredScenes:
-    """``scenes`` in the store in ``folder``, found there or computed."""
+    """``scenes`` in the store in ``folder``; features that are missing are computed."""
     return FeatureStore(folder, encoder=encoder, number_format=kind).add(scenes, quiet=True)
 
 
 def throughput(stored: StoredScenes, scenes: Noise, folder: Path, turns: int) -> dict[str, dict[str, float]]:
-    """MB/s of the store and of what it is compared with, and the ratio of the rates, of all that ``stored`` holds.
+    """MB/s of the store and of what it is compared with, and their ratio, for all scenes of ``stored``.
 
-    folder: for a copy of the store, which nothing has mapped into memory.
+    folder: gets a copy of the store that no process has mapped into memory.
     """
     tensors = {
         f"{entry.id}.{part}": values.clone()
@@ -134,7 +134,7 @@ def throughput(stored: StoredScenes, scenes: Noise, folder: Path, turns: int) ->
 
 
 def read(stored: StoredScenes) -> None:
-    """All of ``stored``, in batches."""
+    """Read all of ``stored`` in batches."""
     for part in batches(len(stored)):
         stored.batch(part)
 
@@ -145,13 +145,13 @@ def batches(count: int) -> list[range]:
 
 
 def forget_all(folder: Path) -> None:
-    """Drops the pages of all files in ``folder`` from memory."""
+    """Drop the pages of all shards in ``folder`` from the page cache."""
     for file in folder.glob("*.safetensors"):
         forget(file)
 
 
 def quality(options: argparse.Namespace) -> dict[str, float]:
-    """mIoU of the checkpoint on the data by the format its features are stored in; nothing where either is missing."""
+    """mIoU (percent) of the checkpoint by number format of the features; empty without a checkpoint or data."""
     if not (options.checkpoint and options.root):
         print("mIoU was not measured: give --checkpoint and --root (a checkpoint's folder and the data set's)")
         return {}
@@ -183,13 +183,13 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="packaged")
-    parser.add_argument("--tokens", default="", help="which of the encoder's ways of taking tokens")
+    parser.add_argument("--tokens", default="", help="token kind of the encoder; the first if left out")
     parser.add_argument("--images", type=int, default=256, help="random images a turn")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--turns", type=int, default=5, help="turns of each side; the fastest counts")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--folder", type=Path, help="on the disk to be measured; the system's for temporary files")
-    parser.add_argument("--checkpoint", type=Path, help="whose mIoU is measured by either format")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; a temporary folder if left out")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint to evaluate with either format")
     parser.add_argument("--root", type=Path, help="the data set's folder")
     parser.add_argument("--dataset", default="pascal", help="pascal, coco, ...: one with a fully labelled test")
     parser.add_argument("--scenes", type=int, default=400, help="images of it, evenly spaced, at most")

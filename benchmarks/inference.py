@@ -1,15 +1,14 @@
-"""What an answer costs: a photo by sliding windows, new words on the same image, and a vocabulary of 1,203 names.
+"""The cost of inference: a photo by sliding windows, new words on the same image, and a vocabulary of 1,203 names.
 
     python benchmarks/inference.py                        all three
     python benchmarks/inference.py --only words large     the packaged pair alone
 
-photo   500x375 pixels, 20 names, nine windows of 224, the paper's fusion on ViT-L/14 with random weights. ours: the
-        text once, windows in one batch. bare: the same parts called once each, nothing between them. reference: the
-        plain path of benchmarks/reference.py, every window by itself with its words encoded anew, one name at a time
-        as in the paper, or all names at once; one window and one name are timed and multiplied, since all of them take
-        ten minutes
-words   the packaged pair and the ``modern`` fusion: five names that were never asked, and twenty that were
-large   the same with 100 to 1,203 names: seconds, bytes, and whether parts give what all names at once do
+photo   500x375 pixels, 20 names, nine windows of 224, the paper's fusion on ViT-L/14 with random weights. ours: text
+        encoded once, windows in one batch. bare: the same parts called once each, without the library around them.
+        reference: benchmarks/reference.py, every window alone with its names encoded again, one name at a time as in
+        the paper, or all names at once; one window and one name are timed and multiplied (all take ten minutes)
+words   the packaged pair and the ``modern`` fusion: five new names, and twenty cached ones
+large   the same with 100 to 1,203 names: seconds, bytes, and whether chunks of names give the same as all at once
 """
 
 import argparse
@@ -38,12 +37,12 @@ from fusionerlib.runs import packaged_run
 
 WINDOW = 224
 APART = 1e-2
-"""Largest difference of a logit (they reach 14) from the reference's."""
+"""Largest allowed difference of a logit (up to 14) from the reference's."""
 COUNTS = (100, 300, 600, 1203)
 
 
 def main() -> None:
-    """The cases asked for."""
+    """Run the cases that were asked for."""
     options = arguments()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -60,7 +59,7 @@ def picture() -> np.ndarray:
 
 
 def photo(options: argparse.Namespace) -> dict[str, Any]:
-    """Sliding windows."""
+    """A photo by sliding windows."""
     device, image, names = options.device, picture(), NAMES[: options.names]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         clip, file = random_clip(options.encoder, Path(folder))
@@ -87,7 +86,7 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
             return plain(tokens, asked[:count], (WINDOW, WINDOW))
 
         tokens, asked = towers.image(tiles[0]), torch.stack([towers.word(name) for name in names[:2]])
-        # What only the first window covers.
+        # The part of the image that only the first window covers.
         alone = np.s_[:, : stride_of(WINDOW), : stride_of(WINDOW)]
         apart = float((ours(names[:2])[alone].cpu() - fused(2)[alone].cpu()).abs().max())
         if not apart < APART:
@@ -103,16 +102,16 @@ def photo(options: argparse.Namespace) -> dict[str, Any]:
     print(
         f"photo 500x375, {len(names)} names, {windows} windows: {best['ours']:.2f} s, bare parts {best['bare']:.2f} s"
     )
-    print(f"  {over['fastest']:.3f} times the bare parts (fastest turns), {over['median']:.3f} (median); bar 1.1")
-    print(f"  reference, a name at a time: {single:.0f} s, {single / best['ours']:.1f} times ours; bar 30")
+    print(f"  {over['fastest']:.3f} times the bare parts (fastest turns), {over['median']:.3f} (median); target 1.1")
+    print(f"  reference, a name at a time: {single:.0f} s, {single / best['ours']:.1f} times ours; target 30")
     print(f"  reference, all names at once: {joint:.0f} s, {joint / best['ours']:.1f} times ours")
     print("  (both from one window and one name, multiplied)", flush=True)
-    told = {"windows": windows, "names": len(names), "seconds": seconds, "over_bare": over, "apart": apart}
-    return told | {"reference_single": single / best["ours"], "reference_joint": joint / best["ours"]}
+    found = {"windows": windows, "names": len(names), "seconds": seconds, "over_bare": over, "apart": apart}
+    return found | {"reference_single": single / best["ours"], "reference_joint": joint / best["ours"]}
 
 
 def packaged(size: int, device: str) -> Segmenter:
-    """The shipped recipe's pair and fusion; its weights change nothing in what it costs."""
+    """A segmenter of the packaged checkpoint's pair and fusion with random weights, which cost the same."""
     nowhere = Path("data")
     run = packaged_run(voc=nowhere, coco=nowhere, features=nowhere, size=size)
     visual, table = visual_of(run.pair, device=device), text_cache_of(run.pair, device=device)
@@ -140,18 +139,18 @@ def words(options: argparse.Namespace) -> dict[str, Any]:
         rows[str(size)] = {name: 1e3 * best for name, best in fastest(seconds).items()}
         rows[str(size)] |= {f"{name}, median": 1e3 * float(np.median(all)) for name, all in seconds.items()}
         for name, found in rows[str(size)].items():
-            print(f"new words, {size} pixels, {name}: {found:.1f} ms; bar 60", flush=True)
+            print(f"new words, {size} pixels, {name}: {found:.1f} ms; target 60", flush=True)
     return rows
 
 
 def vocabulary(count: int) -> list[str]:
-    """Distinct names of two words, as most of LVIS are."""
+    """Distinct names of two words, like most of LVIS's."""
     kinds = [f"{first} {second}" for first in NAMES for second in NAMES if first != second]
     return [f"{kinds[index % len(kinds)]}{' ' + 'abcd'[index // len(kinds)] * 2}" for index in range(count)]
 
 
 def large(options: argparse.Namespace) -> dict[str, Any]:
-    """Vocabularies that grow."""
+    """Vocabularies of growing size."""
     segmenter = packaged(WINDOW, options.device).set_image(picture())
     rows: dict[str, Any] = {}
     for count in COUNTS[: options.counts]:
@@ -170,18 +169,18 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
         )
     rows["exponent"] = exponent([int(count) for count in rows], [row["segment"] for row in rows.values()])
     rows["equal"] = equal(segmenter, vocabulary(4 * fusion_model.NAME_CHUNK))
-    print(f"seconds grow with names to the power {rows['exponent']:.2f}; parts equal the whole: {rows['equal']}")
+    print(f"seconds grow with names to the power {rows['exponent']:.2f}; chunks equal the whole: {rows['equal']}")
     return rows
 
 
 def fresh(segmenter: Segmenter) -> TextEmbeddingCache:
-    """A table like the segmenter's that knows no name yet."""
+    """An empty cache with the segmenter's text encoder, templates and synonyms."""
     table = segmenter.text_cache
     return TextEmbeddingCache(encoder=table.encoder, templates=table.templates, synonyms=table.synonyms)
 
 
 def equal(segmenter: Segmenter, names: list[str]) -> bool:
-    """Whether names asked in parts give, bit for bit, what they give at once."""
+    """Whether logits of names in chunks are bit-equal to those of all names at once."""
     step = fusion_model.NAME_CHUNK
     parts = segmenter.segment(names)
     try:
@@ -193,7 +192,7 @@ def equal(segmenter: Segmenter, names: list[str]) -> bool:
 
 
 def exponent(amounts: list[int], seconds: list[float]) -> float:
-    """The power of ``amounts`` that ``seconds`` grow with: the slope between their logarithms."""
+    """The exponent of growth: the slope of log(seconds) against log(amounts)."""
     return float(np.polyfit(np.log(amounts), np.log(seconds), 1)[0]) if len(amounts) > 1 else float("nan")
 
 
@@ -205,7 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--names", type=int, default=20, help="asked of the photo")
     parser.add_argument("--counts", type=int, default=len(COUNTS), help=f"how many of {COUNTS} names")
     parser.add_argument("--turns", type=int, default=2, help="turns of each side; the fastest counts")
-    parser.add_argument("--threads", type=int, default=0, help="0 for as many as torch takes by itself")
+    parser.add_argument("--threads", type=int, default=0, help="0 for torch's default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args()

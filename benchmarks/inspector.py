@@ -1,10 +1,10 @@
-"""What a change in the mask inspector costs until its pictures are ready to be sent, on a photo of 500 x 375 pixels.
+"""The latency of the mask inspector: from a change to its encoded pictures, on a photo of 500 x 375 pixels.
 
     python benchmarks/inspector.py                     the packaged checkpoint
     python benchmarks/inspector.py --checkpoint demo --names cat sofa person
 
-A slider is to stay under 50 ms and a word under 100 ms on 2 cores. Each row is the median of ``--turns`` changes,
-kernel side: the state, the panels that it changes, their encoding, the controls. The last row draws every panel.
+Targets on 2 cores: 50 ms for a slider, 100 ms for a word. Each row is the median of ``--turns`` changes in the kernel:
+state, changed panels, their encoding, controls. The last row draws every panel.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from fusionerlib.inspector.export import encode_panel, export_png
 from fusionerlib.inspector.panels import draw_panel
 from fusionerlib.inspector.state import PANELS
 
-BOUNDS = {"threshold": 50, "opacity": 50, "temperature": 50, "word": 100, "switch": 100}
+TARGETS = {"threshold": 50, "opacity": 50, "temperature": 50, "word": 100, "switch": 100}
 """Milliseconds."""
 WORDS = ("dog", "sofa", "bicycle", "tree", "window", "car", "bottle", "horse", "chair", "bird")
-"""Names that are asked beside the given ones in turn; each is new to the text encoder the first time."""
+"""Names that are added to the given ones, one a turn; each is new to the text encoder."""
 
 
 def main() -> None:
-    """One row for each kind of change."""
+    """Measure each kind of change."""
     options = arguments()
     app = inspect(Segmenter.load(options.checkpoint), [photo(), photo()[:, ::-1]], names=options.names)
     controls, state, names = app.controls, app.state, list(options.names)
@@ -67,13 +67,13 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {width} x {height} pixels, {len(names)} names, {options.checkpoint}")
     rows = {kind: measured(change, turns=options.turns) for kind, change in kinds.items()}
     for kind, row in rows.items():
-        bound = f"bound {BOUNDS[kind]} ms" if kind in BOUNDS else ""
-        print(f"{kind:12} median {row['median']:7.1f} ms   slowest {row['slowest']:7.1f} ms   {bound}")
+        target = f"target {TARGETS[kind]} ms" if kind in TARGETS else ""
+        print(f"{kind:12} median {row['median']:7.1f} ms   slowest {row['slowest']:7.1f} ms   {target}")
     write_record(options.json, {"machine": machine(), **rows})
 
 
 def measured(change: Callable[[int], object], *, turns: int) -> dict[str, float]:
-    """Milliseconds of ``change``, which gets the turn's number, over ``turns`` turns after one that isn't counted."""
+    """Milliseconds of ``change(turn)`` over ``turns`` turns, after one that is not counted."""
     change(turns - 1)
     spent = []
     for turn in range(turns):

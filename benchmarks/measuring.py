@@ -1,7 +1,7 @@
-"""What the benchmarks share: timings in turns, this machine and what it can do at most, counts, and records.
+"""Shared by the benchmarks: timing in turns, a description of the machine, its peak rates, counts, and records.
 
-A script beside this file says ``from measuring import ...``. Timings of sides that are compared are taken in turns in
-one process (``paired``), so what else runs on the machine hits both; ``ratio`` then reads them.
+The benchmarks of this folder import it as ``measuring``. Compared sides are timed in turns in one process (``paired``),
+so that other load of the machine affects both; ``ratio`` compares them.
 """
 
 import gc
@@ -31,7 +31,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "timm", "open_clip_t
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """This machine and what runs on it: processor, cores of this process, memory (GB), threads, GPU, versions."""
+    """The machine: processor, cores of this process, memory (GB), threads, GPU, and versions of packages."""
     found: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -48,8 +48,8 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def ceilings(threads: int = 0, *, device: str = "cpu", precision: torch.dtype = torch.float32) -> dict[str, float]:
-    """The most that this machine was seen to do: ``matmul`` and ``convolution`` (3x3, channels_last) in GFLOP/s, and
-    ``copy`` in GB/s of memory read and written together. threads: 0 for as many as torch has now.
+    """Peak rates of this machine, measured: ``matmul`` and ``convolution`` (3x3, channels_last) in GFLOP/s, ``copy`` in
+    GB/s (bytes read and bytes written). threads: 0 for torch's current number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -71,15 +71,14 @@ def ceilings(threads: int = 0, *, device: str = "cpu", precision: torch.dtype = 
         }
         with torch.no_grad():
             seconds = fastest(paired(runs, turns=7, device=device))
-            work = {"matmul": flops(runs["matmul"]), "convolution": flops(runs["convolution"])}
+            operations = {"matmul": flops(runs["matmul"]), "convolution": flops(runs["convolution"])}
     finally:
         torch.set_num_threads(before)
-    return {part: work.get(part, 2 * source.nbytes) / seconds[part] / 1e9 for part in runs}
+    return {part: operations.get(part, 2 * source.nbytes) / seconds[part] / 1e9 for part in runs}
 
 
 def disk(folder: Path, *, megabytes: int = 256, turns: int = 3) -> dict[str, float]:
-    """MB/s of one plain file in ``folder``: written until it is on the disk, and read from there with no page of it in
-    memory."""
+    """MB/s of writing a file in ``folder`` (with fsync) and of reading it without the page cache."""
     file, data = folder / "plain.bin", os.urandom(megabytes * 2**20)
     runs: dict[str, Run] = {"disk_write": lambda: write_plain(file, data), "disk_read": file.read_bytes}
     seconds = fastest(paired(runs, turns, before={"disk_read": lambda: forget(file)}))
@@ -88,7 +87,7 @@ def disk(folder: Path, *, megabytes: int = 256, turns: int = 3) -> dict[str, flo
 
 
 def write_plain(file: Path, data: bytes) -> None:
-    """``data`` on the disk, then under its name."""
+    """Write ``data`` to disk (fsync), then rename the file to ``file``."""
     part = file.with_suffix(".part")
     with part.open("wb") as stream:
         stream.write(data)
@@ -98,7 +97,7 @@ def write_plain(file: Path, data: bytes) -> None:
 
 
 def forget(file: Path) -> None:
-    """Drops the pages of ``file`` from memory, but for those that a process has mapped."""
+    """Drop the pages of ``file`` from the page cache, except those that a process has mapped."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -113,10 +112,10 @@ def paired(
     clocks: Mapping[str, Callable[[], float]] | None = None,
     before: Mapping[str, Run] | None = None,
 ) -> Seconds:
-    """Seconds of each turn of each function: all once a turn, in an order that is turned round every time.
+    """Seconds of each turn of each function. In a turn each function runs once; the order is reversed every turn.
 
-    warm: runs of each before that count for nothing. device: one that is waited for. clocks: of functions that are not
-    to be timed by the clock on the wall. before: what is run before a function, outside its time.
+    warm: runs of each function before the first turn, not counted. device: synchronised before the clock is read.
+    clocks: clocks other than wall time, by function. before: run before a function, not counted.
     """
     clocks, before = clocks or {}, before or {}
     for name, run in functions.items():
@@ -137,20 +136,20 @@ def paired(
 
 
 def fastest(seconds: Seconds) -> dict[str, float]:
-    """The fastest turn of each function: what it costs where nothing else disturbs it."""
+    """The fastest turn of each function, the one with the least disturbance by other load."""
     return {name: min(turns) for name, turns in seconds.items()}
 
 
 def ratio(seconds: Seconds, over: str, under: str) -> dict[str, float]:
-    """How many times longer ``over`` took than ``under``: by the ``fastest`` turns, and the ``median`` over turns."""
+    """Time of ``over`` divided by time of ``under``: of the ``fastest`` turns, and the ``median`` over turns."""
     turns = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
     return {"fastest": min(seconds[over]) / min(seconds[under]), "median": statistics.median(turns)}
 
 
 def flops(run: Run) -> int:
-    """Floating-point operations of matrix products, convolutions and attention in ``run``; a multiply-add is two."""
+    """Floating-point operations of matrix products, convolutions and attention in ``run``, 2 a multiply-add."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    # Fused layers of torch's own transformer are not counted; their parts are.
+    # The counter does not know the fused layers of torch's transformer, but their parts.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with FlopCounterMode(display=False) as counter:
@@ -161,7 +160,7 @@ def flops(run: Run) -> int:
 
 
 def moved(run: Run) -> int:
-    """Bytes that the operations of ``run`` read and write, each on its own: memory sees less where caches help."""
+    """Bytes that the operations of ``run`` read and write, without caches."""
     with _Traffic() as traffic:
         run()
     return traffic.bytes
@@ -172,7 +171,7 @@ class _Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        # Views and empty tensors are made without a byte read or written.
+        # Views and empty tensors read and write nothing.
         if not func.is_view and "empty" not in func.name():
             tensors = [leaf for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, Tensor)]
             self.bytes += sum(min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in tensors)
@@ -180,15 +179,15 @@ class _Traffic(TorchDispatchMode):
 
 
 def reached(*, seconds: float, flops: int, moved: int, ceilings: Mapping[str, float]) -> dict[str, float]:
-    """GFLOP/s and GB/s of something that took ``seconds``, and their shares (0-1) of what ``ceilings`` gives."""
+    """GFLOP/s and GB/s of a computation that took ``seconds``, and their shares (0-1) of ``ceilings``."""
     rate, traffic = flops / seconds / 1e9, moved / seconds / 1e9
     return {"gflops": rate, "gigabytes": traffic} | {
-        f"of_{part}": (traffic if part == "copy" else rate) / most for part, most in ceilings.items()
+        f"of_{part}": (traffic if part == "copy" else rate) / peak for part, peak in ceilings.items()
     }
 
 
 def peak_memory(run: Run) -> float:
-    """Most bytes that this process held while ``run`` ran, the weights included."""
+    """The largest resident memory of this process in bytes during ``run``, weights included."""
     gc.collect()
     most, done = [0.0], threading.Event()
 
@@ -205,7 +204,7 @@ def peak_memory(run: Run) -> float:
 
 
 def resident(*, children: bool = False) -> float:
-    """Bytes that this process holds now. children: and its workers, what they share counted each time."""
+    """Resident memory of this process in bytes. children: add that of its workers; shared pages count repeatedly."""
     others: Sequence[Any] = multiprocessing.active_children() if children else ()
     ids = [os.getpid(), *(child.pid for child in others)]
     pages = [int(Path(f"/proc/{id}/statm").read_text().split()[1]) for id in ids]
@@ -213,7 +212,7 @@ def resident(*, children: bool = False) -> float:
 
 
 def write_record(file: Path | None, record: Mapping[str, Any]) -> None:
-    """``record`` as JSON in ``file``, whose folder is made; nothing for None."""
+    """Write ``record`` as JSON into ``file`` and make its folder; do nothing for None."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,7 @@
-"""The path that the others are measured against: the paper's architecture, one image at a time, nothing kept.
+"""The reference implementation: the paper's architecture in plain torch, one image at a time, without any cache.
 
-In every step each image goes through the visual tower and its name, in 32 templates padded to the tokenizer's full
-length, through the text tower; every operation is torch's own, in the order in which the paper names it. Parameters
-have the names of ours, so that weights can be carried over and gradients compared one by one.
+In every step each image passes the visual tower, and its name, in 32 templates padded to the tokenizer's full length,
+the text tower. Parameters have the same names as the library's, so that weights can be copied and gradients compared.
 """
 
 from pathlib import Path
@@ -14,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 OPEN_CLIP = {"clip-vit-b16": "ViT-B-16-quickgelu", "clip-vit-l14": "ViT-L-14-quickgelu"}
-"""Rows of the registry, and what open_clip calls the same model."""
+"""open_clip's names of the registry's encoders."""
 GRIDS = (2, 4, 8)
-"""Sizes of the decoder's map after its first three convolutions, in token grids."""
+"""Sizes of the decoder's feature map after its first three convolutions, in token grids."""
 
 
 def random_clip(encoder: str, folder: Path) -> tuple[Any, str]:
-    """CLIP with random weights: the model itself, and a file of it in the published format."""
+    """CLIP with random weights: the model, and a file with it in the published format."""
     import open_clip
 
     torch.manual_seed(0)
@@ -31,7 +30,7 @@ def random_clip(encoder: str, folder: Path) -> tuple[Any, str]:
 
 
 class Towers(nn.Module):
-    """Frozen CLIP, used as open_clip offers it. mean, std: of pixels 0-1."""
+    """Frozen CLIP by open_clip's own API. mean, std: of pixels in 0-1."""
 
     def __init__(self, clip: Any, *, templates: tuple[str, ...], mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -43,7 +42,7 @@ class Towers(nn.Module):
 
     @torch.no_grad()
     def image(self, pixels: Tensor) -> Tensor:
-        """uint8 (3, H, W) to unit-length patch tokens (N, D)."""
+        """Pixels (3, H, W; uint8) to unit-length patch tokens (N, D)."""
         normal = (pixels.to(self.mean.device).float() / 255 - self.mean) / self.std
         _, tokens = self.clip.visual(normal[None])
         return F.normalize((tokens @ self.clip.visual.proj)[0].float(), dim=-1)
@@ -57,7 +56,7 @@ class Towers(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of one image's tokens, written out."""
+    """Multi-head self-attention of one image's tokens."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Twelve blocks and a norm."""
+    """``depth`` blocks and a LayerNorm."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -104,7 +103,7 @@ class Transformer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Convolution, InstanceNorm, ReLU, and a map that is enlarged three times."""
+    """Four times convolution, InstanceNorm, ReLU, with 2x upsampling after the first three; a 1x1 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -137,18 +136,18 @@ class Reference(nn.Module):
         self.decoder = Decoder(width)
 
     def forward(self, patches: Tensor, words: Tensor, size: tuple[int, int]) -> Tensor:
-        """Patches (N, Dv) of a square and words (K, Dt) to logits (K, H, W)."""
+        """Patch tokens (N, Dv) of a square grid and text tokens (K, Dt) to logits (K, H, W)."""
         side = round(len(patches) ** 0.5)
         tokens = torch.cat([self.visual_projection(patches), self.text_projection(words) + self.category])
         tokens = self.transformer(tokens)
-        seen, said = tokens[: len(patches)] @ self.patch_matrix, tokens[len(patches) :] @ self.word_matrix
-        features = self.decoder(seen.T.reshape(1, -1, side, side))
+        visual, text = tokens[: len(patches)] @ self.patch_matrix, tokens[len(patches) :] @ self.word_matrix
+        features = self.decoder(visual.T.reshape(1, -1, side, side))
         features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-        pixels, said = F.normalize(features[0], dim=0), F.normalize(said, dim=-1)
-        return torch.einsum("kc,chw->khw", said, pixels) / 0.07
+        pixels, text = F.normalize(features[0], dim=0), F.normalize(text, dim=-1)
+        return torch.einsum("kc,chw->khw", text, pixels) / 0.07
 
     def optimisers(self, lr: float) -> list[torch.optim.Optimizer]:
-        """AdamW for the fusion, without decay on biases and norms, and Adam for the decoder."""
+        """AdamW for the fusion, without weight decay on biases and norms, and Adam for the decoder."""
         fusion = {name: weight for name, weight in self.named_parameters() if not name.startswith("decoder.")}
         free = [weight for name, weight in fusion.items() if weight.ndim < 2 or name == "category"]
         decayed = [weight for name, weight in fusion.items() if not (weight.ndim < 2 or name == "category")]

@@ -1,15 +1,14 @@
-"""What a training step and an answer cost against images, names, input size and fusion depth, and how that grows.
+"""Growth of the cost of training and inference with the number of images, names, pixels and fusion blocks.
 
     python benchmarks/scale.py                  the paper's fusion, ViT-L/14 with random weights, on this processor
     python benchmarks/scale.py --device cuda --precision bf16 --images 8 16 32 64
 
-Each axis is measured at four points, the others held at one image, one name, 224 pixels and 12 blocks:
-train       forward, backward and optimiser of the fusion on tokens that are there
-answer      forward of the fusion on tokens that are there
-tower       forward of the frozen image tower (images and pixels only)
-text        the names through the frozen text tower, 32 templates each (names only)
-``growth`` is the slope between the logarithms of the axis and of the seconds: 1 is linear, less is a cost that is
-shared, more is one that grows faster.
+Each axis is measured at four points, with the others fixed at one image, one name, 224 pixels and 12 blocks:
+train       forward pass, backward pass and optimiser of the fusion on given tokens
+answer      forward pass of the fusion on given tokens
+tower       forward pass of the frozen visual encoder (images and pixels only)
+text        the names through the frozen text encoder, 32 templates each (names only)
+``growth`` is the slope of log(seconds) against log(axis): 1 is linear.
 """
 
 import argparse
@@ -36,8 +35,8 @@ BASE = {"images": 1, "names": 1, "pixels": 224, "depth": 12}
 Runs = dict[str, Callable[[], object]]
 
 
-class VariantRunner:
-    """The paper's parts at any point of the four axes."""
+class Parts:
+    """The parts of the paper's model at any point of the four axes."""
 
     def __init__(self, options: argparse.Namespace, weights: str) -> None:
         self.device, half = options.device, AUTOCAST.get(options.precision)
@@ -47,7 +46,7 @@ class VariantRunner:
         self.cast = torch.autocast(self.device, half, enabled=half is not None)
 
     def runs(self, axis: str, *, images: int, names: int, pixels: int, depth: int) -> Runs:
-        """What is timed at one point of ``axis``."""
+        """The functions to time at one point of ``axis``."""
         torch.manual_seed(0)
         side, device = pixels // self.visual.multiple, self.device
         width = {"visual_width": self.visual.width, "text_width": self.text.width}
@@ -83,35 +82,35 @@ class VariantRunner:
 
 
 def main() -> None:
-    """Axis by axis."""
+    """Measure each axis."""
     options = arguments()
     if options.threads:
         torch.set_num_threads(options.threads)
     record: dict[str, Any] = {"machine": machine(options.device), "base": BASE, "axes": {}}
     with tempfile.TemporaryDirectory() as folder:
         _, weights = random_clip(options.encoder, Path(folder))
-        bench = VariantRunner(options, weights)
+        parts = Parts(options, weights)
         for axis in BASE:
-            record["axes"][axis] = measured(bench, axis, getattr(options, axis), turns=options.turns)
+            record["axes"][axis] = measured(parts, axis, getattr(options, axis), turns=options.turns)
     write_record(options.json, record)
 
 
-def measured(bench: VariantRunner, axis: str, points: Sequence[int], *, turns: int) -> dict[str, Any]:
-    """Seconds and operations at each point of one axis, and their growth; printed too."""
+def measured(parts: Parts, axis: str, points: Sequence[int], *, turns: int) -> dict[str, Any]:
+    """Print and return seconds and operations at each point of one axis, and their growth."""
     rows: dict[str, dict[str, float]] = {}
     for point in points:
-        runs = bench.runs(axis, **{**BASE, axis: point})
-        seconds = fastest(paired(runs, turns, device=bench.device))
-        work = {f"{name} gigaflops": flops(run) / 1e9 for name, run in runs.items()}
-        rows[str(point)] = {**seconds, **work}
+        runs = parts.runs(axis, **{**BASE, axis: point})
+        seconds = fastest(paired(runs, turns, device=parts.device))
+        operations = {f"{name} gigaflops": flops(run) / 1e9 for name, run in runs.items()}
+        rows[str(point)] = {**seconds, **operations}
         if len(rows) == 1:
             print(f"\n{axis:>10}" + "".join(f"{name + ' s':>12}{'GFLOP':>10}" for name in runs))
-        figures = "".join(f"{seconds[name]:>12.3f}{work[f'{name} gigaflops']:>10.1f}" for name in runs)
+        figures = "".join(f"{seconds[name]:>12.3f}{operations[f'{name} gigaflops']:>10.1f}" for name in runs)
         print(f"{point:>10}{figures}", flush=True)
     columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
     growth = {name: exponent(points, column) for name, column in columns.items()}
-    parts = [growth[key] for name in growth if not name.endswith("flops") for key in (name, f"{name} gigaflops")]
-    print(f"{'growth':>10}" + "".join(f"{part:>{10 if place % 2 else 12}.2f}" for place, part in enumerate(parts)))
+    exponents = [growth[key] for name in growth if not name.endswith("flops") for key in (name, f"{name} gigaflops")]
+    print(f"{'growth':>10}" + "".join(f"{part:>{10 if place % 2 else 12}.2f}" for place, part in enumerate(exponents)))
     return {"points": rows, "growth": growth}
 
 
@@ -124,7 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, nargs="+", default=[112, 168, 224, 336], help="sides of the input")
     parser.add_argument("--depth", type=int, nargs="+", default=[3, 6, 12, 24], help="blocks of the fusion")
     parser.add_argument("--turns", type=int, default=2, help="turns of each; the fastest counts")
-    parser.add_argument("--threads", type=int, default=0, help="0 for as many as torch takes by itself")
+    parser.add_argument("--threads", type=int, default=0, help="0 for torch's default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no")
     parser.add_argument("--json", type=Path, help="also write the figures here")

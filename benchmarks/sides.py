@@ -1,4 +1,4 @@
-"""The two sides of a training step: the library's own, and the plain one of ``reference``; and whether they agree."""
+"""A training step of the library and of the plain reference implementation, and a check that both agree."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ NAMES = ["cat", "dog", "horse", "sheep", "cow", "bird", "boat", "bottle", "bus",
 NAMES += ["sofa", "train", "table", "plant", "bicycle", "kite", "cup", "clock"]
 SIZE = 224
 AGREE = {"online": 1e-3, "stored": 3e-2}
-"""Largest distance of all gradients together from the reference's, by its length: stored features are rounded."""
+"""Largest relative distance of the gradient vector from the reference's; stored features are rounded to float16."""
 LOOSE = 0.3
-"""The same where the tower itself runs in half precision."""
+"""The same if the encoders run in half precision."""
 
 
 class RandomScenes:
-    """Images of noise at several scales with one rectangle named in each."""
+    """Images of noise at several scales, each with one labelled rectangle."""
 
     def __init__(self, count: int) -> None:
         self.count, self.fingerprint = count, f"noise-{count}"
@@ -46,19 +46,19 @@ class RandomScenes:
         return Scene(image=image.astype(np.uint8), labels=labels, names=self.names(index), key=str(index))
 
     def names(self, index: int) -> tuple[str, ...]:
-        """One name an image, so that the paper's sample is one image."""
+        """One name an image: a sample of the paper is one (image, name) pair."""
         return (NAMES[index % len(NAMES)],)
 
 
 class Ours:
-    """The library's own step of ``run``, whose batch is all of the scenes."""
+    """The library's training step of ``run``; a batch is all of the scenes."""
 
     def __init__(self, run: RunConfig, folder: Path, device: str) -> None:
         torch.manual_seed(0)
         config, count = run.training, run.training.batch
         self.run, self.scenes = run, RandomScenes(count)
         self.visual, self.text_cache = visual_of(run.pair, device=device), text_cache_of(run.pair, device=device)
-        self.feed = StoredBatchSource(
+        self.source = StoredBatchSource(
             FeatureStore(folder / run.pair.visual, encoder=self.visual).add(self.scenes, quiet=True)
         )
         self.text_cache.add(NAMES)
@@ -69,24 +69,24 @@ class Ours:
         self.step = self.stepper(run)
         sampler = NameSampler(NAMES, positives=config.positives, negatives=config.negatives, hard=0.0)
         names = [self.scenes.names(index) for index in range(count)]
-        self.order = SampleOrder(self.feed.pairs(), names, sampler=sampler, batch=count, seed=0)
+        self.order = SampleOrder(self.source.pairs(), names, sampler=sampler, batch=count, seed=0)
 
     def stepper(self, run: RunConfig) -> Stepper:
-        """What takes the model a step further, as ``run`` says."""
-        team = Distributed(0, 1, self.model.device)
-        return Stepper(self.model, run=run, text_cache=self.text_cache, team=team)
+        """The training step of the model as ``run`` configures it."""
+        distributed = Distributed(0, 1, self.model.device)
+        return Stepper(self.model, run=run, text_cache=self.text_cache, distributed=distributed)
 
     def train(self, batch: Batch, stepper: Stepper | None = None) -> float:
-        """One step, to its loss."""
+        """Do one step; returns its loss."""
         return (stepper or self.step)(batch, self.run.training.warmup, whole=batch.samples)[0]
 
     def stored(self) -> Batch:
-        """The batch from the store."""
-        return next(self.feed.batches(self.order, range(1)))
+        """The batch of stored features."""
+        return next(self.source.batches(self.order, range(1)))
 
     @torch.no_grad()
     def online(self) -> Batch:
-        """The same batch through the tower."""
+        """The same batch, encoded now."""
         samples = self.order.samples(0)
         scenes = [self.scenes[sample.scene] for sample in samples]
         images = torch.stack([rearrange(torch.from_numpy(scene.image), "h w c -> c h w") for scene in scenes])
@@ -97,7 +97,7 @@ class Ours:
 
 
 class Plain:
-    """The reference's step on the same scenes. cached: names that need no encoding any more."""
+    """The reference's training step on the same scenes. cached: text tokens of names that were encoded before."""
 
     def __init__(self, towers: Towers, ours: Ours, device: str) -> None:
         self.towers, self.scenes = towers, ours.scenes
@@ -107,7 +107,7 @@ class Plain:
         self.cached: dict[str, Tensor] = {}
 
     def loss(self, *, cached: bool = False) -> Tensor:
-        """Forward and backward, one image after the other."""
+        """The loss after a forward and backward pass of one image after the other. cached: use ``cached`` tokens."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         total = torch.zeros(())
@@ -124,21 +124,21 @@ class Plain:
         return total
 
     def update(self) -> None:
-        """The optimisers' part."""
+        """The optimisers' step."""
         for optimiser in self.optimisers:
             optimiser.step()
 
 
 def gradients(model: torch.nn.Module) -> Tensor:
-    """All gradients in one row, by the parameters' names."""
+    """All gradients as one vector, in the order of the parameters' names."""
     rows = sorted((name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None)
     return torch.cat([row.flatten() for _, row in rows])
 
 
 def check(plain: Plain, ours: Ours) -> dict[str, dict[str, float]]:
-    """Distances of loss and gradients from the reference's, the fusion in float32 on both sides.
+    """Relative distances of loss and gradients from the reference's, with the fusion in float32 on both sides.
 
-    Raises RuntimeError where the sides do not compute the same.
+    Raises RuntimeError if they are too large.
     """
     exact = ours.run.changed(mixed_precision="no")
     start = {name: value.clone() for name, value in ours.model.state_dict().items()}

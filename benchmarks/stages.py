@@ -1,4 +1,4 @@
-"""The stages of a training step, each timed alone: operations, bytes, and the share of what the machine can do."""
+"""The stages of a training step, each timed alone: seconds, operations, bytes, and shares of the peak rates."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fusionerlib.training.steps import AUTOCAST
 
 @dataclass(frozen=True)
 class Stage:
-    """``forward`` over ``images`` images; what it returns is gone back from unless the stage is ``frozen``."""
+    """``forward`` processes ``images`` images; a backward pass from its result is timed too unless ``frozen``."""
 
     forward: Callable[[], Any]
     images: int
@@ -26,7 +26,7 @@ class Stage:
 
 
 def stages(plain: Plain, ours: Ours) -> dict[str, Stage]:
-    """Text, tower, fusion (projections included) and decoder (head included) of both sides."""
+    """Text encoder, visual encoder, fusion with projections, decoder with head, of both sides."""
     batch, count = ours.stored(), len(ours.scenes)
     theirs: Any = plain.model
     model: Any = ours.model
@@ -75,24 +75,24 @@ def stages(plain: Plain, ours: Ours) -> dict[str, Stage]:
 
 
 def measured(
-    stages: Mapping[str, Stage], most: Mapping[str, Mapping[str, float]], *, turns: int, device: str
+    stages: Mapping[str, Stage], peaks: Mapping[str, Mapping[str, float]], *, turns: int, device: str
 ) -> dict[str, Any]:
-    """Seconds, operations, bytes and shares of the ceilings, an image, forward and backward; printed too.
+    """Print and return, for an image: seconds, operations, bytes, and shares of the peak rates, forward and backward.
 
-    most: ceilings by the first word of a stage's name.
+    peaks: peak rates by the first word of a stage's name.
     """
     rows: dict[str, Any] = {}
     for name, stage in stages.items():
         runs = {"forward": stage.forward} | ({} if stage.frozen else {"both": _both(stage.forward)})
         seconds = fastest(paired(runs, turns, device=device))
-        work, traffic = ({key: count(run) for key, run in runs.items()} for count in (flops, moved))
+        operations, traffic = ({key: count(run) for key, run in runs.items()} for count in (flops, moved))
         rows[name] = {}
         for way in ("forward", "backward")[: len(runs)]:
             s, f, b = (
                 (count["forward"] if way == "forward" else count["both"] - count["forward"]) / stage.images
-                for count in (seconds, work, traffic)
+                for count in (seconds, operations, traffic)
             )
-            share = reached(seconds=s, flops=int(f), moved=int(b), ceilings=most[name.split()[0]])
+            share = reached(seconds=s, flops=int(f), moved=int(b), ceilings=peaks[name.split()[0]])
             rows[name][way] = {"seconds": s, "gigaflops": f / 1e9, "gigabytes": b / 1e9, "reached": share}
             print(
                 f"{name:24}{way:10}{s * 1e3:9.1f} ms{f / 1e9:9.1f} GFLOP{share['of_matmul']:7.0%} of matmul"

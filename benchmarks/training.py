@@ -1,16 +1,16 @@
-"""What one training step costs beside the plain way of it: seconds an image, floating-point operations, ratios.
+"""The cost of a training step of the library and of the reference: seconds an image, operations, ratios.
 
     python benchmarks/training.py                        the paper's sizes, ViT-L/14 with random weights at 224 pixels
     python benchmarks/training.py --device cuda --precision bf16 --images 32 --turns 10
 
 reference   benchmarks/reference.py: image by image, 32 templates and the image through CLIP in every step, float32
-cached      the same with its words encoded once
-online      ours: images through the tower in every step, words encoded once; the views' augmentation is left out
-stored      ours: features read from the store, words encoded once
-modern      ours: the packaged pair and the ``modern`` fusion with the shipped recipe, stored features
+cached      the same with names encoded once
+online      ours: images through the visual encoder in every step, names encoded once; without augmentation
+stored      ours: stored features, names encoded once
+modern      ours: the packaged pair and the ``modern`` fusion with the packaged checkpoint's recipe, stored features
 
-A step is forward, backward and optimiser over ``--images`` images. Before anything is timed, loss and gradients of
-reference, online and stored must agree on the same images. Sides run in turns; the fastest turn of each counts.
+A step is forward pass, backward pass and optimiser over ``--images`` images. Before anything is timed, loss and
+gradients of reference, online and stored are compared on the same images. Sides run in turns; the fastest turn counts.
 """
 
 import argparse
@@ -31,29 +31,29 @@ from fusionerlib.training.steps import AUTOCAST
 
 
 def main() -> None:
-    """Agreement, then steps in turns, then parts, then ``modern``."""
+    """Compare the gradients, then time whole steps, their parts, and ``modern``."""
     options = arguments()
     if options.threads:
         torch.set_num_threads(options.threads)
     device, record = options.device, {"machine": machine(options.device), "options": vars(options) | {"json": None}}
     half = AUTOCAST.get(options.precision, torch.float32)
     exact = ceilings(device=device)
-    most = {"reference": exact, "our": exact if half == torch.float32 else ceilings(device=device, precision=half)}
-    for side, rates in most.items():
-        print(side, "at most:", ", ".join(f"{part} {rate:.0f}" for part, rate in rates.items()), "(GFLOP/s, GB/s)")
+    peaks = {"reference": exact, "our": exact if half == torch.float32 else ceilings(device=device, precision=half)}
+    for side, rates in peaks.items():
+        print(side, "peak rates:", ", ".join(f"{part} {rate:.0f}" for part, rate in rates.items()), "(GFLOP/s, GB/s)")
     with tempfile.TemporaryDirectory() as folder:
         ours, plain = sides(options, Path(folder))
         record["agreement"] = check(plain, ours)
         print(f"gradients differ from the reference's by {record['agreement']}", flush=True)
         plain.cached = {name: plain.towers.word(name) for name in NAMES[: options.images]}
         record["bmvc2022"] = steps(plain, ours, options)
-        record["parts"] = measured(stages(plain, ours), most, turns=options.turns, device=device)
+        record["parts"] = measured(stages(plain, ours), peaks, turns=options.turns, device=device)
         record["modern"] = modern(ours, options, Path(folder))
-    write_record(options.json, record | {"ceilings": most})
+    write_record(options.json, record | {"ceilings": peaks})
 
 
 def sides(options: argparse.Namespace, folder: Path) -> tuple[Ours, Plain]:
-    """Both sides with the same weights."""
+    """The library and the reference with the same weights."""
     clip, file = random_clip(options.encoder, folder)
     run = RunConfig.flat(
         preset="bmvc2022",
@@ -74,7 +74,7 @@ def sides(options: argparse.Namespace, folder: Path) -> tuple[Ours, Plain]:
 
 
 def steps(plain: Plain, ours: Ours, options: argparse.Namespace) -> dict[str, Any]:
-    """Whole steps in turns."""
+    """Time whole steps of all sides in turns."""
     runs = {
         "reference": lambda: (plain.loss(), plain.update()),
         "cached": lambda: (plain.loss(cached=True), plain.update()),
@@ -86,18 +86,18 @@ def steps(plain: Plain, ours: Ours, options: argparse.Namespace) -> dict[str, An
     for name, best in fastest(seconds).items():
         print(f"{name:12}{best / options.images:8.3f} s an image, {options.images} images a step", flush=True)
     large = options.device != "cpu"
-    bars = {("reference", "stored"): 10 if large else 2.2, ("reference", "online"): None if large else 1.6}
-    bars |= {("cached", "stored"): 3 if large else None, ("cached", "online"): None}
-    for (over, under), bar in bars.items():
+    targets = {("reference", "stored"): 10 if large else 2.2, ("reference", "online"): None if large else 1.6}
+    targets |= {("cached", "stored"): 3 if large else None, ("cached", "online"): None}
+    for (over, under), target in targets.items():
         found = ratio(seconds, over, under)
         row[f"{over} by {under}"] = found
-        told = f", bar {bar}" if bar else ""
-        print(f"{over} / {under}: {found['fastest']:.2f} (fastest), {found['median']:.2f} (median of turns){told}")
+        wanted = f", target {target}" if target else ""
+        print(f"{over} / {under}: {found['fastest']:.2f} (fastest), {found['median']:.2f} (median of turns){wanted}")
     return row
 
 
 def modern(paper: Ours, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The packaged pair and ``modern`` beside the paper's fusion, both on stored features."""
+    """The packaged pair with ``modern``, and the paper's fusion, both on stored features."""
     nowhere = Path("data")
     run = packaged_run(voc=nowhere, coco=nowhere, features=nowhere, size=SIZE, mixed_precision=options.precision)
     small = Ours(run, folder, options.device)
@@ -108,13 +108,13 @@ def modern(paper: Ours, options: argparse.Namespace, folder: Path) -> dict[str, 
     seconds = fastest(paired(runs, options.turns, device=options.device))
     for name, ours in both.items():
         count = len(ours.scenes)
-        work = flops(lambda ours=ours, name=name: ours.train(batches[name])) / count
+        operations = flops(lambda ours=ours, name=name: ours.train(batches[name])) / count
         tower = flops(lambda ours=ours: ours.visual(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)))
         rows[name] = {
             "images_per_second": count / seconds[name],
             "batch": count,
             "names": len(batches[name].samples[0].names),
-            "fusion_gigaflops": work / 1e9,
+            "fusion_gigaflops": operations / 1e9,
             "tower_gigaflops": tower / 1e9,
             "parameters": ours.model.trainable()["total"],
         }
@@ -131,7 +131,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encoder", choices=list(OPEN_CLIP), default="clip-vit-l14")
     parser.add_argument("--images", type=int, default=2, help="images a step")
     parser.add_argument("--turns", type=int, default=3, help="turns of each side; the fastest counts")
-    parser.add_argument("--threads", type=int, default=0, help="0 for as many as torch takes by itself")
+    parser.add_argument("--threads", type=int, default=0, help="0 for torch's default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no", help="of our side")
     parser.add_argument("--json", type=Path, help="also write the figures here")

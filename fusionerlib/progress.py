@@ -72,7 +72,7 @@ class Lines:
     """Plain lines on stderr instead of a bar: ``what: 50%, 20 of 40 images, 4.0 images/s, 00:05 gone, 00:05 left``."""
 
     def __init__(self, what: str, *, total: int | None, done: int, unit: str) -> None:
-        self.what, self.total, self.n, self.unit = what, total, done, unit
+        self.what, self.total, self.n, self.unit, self.postfix = what, total, done, unit, ""
         self._first = self._last_n = done
         self._start = self._last_time = time.monotonic()
 
@@ -82,6 +82,10 @@ class Lines:
         now = time.monotonic()
         if now - self._last_time >= max(PATIENCE, SHARE * (now - self._start)):
             self._write(now)
+
+    def set_postfix(self, *, refresh: bool = False, **values: str) -> None:
+        """Put these values at the end of the following lines; ``refresh`` is tqdm's and has no effect."""
+        self.postfix = "".join(f", {name} {value}" for name, value in values.items())
 
     def close(self) -> None:
         """Write the last line, if anything was done since the line before."""
@@ -106,7 +110,7 @@ class Lines:
             line = f"{self.n / self.total:.0%}, {self._amount(self.n, self.total)}{elapsed}"
             if self.n < self.total and elapsed:
                 line += f", {tqdm.format_interval((self.total - self.n) / rate)} left"
-        print(f"{self.what}: {line}", file=sys.stderr, flush=True)
+        print(f"{self.what}: {line}{self.postfix}", file=sys.stderr, flush=True)
 
     def _amount(self, *counts: int) -> str:
         if self.unit == "B":

@@ -1,7 +1,10 @@
-"""A run from its config to its checkpoint, in one process or in as many as accelerate launched."""
+"""A run from its config to its checkpoint, its evaluation and its record, in one process or several."""
 
 import shutil
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,76 +14,152 @@ from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.pascal import NO_FOLD
+from fusionerlib.evaluation.evaluator import Evaluator
 from fusionerlib.evaluation.scoring import validation
 from fusionerlib.features.context import RunContext
-from fusionerlib.models import SegmentationModel, build
+from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import build
 from fusionerlib.records import write_run_record
 from fusionerlib.training.batch_sources import BatchSource, names_of, training_batch_source
 from fusionerlib.training.distributed import Distributed
-from fusionerlib.training.loop import train
+from fusionerlib.training.loop import Validate, train
 from fusionerlib.training.resume import History
 
-CHECKED = 100
-"""Scenes of a validation during training."""
+VALIDATION_SCENES = 100
 
 
-def trained(
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run after its training. history: a row for each step (step, loss, lr, validation figures), empty for a model
+    without parameters. seconds, core_seconds: wall time, and processor time of this process, of the training."""
+
+    context: RunContext
+    checkpoint: Checkpoint
+    history: History
+    seconds: float
+    core_seconds: float
+
+    @property
+    def loss(self) -> float | None:
+        """The loss of the last step; None for a model without parameters."""
+        return self.history[-1]["loss"] if self.history else None
+
+    def mean_loss(self, steps: int) -> float:
+        """The mean loss of the last ``steps`` steps."""
+        return statistics.mean(row["loss"] for row in self.history[-steps:])
+
+    @property
+    def parameters(self) -> int:
+        """The number of trainable parameters."""
+        return self.checkpoint.model.trainable()["total"]
+
+    def evaluator(self, *, threshold: float = 0.5) -> Evaluator:
+        """An evaluator of the checkpoint."""
+        return Evaluator(self.context, self.checkpoint, threshold=threshold)
+
+
+def train_run(
     context: RunContext,
-    feed: BatchSource,
     *,
     directory: Path,
-    validate: Callable[[SegmentationModel], dict[str, float]] | None = None,
+    source: BatchSource | None = None,
+    text_cache: TextEmbeddingCache | None = None,
+    validate: Validate | None = None,
     quiet: bool = False,
-) -> tuple[Checkpoint, History]:
-    """The run of ``context`` trained on ``feed``, and its history; directory, validate, quiet: as in ``train``.
+) -> TrainedRun:
+    """Train ``context.run``. A model without parameters is only built.
 
-    A model without parameters is only built: its history is empty.
+    directory, validate, quiet: as in ``train``. source: the run's own batch source (``training_batch_source``) if None.
+    text_cache: the context's own if None. Raises FusionerError as ``train`` does, and if data or weights are missing.
     """
-    run, text_cache = context.run, context.text_cache
-    model = build(run.fusion, visual_width=feed.width, text_width=text_cache.encoder.width).eval()
+    run = context.run
+    text_cache = context.text_cache if text_cache is None else text_cache
+    source = training_batch_source(context, quiet=quiet) if source is None else source
+    started, core_started = time.perf_counter(), time.process_time()
+    model = build(run.fusion, visual_width=source.width, text_width=text_cache.encoder.width)
     history: History = []
     if list(model.parameters()):
         model, history = train(
             run=run,
-            scenes=feed,
+            source=source,
             text_cache=text_cache,
             directory=directory,
             validate=validate,
             quiet=quiet,
             device=context.device,
         )
-    elif not quiet:
-        print(f"{run.fusion.kind}: nothing to train, its checkpoint is the model as it is")
-    return Checkpoint(model=model, run=run, trained_names=names_of(feed.pairs())), history
+    else:
+        model.eval().to(context.device)
+        if not quiet:
+            print(f"{run.fusion.kind}: nothing to train, it has no parameters")
+    seconds, core_seconds = time.perf_counter() - started, time.process_time() - core_started
+    checkpoint = Checkpoint(model=model, run=run, trained_names=names_of(source.pairs()))
+    return TrainedRun(context, checkpoint, history, seconds, core_seconds)
+
+
+def train_and_evaluate(
+    context: RunContext,
+    *,
+    directory: Path,
+    record: Path,
+    evaluate: Callable[[TrainedRun], Mapping[str, Any]],
+    checkpoint: Path | None = None,
+    keep: bool = False,
+    source: BatchSource | None = None,
+    validate: Validate | None = None,
+    quiet: bool = False,
+) -> TrainedRun:
+    """Train ``context.run``, evaluate it, and write the file ``record``: config, environment, and what was measured.
+
+    evaluate: returns the record's further entries. checkpoint: a folder to save the trained model in, None for none.
+    keep: whether the running checkpoint in ``directory`` stays after the record is written. The other parameters are
+    those of ``train_run``. In a launch by accelerate every process calls this; only the main one evaluates and writes.
+    """
+    trained = train_run(context, directory=directory, source=source, validate=validate, quiet=quiet)
+    distributed = Distributed.joined(context.device)
+    if distributed.main:
+        if checkpoint is not None:
+            made = trained.checkpoint
+            checkpoints.save(checkpoint, model=made.model, run=made.run, trained_names=made.trained_names)
+        write_run_record(record, context.run, **evaluate(trained))
+        if not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    distributed.wait()
+    return trained
 
 
 def fit(run: RunConfig, folder: Path | str, *, device: str = "", quiet: bool = False) -> Path:
-    """Trains ``run`` and leaves ``checkpoint`` and ``records/training.json`` in ``folder``; returns the checkpoint's.
+    """Train ``run``; write ``checkpoint`` and ``records/training.json`` into ``folder``; returns the checkpoint's path.
 
-    To be called once, or by every process of a launch: they share the extraction of features and every batch, and
-    the main one writes. A run that was stopped goes on, with any number of processes. As the function of accelerate's
-    ``notebook_launcher`` it trains from a notebook. device: of an ordinary start; "" for a GPU where there is one.
-    Raises FusionerError as ``train`` does, and where data or weights are missing.
+    Call it once, or in every process of a launch by accelerate (``notebook_launcher`` takes it as its function). An
+    interrupted run goes on, with any number of processes. device: of a single process; "" takes a GPU if there is one.
+    Raises FusionerError as ``train_run`` does.
     """
     folder = Path(folder)
-    team = Distributed.joined(device)
-    context = RunContext(run, device=str(team.device))
-    # OpenMoji's scenes are drawn here, where they are missing.
-    with team.main_first():
+    distributed = Distributed.joined(device)
+    context = RunContext(run, device=str(distributed.device))
+    # OpenMoji's scenes are drawn here if they are missing.
+    with distributed.main_first():
         tests = {name: scenes for name, scenes in context.sets.tests.items() if name == "seen"}
-    quiet = quiet or not team.main
-    feed = training_batch_source(context, quiet=quiet)
-    stored = {
-        name: context.store.add(scenes, description="test features", quiet=quiet) for name, scenes in tests.items()
-    }
-    validate = validation(stored, context.text_cache, scenes=CHECKED)
-    made, history = trained(context, feed, directory=folder / "training", validate=validate, quiet=quiet)
-    if team.main:
-        checkpoints.save(folder / "checkpoint", model=made.model, run=run, trained_names=made.trained_names)
-        loss = history[-1]["loss"] if history else None
-        last = {"loss": loss, "parameters": made.model.trainable()["total"], "processes": team.count}
-        write_run_record(folder / "records" / "training.json", run, history=history, **last)
-    team.wait()
+    quiet = quiet or not distributed.main
+    source = training_batch_source(context, quiet=quiet)
+    stored = {name: context.features(scenes, "test features", quiet=quiet) for name, scenes in tests.items()}
+
+    def evaluate(trained: TrainedRun) -> dict[str, Any]:
+        figures = {"loss": trained.loss, "parameters": trained.parameters, "processes": distributed.count}
+        return {"history": trained.history, **figures}
+
+    train_and_evaluate(
+        context,
+        directory=folder / "training",
+        record=folder / "records" / "training.json",
+        evaluate=evaluate,
+        checkpoint=folder / "checkpoint",
+        keep=True,
+        source=source,
+        validate=validation(stored, context.text_cache, scenes=VALIDATION_SCENES),
+        quiet=quiet,
+    )
     return folder / "checkpoint"
 
 
@@ -95,12 +174,10 @@ def packaged_run(
     seed: int = 0,
     **changes: Any,
 ) -> RunConfig:
-    """The run that makes it: ``modern`` for the packaged pair in one space, VOC and COCO together, no class held out.
+    """The run of the packaged checkpoint: ``modern`` on VOC and COCO together, with no class held out.
 
-    With a ``fold`` of PASCAL-5i held out the same recipe can be measured on classes that it never saw. changes: leaves
-    that are to differ, as in ``RunConfig.changed``.
-
-    Images of PASCAL-5i's validation lists do not train, so that its pictures can be shown.
+    Images of PASCAL-5i's validation lists are not trained on. fold: hold out that fold of PASCAL-5i, to evaluate the
+    same recipe on unseen classes. changes: leaves to change, as in ``RunConfig.changed``.
     """
     leaves: dict[str, Any] = {
         "preset": "modern",
@@ -114,24 +191,19 @@ def packaged_run(
         "validate_every": steps,
         "seed": seed,
     }
-    return RunConfig.flat(**leaves).changed(**changes)
+    # The steps are given again: a recipe with epochs among the changes would replace them.
+    return RunConfig.flat(**leaves).changed(**{"steps": steps, **changes})
 
 
 def train_packaged(run: RunConfig, target: Path, *, quiet: bool = False) -> Path:
-    """Trains ``run`` and leaves its checkpoint in ``target``, parameters in half precision; returns the folder.
+    """Train ``run`` and save its checkpoint in ``target`` with parameters in float16; returns ``target``.
 
-    A rebuild that was stopped goes on from its last running checkpoint. Raises FusionerError where data is missing.
+    An interrupted training goes on. Raises FusionerError if data is missing.
     """
-    context, running = RunContext(run), target / "training"
-    made, _ = trained(context, training_batch_source(context), directory=running, quiet=quiet)
-    # Where the data lay is nobody's business but its owner's.
+    running = target / "training"
+    made = train_run(RunContext(run), directory=running, quiet=quiet).checkpoint
+    # Paths of the machine that trained it do not belong into a published checkpoint.
     plain = run.changed(**{place: Path("data") / place for place in PLACES})
-    checkpoints.save(
-        target,
-        model=made.model,
-        run=plain,
-        trained_names=made.trained_names,
-        number_format=torch.half,
-    )
+    checkpoints.save(target, model=made.model, run=plain, trained_names=made.trained_names, number_format=torch.half)
     shutil.rmtree(running, ignore_errors=True)
     return target

@@ -1,4 +1,4 @@
-"""Published results beside ours: every number as it was printed, and what was not printed stays a hole."""
+"""Published results to set beside ours: every number as printed, and nothing where no number was printed."""
 
 import csv
 import math
@@ -12,15 +12,15 @@ from fusionerlib.errors import FusionerError
 
 FOLDS = range(4)
 HOLE = "\N{EN DASH}"
-"""What stands for a number that was not published, or that we did not measure."""
+"""Shown for a number that was not published, or that we did not measure."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a published table: mIoU in percent, fold 0 to 3 and their mean as printed; NaN where there is none.
+    """One row of a published table: mIoU in percent of folds 0 to 3 and their mean, as printed; NaN if not printed.
 
-    visual, text: the encoders as the table names them. fusion: "early" or "late", "" for models without that choice.
-    source: where the numbers are from; "quoted in" where a later paper repeats them.
+    visual, text: the encoders as the table names them. fusion: "early" or "late", "" for other models. source: the
+    paper; "quoted in" a later paper that repeats the numbers.
     """
 
     dataset: str
@@ -41,16 +41,16 @@ def _all() -> tuple[Published, ...]:
         first, second, third, fourth, mean = (
             float(row[key] or "nan") for key in (*(f"fold{f}" for f in FOLDS), "mean")
         )
-        told = {key: row[key] for key in ("dataset", "model", "visual", "text", "fusion", "source")}
-        found.append(Published(**told, folds=(first, second, third, fourth), mean=mean))
+        texts = {key: row[key] for key in ("dataset", "model", "visual", "text", "fusion", "source")}
+        found.append(Published(**texts, folds=(first, second, third, fourth), mean=mean))
     return tuple(found)
 
 
 def rows(dataset: str) -> list[Published]:
-    """The published rows of pascal-5i, coco-20i, or coco-20i->pascal-5i (trained on one, tested on the other).
+    """The published rows of pascal-5i, coco-20i, or coco-20i->pascal-5i (trained on COCO-20i, tested on PASCAL-5i).
 
-    The paper's table of encoder pairs first (PASCAL-5i only), then its comparison with other systems (SPNet, ZS3Net,
-    LSeg, Fusioner), then later work by the same protocol. Raises FusionerError for a data set without published rows.
+    In this order: the paper's table of encoder pairs (PASCAL-5i only), its comparison with other systems (SPNet,
+    ZS3Net, LSeg, Fusioner), later work by the same protocol. Raises FusionerError for another data set.
     """
     if found := [row for row in _all() if row.dataset == dataset]:
         return found
@@ -59,10 +59,10 @@ def rows(dataset: str) -> list[Published]:
 
 
 def beside(ours: Mapping[int, float], *, dataset: str, label: str) -> Any:
-    """A pandas DataFrame of text, ready to be shown: our row on top, marked "(ours)", the published rows below.
+    """A pandas DataFrame of text: our row, marked "(ours)", above the published rows. Numbers are in percent.
 
-    ours: mIoU in 0-1 by fold (0 to 3), of the folds that were run. All numbers are shown in percent. Our mean is that
-    of all four folds or a hole: the mean of some folds stands beside no published one.
+    ours: mIoU (0-1) by fold (0 to 3) of the folds that were run. Our mean is left empty unless there are all four:
+    a mean over fewer folds cannot be compared with a published one.
     Raises FusionerError for an unknown data set, a fold other than 0 to 3, and an mIoU outside 0-1.
     """
     for fold, value in ours.items():
@@ -71,7 +71,7 @@ def beside(ours: Mapping[int, float], *, dataset: str, label: str) -> Any:
         if not (math.isnan(value) or 0 <= value <= 1):
             raise FusionerError(f"mIoU {value} of fold {fold}: expected 0-1 (percent is divided by 100)")
     folds = [100 * ours.get(fold, math.nan) for fold in FOLDS]
-    # One NaN makes the mean NaN, which is what is wanted.
+    # A missing fold (NaN) makes the mean NaN.
     lines = [_line(f"{label} (ours)", "", "", "", folds, sum(folds) / len(FOLDS), "this run")]
     lines += [_line(r.model, r.visual, r.text, r.fusion, r.folds, r.mean, r.source) for r in rows(dataset)]
     try:

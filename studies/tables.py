@@ -1,4 +1,4 @@
-"""Rows as a table in Markdown."""
+"""Tables in Markdown."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,14 +8,14 @@ Number = Callable[[int | float], str]
 
 
 def one_decimal(value: int | float) -> str:
-    """Whole numbers as they are, others with one decimal."""
+    """An int as it is, a float with one decimal."""
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], *, number: Number = one_decimal) -> str:
-    """A table with all keys of ``rows``, lines ended; a sentence where there are none.
+    """A Markdown table with a column for every key of ``rows``; a sentence if there are no rows.
 
-    number: how numbers are written. What is missing, None or not a number, is "-".
+    number: formats numbers. A missing value, None and NaN are "-".
     """
     if not rows:
         return "Nothing was measured.\n"

@@ -49,8 +49,8 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig.flat(**{**SMALL, **changes})
 
 
-def feed_of(run: RunConfig, store: Path) -> BatchSource:
-    """The shapes as ``run`` wants them fed."""
+def source_of(run: RunConfig, store: Path) -> BatchSource:
+    """The shapes as ``run`` asks for them."""
     if run.training.feed == "stored":
         return StoredBatchSource(FeatureStore(store, encoder=Squares()).add(Shapes(13), quiet=True))
     return OnlineBatchSource(Shapes(13), encoder=Squares(), augmentation="pascal", size=64)
@@ -66,16 +66,16 @@ def trained(run: RunConfig, folder: Path) -> tuple[SegmentationModel, History]:
         return {}
 
     folder.mkdir(parents=True, exist_ok=True)
-    feed = feed_of(run, folder.parent / "store")
-    return train(run=run, scenes=feed, text_cache=text_cache, directory=folder, validate=validate, quiet=True)
+    source = source_of(run, folder.parent / "store")
+    return train(run=run, source=source, text_cache=text_cache, directory=folder, validate=validate, quiet=True)
 
 
 def main(folder: Path, configs: Sequence[str]) -> None:
     for place, leaves in enumerate(configs):
         model, history = trained(config(**json.loads(leaves)), folder / str(place))
-        team = Distributed.joined("cpu")
-        if team.main:
-            told = {"processes": team.count, "losses": [row["loss"] for row in history]}
+        distributed = Distributed.joined("cpu")
+        if distributed.main:
+            told = {"processes": distributed.count, "losses": [row["loss"] for row in history]}
             (folder / f"{place}.json").write_text(json.dumps(told))
             save_file(
                 {key: value.contiguous() for key, value in model.state_dict().items()}, folder / f"{place}.safetensors"

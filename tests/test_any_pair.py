@@ -16,6 +16,7 @@ from fusionerlib.config import RunConfig
 from fusionerlib.encoders import registry
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import text_cache_of, visual_of
+from fusionerlib.training.batch_sources import StoredBatchSource
 from fusionerlib.training.loop import train
 from tests.encoders import open_clip_models, vision_models
 from tests.encoders.text_models import publish_bert
@@ -86,7 +87,8 @@ def test_two_steps_a_checkpoint_and_masks(published: Any, tmp_path: Path, visual
     towers: dict[str, Any] = {"visual": encoder, "text": text_cache.encoder}
     before = {side: [tensor.clone() for tensor in tensors(tower)] for side, tower in towers.items()}
     scenes = FeatureStore(tmp_path / "features", encoder=encoder).add(Shapes(4), quiet=True)
-    model, history = train(run=run, scenes=scenes, text_cache=text_cache, directory=tmp_path / "training", quiet=True)
+    given = {"run": run, "source": StoredBatchSource(scenes), "text_cache": text_cache}
+    model, history = train(**given, directory=tmp_path / "training", quiet=True)
     assert len(history) == 2 and all(np.isfinite(row["loss"]) for row in history)
 
     for side, tower in towers.items():

@@ -11,8 +11,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import present_queries
 from fusionerlib.evaluation.scoring import evaluate
 from fusionerlib.features.context import RunContext
-from fusionerlib.runs import trained
-from fusionerlib.training.batch_sources import training_batch_source
+from fusionerlib.runs import train_run
 from tests.small_runs import drawn, small_run
 from workbook.notebook import EvaluationNotebook, TrainingNotebook
 
@@ -37,11 +36,9 @@ def test_a_gpu_trains_and_measures_what_a_cpu_does(tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         run = small_run(tmp_path / device, root, steps=3, dropout=0.0, text_noise=0.0)
         context = RunContext(run, device)
-        made, history = trained(
-            context, training_batch_source(context), directory=tmp_path / device / "training", quiet=True
-        )
-        losses[device] = [row["loss"] for row in history]
-        checkpoints.save(tmp_path / device / "made", model=made.model, run=run, trained_names=())
+        trained = train_run(context, directory=tmp_path / device / "training", quiet=True)
+        losses[device] = [row["loss"] for row in trained.history]
+        checkpoints.save(tmp_path / device / "made", model=trained.checkpoint.model, run=run, trained_names=())
         context, loaded = RunContext.of_checkpoint(tmp_path / device / "made", device=device)
         assert loaded.model.device.type == device
         stored = context.features(context.sets.tests["seen"])

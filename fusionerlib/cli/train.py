@@ -1,4 +1,4 @@
-"""The command ``fusioner train``: a run's config to its checkpoint, alone or in every process of a launch."""
+"""The command ``fusioner train``: train a run, in one process or in those that accelerate launched."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Leaves of the config: steps=200")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; a GPU where there is one.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = "",
 ) -> None:
-    """Train the fusion of CONFIG; a run that was stopped goes on.
+    """Train the run of CONFIG; an interrupted run goes on.
 
     In several processes: accelerate launch --num_processes 2 -m fusionerlib.cli.app train CONFIG
     """
@@ -35,10 +35,10 @@ def train(
 
 
 def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
-    """The run of a JSON file and ``--set`` options: by ``RunConfig.changed``, or by ``RunConfig.flat`` without a file.
+    """The run of a JSON file, changed by ``--set`` options (``RunConfig.changed``); without a file, the options' run.
 
-    The file holds a run's sections, or is a checkpoint's ``config.json``, which holds them beside other things; leaves
-    that it lacks are as in ``RunConfig.flat``. Raises FusionerError where it holds no run, and for a bad setting.
+    The file has a run's sections, or is a checkpoint's ``config.json``, which has them under "run". Leaves that it
+    lacks are those of ``RunConfig.flat``. Raises FusionerError if it has no run, and for a bad setting.
     """
     from fusionerlib.config import RunConfig
 
@@ -46,12 +46,12 @@ def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
     if config is None:
         return RunConfig.flat(**given)
     try:
-        kept: Any = json.loads(config.read_text(encoding="utf-8"))
+        content: Any = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FusionerError(f"{config} can't be read ({error}): give the config.json of a run, or none") from error
-    if isinstance(kept, dict) and kept.get("format") == 1:
+    if isinstance(content, dict) and content.get("format") == 1:
         raise FusionerError(f"{config} is of version 0.1: convert its folder first, `fusioner convert {config.parent}`")
-    sections, known = kept.get("run", kept) if isinstance(kept, dict) else None, list(RunConfig.model_fields)
+    sections, known = content.get("run", content) if isinstance(content, dict) else None, list(RunConfig.model_fields)
     named = isinstance(sections, dict) and sections.keys() <= set(known)
     if not named or not sections or not all(isinstance(section, dict) for section in sections.values()):
         raise FusionerError(f"{config} holds no run: expected objects under {', '.join(known)}, as in a config.json")

@@ -1,12 +1,13 @@
-"""The frozen half of a run: encoders, text embeddings, scenes, and the store of their features."""
+"""What a run needs and training does not change: frozen encoders, text embeddings, scenes, and stored features."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
-from fusionerlib.config import PLACES, RunConfig
+from fusionerlib.config import PLACES, PairConfig, RunConfig
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.datasets.sets import DataSets, load_datasets
 from fusionerlib.encoders.base import VisualEncoder
@@ -14,17 +15,22 @@ from fusionerlib.features.alignment import check_tokens
 from fusionerlib.features.store import FeatureStore, StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 
+VISUAL_SIDE = ("visual", "visual_weights", "visual_tokens")
+TEXT_SIDE = ("text", "text_weights", "text_tokens", "templates", "synonyms")
+Part = TypeVar("Part")
+
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything of a run that training does not change: encoders, text embeddings, scenes, stored features.
+    """The frozen parts of a run, each of which is loaded when it is first used.
 
-    Parts are loaded when they are first used. Raises FusionerError at once where the tokens of the run's pair do not
-    suit its model.
+    device: where the encoders run. A context made by ``with_run`` shares the parts that both runs need alike.
+    Raises FusionerError at once if the tokens of the run's pair do not suit its model.
     """
 
     run: RunConfig
     device: str = "cpu"
+    _loaded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_tokens(self.run)
@@ -33,7 +39,7 @@ class RunContext:
     def of_checkpoint(
         cls, directory: Path | str, *, device: str = "cpu", base: Path | str = ""
     ) -> tuple["RunContext", Checkpoint]:
-        """The context that the checkpoint in ``directory`` was trained in, and the checkpoint, on ``device``.
+        """The context that the checkpoint in ``directory`` was trained in, and the checkpoint on ``device``.
 
         base: the folder that relative paths of the run's data and features count from, "" for the working directory.
         """
@@ -44,27 +50,52 @@ class RunContext:
         run = checkpoint.run.model_copy(update={"data": data.model_copy(update=places)})
         return cls(run, device=device), checkpoint
 
-    @cached_property
+    def with_run(self, run: RunConfig) -> "RunContext":
+        """The context of another run. An encoder, data set or feature that both runs use is loaded once."""
+        return replace(self, run=run)
+
+    @property
     def visual(self) -> VisualEncoder:
-        """The frozen visual encoder of the pair."""
-        return visual_of(self.run.pair, device=self.device)
+        """The frozen visual encoder."""
+        return self._once(("visual", self._visual_side), lambda: visual_of(self.run.pair, device=self.device))
 
-    @cached_property
+    @property
     def text_cache(self) -> TextEmbeddingCache:
-        """The text tokens of the pair, with its templates, synonyms and spelling of names."""
-        data = self.run.data
-        return text_cache_of(self.run.pair, names=data.names, folder=data.features, device=self.device)
+        """The text embeddings of the run's text encoder, templates, synonyms and spelling of names."""
+        pair, names, folder = self.run.pair, self.run.data.names, self.run.data.features
+        key = ("text", pair.model_copy(update=dict.fromkeys(VISUAL_SIDE, "")), names, folder)
+        return self._once(key, lambda: text_cache_of(pair, names=names, folder=folder, device=self.device))
 
-    @cached_property
+    @property
     def sets(self) -> DataSets:
-        """The scenes that train and test; those of OpenMoji are drawn first if they are missing."""
-        return load_datasets(self.run.data)
+        """The training and test scenes; OpenMoji's are drawn first if they are missing."""
+        return self._once(("sets", self.run.data), lambda: load_datasets(self.run.data))
 
-    @cached_property
+    @property
     def store(self) -> FeatureStore:
-        """The stored features of the visual encoder."""
-        return FeatureStore(self.run.data.features, encoder=self.visual, number_format=self.run.data.store)
+        """The features on disk."""
+        data = self.run.data
+        return self._once(
+            ("store", *self._features),
+            lambda: FeatureStore(data.features, encoder=self.visual, number_format=data.store),
+        )
 
-    def features(self, scenes: Scenes, description: str = "features") -> StoredScenes:
-        """The stored features of ``scenes``, computed where they are missing."""
-        return self.store.add(scenes, description=description)
+    def features(self, scenes: Scenes, description: str = "features", *, quiet: bool = False) -> StoredScenes:
+        """``scenes`` with their frozen features, which are computed where they are missing."""
+        key = ("features", *self._features, scenes.fingerprint)
+        return self._once(key, lambda: self.store.add(scenes, description=description, quiet=quiet))
+
+    @property
+    def _visual_side(self) -> PairConfig:
+        return self.run.pair.model_copy(update=dict.fromkeys(TEXT_SIDE, ""))
+
+    @property
+    def _features(self) -> tuple[Any, ...]:
+        """What decides stored features, beside the scenes."""
+        return self._visual_side, self.run.data.features, self.run.data.store
+
+    def _once(self, key: Any, load: Callable[[], Part]) -> Part:
+        if key not in self._loaded:
+            self._loaded[key] = load()
+        found: Part = self._loaded[key]
+        return found

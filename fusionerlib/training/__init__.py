@@ -1,1 +1,1 @@
-"""Training of the fusion on frozen features: samples, batches, steps, and what a stopped run goes on from."""
+"""Training of a fusion module on frozen features: batch sources, steps, the loop, and resuming."""

@@ -1,9 +1,7 @@
-"""Augmented scenes by the batch, made in worker processes: the same batches with any number of workers.
+"""Batch sources: training batches from stored features, or from augmented images through the frozen visual encoder.
 
-A batch is asked for by keys, pairs of (epoch, index), which travel to the workers with each request. So workers that
-live on from epoch to epoch hold no epoch of their own that could be out of date.
-
-Where training's batches come from: features that are stored, or augmented images through the frozen tower.
+Worker processes augment images; batches do not depend on their number. A batch is requested by keys, pairs of (epoch,
+index), so that a worker that lives through several epochs holds no epoch number of its own.
 """
 
 from collections import deque
@@ -30,11 +28,14 @@ from fusionerlib.features.store import StoredScenes
 from fusionerlib.files import fingerprint
 
 Key = tuple[int, int]
-"""Epoch and index of a view."""
+"""Epoch and index of an augmented view."""
 
 
 class AugmentedScenes(Dataset[tuple[Tensor, Tensor]]):
-    """Views of ``scenes`` by key, each decided by (seed, epoch, index) alone."""
+    """Augmented views of ``scenes``, each a function of (seed, epoch, index).
+
+    size: side of a view in pixels.
+    """
 
     def __init__(self, scenes: Scenes, *, augmentation: Augmentation, size: int, seed: int) -> None:
         self.scenes, self.augmentation, self.size, self.seed = scenes, augmentation, size, seed
@@ -47,23 +48,23 @@ class AugmentedScenes(Dataset[tuple[Tensor, Tensor]]):
         return self.view(key, self.scenes[key[1]])
 
     def view(self, key: Key, scene: Scene) -> tuple[UInt8[Tensor, "3 size size"], UInt8[Tensor, "size size"]]:
-        """The view at ``key`` of its scene, which was opened before."""
+        """The view ``key`` of ``scene``, which is ``scenes[key[1]]``; image and labels as in ``__getitem__``."""
         epoch, index = key
         made = view(scene, augmentation=self.augmentation, size=self.size, seed=(self.seed, epoch, index))
         return torch.from_numpy(made.image).permute(2, 0, 1), torch.from_numpy(made.labels)
 
 
 class EpochKeys:
-    """Keys of batches over a set of ``length``: each whole pass over this is an epoch, in an order of its own.
+    """Keys of the batches of one epoch after another; every iteration over this object is one epoch, shuffled.
 
-    The last batch of an epoch may be smaller. epoch: that of the next pass; set it to go on elsewhere.
+    length: number of scenes. The last batch of an epoch may be smaller. epoch: number of the next epoch.
     """
 
     def __init__(self, length: int, *, batch: int, seed: int, epoch: int = 0) -> None:
         self.length, self.batch, self.seed, self.epoch = length, batch, seed, epoch
 
     def __iter__(self) -> Iterator[list[Key]]:
-        # Counted at the end of a pass: torch's loader calls iter() twice when it starts its workers.
+        # The epoch is counted when it ends: torch's loader calls iter() twice when it starts its workers.
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist()
         for start in range(0, self.length, self.batch):
             yield [(self.epoch, index) for index in order[start : start + self.batch]]
@@ -73,9 +74,9 @@ class EpochKeys:
 class Loader:
     """Batches of ``views`` in the order of ``keys``: images (B, 3, size, size) and labels (B, size, size).
 
-    workers: processes that open and augment; 0 does it here. They start with the first pass and serve the later ones.
-    ahead: batches that each worker prepares in advance.
-    A FusionerError in a worker is raised here as it was there: it names the file.
+    workers: processes that read and augment images, 0 for none. They are started by the first iteration and kept.
+    ahead: batches that each worker prepares in advance. A FusionerError of a worker, which names the file, is raised
+    here unchanged. Raises FusionerError for a negative number of workers.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=ahead if workers else None,
-            # A pass over a loader draws a seed for its workers; not from torch's global generator.
+            # A loader draws a seed for its workers; torch's global generator is left alone.
             generator=torch.Generator(),
         )
 
@@ -103,14 +104,14 @@ class Loader:
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor] | FusionerError]):
-    """A list of keys to its batch; an error is a value, since torch would wrap a raised one in a worker's traceback."""
+    """A list of keys to its batch. An error is returned: torch would wrap a raised one in a worker's traceback."""
 
     def __init__(self, views: AugmentedScenes) -> None:
         self.views = views
 
     def __getitem__(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor] | FusionerError:
         try:
-            # First all are opened, then all augmented: the processor's caches hold the code of one or the other.
+            # Read all, then augment all: the processor's caches hold the code of only one of the two.
             scenes = [self.views.scenes[index] for _, index in keys]
         except FusionerError as error:
             return error
@@ -128,10 +129,10 @@ def names_of(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on, or one process's share of it.
+    """The data of one step, or one process's share of it.
 
-    tokens: patch tokens on their grid. labels: as in ``Scene``. names: those behind each scene's labels. samples: the
-    scenes, and what is asked of each.
+    tokens: patch tokens on their grid. labels: 0 background, k + 1 the k-th of the scene's names, 255 ignored.
+    names: the names of each scene's labels. samples: each scene's index and the names asked of it.
     """
 
     tokens: Float[Tensor, "batch rows columns dim"]
@@ -140,13 +141,13 @@ class Batch:
     samples: list[Sample]
 
     def part(self, rows: slice) -> "Batch":
-        """Some of its scenes."""
+        """The batch of these rows."""
         return Batch(self.tokens[rows], self.labels[rows], self.names[rows], self.samples[rows])
 
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """Scenes that a fusion trains on, and their batches."""
+    """Training scenes and their batches. kind: which of the two. fingerprint: changes with the scenes and views."""
 
     kind: Literal["stored", "online"]
     fingerprint: str
@@ -160,16 +161,16 @@ class BatchSource(Protocol):
         ...
 
     def pairs(self) -> Pairs:
-        """The (scene, name) pairs that training draws from."""
+        """The (scene, name) pairs that training samples from."""
         ...
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
-        """The batches of ``steps``, each decided by ``order`` and its step alone: its own rows of every step."""
+        """The batches of ``steps``, each a function of ``order`` and its step; only this process's rows of each."""
         ...
 
 
 class StoredBatchSource:
-    """Batches of stored features. pairs: all of ``scenes`` if None."""
+    """Batches of stored features. pairs: the (scene, name) pairs to sample from; all of ``scenes`` if None."""
 
     kind: Literal["stored", "online"] = "stored"
 
@@ -190,7 +191,7 @@ class StoredBatchSource:
         return self.scenes.names(index)
 
     def pairs(self) -> Pairs:
-        """The (scene, name) pairs that training draws from."""
+        """The (scene, name) pairs that training samples from."""
         return self.scenes.pairs() if self._pairs is None else self._pairs
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
@@ -203,10 +204,10 @@ class StoredBatchSource:
 
 
 class OnlineBatchSource:
-    """Batches of views of ``scenes``, augmented in ``workers`` processes, through the frozen ``encoder``.
+    """Batches of augmented views of ``scenes`` through the frozen ``encoder``; ``workers`` processes augment.
 
-    A sample's view is decided by (seed of the order, epoch, place of its pair), so a scene with two names is seen in
-    two views an epoch. pairs: all of ``scenes`` if None.
+    A view is a function of the order's seed, the epoch and the index of the sample's (scene, name) pair, so a scene
+    with two names has two views an epoch. size: side of a view in pixels. pairs: as in ``StoredBatchSource``.
     """
 
     kind: Literal["stored", "online"] = "online"
@@ -229,7 +230,7 @@ class OnlineBatchSource:
         return len(self.scenes)
 
     def __str__(self) -> str:
-        how = f"augmented ({self.augmentation}) anew each time they are drawn, in {self.workers} worker processes"
+        how = f"augmented ({self.augmentation}) each time they are sampled, by {self.workers} worker processes"
         return f"{len(self)} training scenes, {how}"
 
     def names(self, index: int) -> tuple[str, ...]:
@@ -237,20 +238,20 @@ class OnlineBatchSource:
         return self.scenes.names(index)
 
     def pairs(self) -> Pairs:
-        """The (scene, name) pairs that training draws from."""
+        """The (scene, name) pairs that training samples from."""
         if self._pairs is None:
             return [(index, name) for index in range(len(self)) for name in self.names(index)]
         return self._pairs
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
         """The batches of ``steps``; the workers live as long as the generator."""
-        shown = Subset(self.scenes, [scene for scene, _ in order.pairs])
-        views = AugmentedScenes(shown, augmentation=PRESETS[self.augmentation], size=self.size, seed=order.seed)
+        by_pair = Subset(self.scenes, [scene for scene, _ in order.pairs])
+        views = AugmentedScenes(by_pair, augmentation=PRESETS[self.augmentation], size=self.size, seed=order.seed)
         waiting: deque[list[Sample]] = deque()
         loader = Loader(views, _keys(order, steps, waiting), workers=self.workers)
         for images, labels in loader:
             samples = waiting.popleft()
-            # Not inference_mode: its tensors may not enter a layer that trains.
+            # no_grad, not inference_mode: tensors of that mode cannot enter a trainable layer.
             with torch.no_grad():
                 main = self.encoder(images).main
             tokens = rearrange(main.tokens, "b (h w) d -> b h w d", h=main.grid[0]).float()
@@ -258,15 +259,13 @@ class OnlineBatchSource:
 
 
 def training_batch_source(context: RunContext, *, quiet: bool = False) -> BatchSource:
-    """The feed that ``context.run`` asks for, over its training scenes; features to store are computed where missing.
+    """The batch source that ``context.run.training.feed`` names, over the run's training scenes.
 
-    Processes that ask for the same one at the same time share that work.
+    Stored features are computed where they are missing; several processes that call this at once share that work.
     """
     config, sets = context.run.training, context.sets
     if config.feed == "stored":
-        return StoredBatchSource(
-            context.store.add(sets.train, description="training features", quiet=quiet), sets.pairs
-        )
+        return StoredBatchSource(context.features(sets.train, "training features", quiet=quiet), sets.pairs)
     scenes, pairs = without_views(sets)
     return OnlineBatchSource(
         scenes,
@@ -279,7 +278,7 @@ def training_batch_source(context: RunContext, *, quiet: bool = False) -> BatchS
 
 
 def without_views(sets: DataSets) -> tuple[Scenes, Pairs | None]:
-    """The training scenes and pairs of ``sets`` before they were resized and multiplied for storing."""
+    """The training scenes and pairs of ``sets`` without the resizing and the extra views that are made for storing."""
     if not isinstance(sets.train, Views):
         return sets.train, sets.pairs
     views = sets.train.views
@@ -288,7 +287,7 @@ def without_views(sets: DataSets) -> tuple[Scenes, Pairs | None]:
 
 
 def _keys(order: SampleOrder, steps: range, waiting: deque[list[Sample]]) -> Iterator[list[Key]]:
-    """The keys of each step's views; its samples wait in ``waiting`` until its batch comes."""
+    """The keys of each step's views; the step's samples are appended to ``waiting``."""
     places = {pair: place for place, pair in enumerate(order.pairs)}
     for step in steps:
         samples = order.own_samples(step)

@@ -1,4 +1,4 @@
-"""The processes that train one model together: those that accelerate launched, or an ordinary start's lone one."""
+"""Distributed training: the processes that accelerate launched for one training, or a single process."""
 
 import os
 from collections.abc import Iterator
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from fusionerlib.devices import chosen_device
 from fusionerlib.errors import FusionerError
 
-PATIENCE = timedelta(hours=2)
-"""How long a process waits for another, which may be measuring or drawing a data set meanwhile."""
+TIMEOUT = timedelta(hours=2)
+"""How long a process waits for another one, which may be evaluating or drawing a data set."""
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """Which of how many processes this one is, and what they do together. Every process must make the same calls.
+    """This process's place among the processes of a training, and their communication.
 
-    index: from 0, that of the main process, which alone writes files and shows progress. device: this process's own.
+    Every process must make the same calls in the same order. index: rank of this process; 0 is the main process, the
+    only one that writes files and shows progress. count: number of processes. device: this process's own.
     """
 
     index: int
@@ -31,10 +32,10 @@ class Distributed:
 
     @classmethod
     def joined(cls, device: str = "") -> "Distributed":
-        """The processes of the launch that this one is part of; alone, on ``device``, where there was none.
+        """The processes of the current launch; a single process on ``device`` if there was no launch.
 
-        device: "" for a GPU where there is one. In a launch, accelerate decides.
-        Raises FusionerError for a device that is not here, and in a launch where accelerate is not installed.
+        device: "" takes a GPU if there is one. In a launch accelerate chooses the device.
+        Raises FusionerError if the device does not exist, and in a launch if accelerate is not installed.
         """
         if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(0, 1, chosen_device(device))
@@ -47,22 +48,22 @@ class Distributed:
             ) from error
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
-            # The run's config decides it, not the settings of the launch.
+            # Precision comes from the run's config, not from the settings of the launch.
             mixed_precision="no",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
         return cls(accelerator.process_index, accelerator.num_processes, accelerator.device, accelerator)
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.index == 0
 
     def share(self, batch: int, *, parts: int = 1) -> slice:
-        """This process's rows of a batch, which is to be cut in ``parts`` of one size.
+        """The rows of a batch that this process takes; they are split further into ``parts`` of equal size.
 
-        Raises FusionerError where ``batch`` samples can't be shared equally: the mean of unequal shares' means is not
-        the batch's.
+        Raises FusionerError if ``batch`` is not divisible by processes times parts: the mean over unequal shares'
+        means would not be the batch's mean.
         """
         if batch % (self.count * parts):
             good = max(1, round(batch / (self.count * parts))) * self.count * parts
@@ -76,36 +77,36 @@ class Distributed:
         return slice(self.index * size, (self.index + 1) * size)
 
     def rows(self, batch: int) -> slice:
-        """The rows of a batch of ``batch`` samples that this process takes, as equal as whole samples can be shared.
+        """The rows of a batch of ``batch`` samples that this process takes; numbers of rows differ by one at most.
 
-        A batch with fewer samples than processes leaves some without one of their own: they take the first, since
-        every process must go through the model, and count it for nothing (``has_rows``).
+        With fewer samples than processes, those without a sample take the first one, since every process must call the
+        model, with weight 0 (``has_rows``).
         """
         start, stop = (index * batch // self.count for index in (self.index, self.index + 1))
         return slice(start, stop) if stop > start else slice(0, 1)
 
     def has_rows(self, batch: int) -> bool:
-        """Whether ``rows`` are this process's own."""
+        """Whether this process has rows of its own in a batch of ``batch`` samples."""
         return (self.index + 1) * batch // self.count > self.index * batch // self.count
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """``model`` so that a backward pass leaves the mean over all processes in its gradients."""
+        """``model`` wrapped so that a backward pass averages gradients over all processes."""
         return model if self._accelerator is None else self._accelerator.prepare_model(model)
 
-    def apart(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Backward passes in here keep their gradients to themselves, until one outside."""
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Skip gradient synchronisation in this context (accelerate's ``no_sync``)."""
         context: AbstractContextManager[None] = nullcontext()
         return context if self._accelerator is None else self._accelerator.no_sync(model)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of every process's ``value``."""
+        """The mean of ``value`` over all processes."""
         mean: Tensor = value if self._accelerator is None else self._accelerator.reduce(value, reduction="mean")
         return mean
 
-    def gathered(self, rows: Tensor, *, total: int = 0) -> Tensor:
-        """Every process's ``rows``, in the order of the processes.
+    def gather(self, rows: Tensor, *, total: int = 0) -> Tensor:
+        """The rows of all processes, concatenated in the order of their indices.
 
-        total: rows of all together where they are shared as ``rows`` says; 0 where all processes have as many.
+        total: number of rows of all processes if they are shared as in ``rows``; 0 if all processes have equally many.
         """
         if self._accelerator is None:
             return rows
@@ -119,12 +120,12 @@ class Distributed:
         return torch.cat([part[:own] for part, own in zip(everything.split(most), shares, strict=True)])
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has reached this call."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process goes through the block first, then the others."""
+        """Run the block in the main process first, then in the others."""
         with nullcontext() if self._accelerator is None else self._accelerator.main_process_first():
             yield

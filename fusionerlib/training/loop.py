@@ -1,7 +1,7 @@
-"""Training of the fusion on frozen features. Every step follows from (seed, step), so a resumed run is the same run."""
+"""The training loop. A step is a function of (seed, step), so an interrupted training goes on to bit-equal weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,74 +11,78 @@ import torch
 from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
-from fusionerlib.features.store import StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import SegmentationModel, build
-from fusionerlib.training.batch_sources import BatchSource, StoredBatchSource
+from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.resume import History, TrainingState
 from fusionerlib.training.steps import Stepper, in_steps
 
-HOW = {"workers", "accumulate", "channels_last", "compile_fusion", "tensorboard"}
-"""How a training is worked out, not what comes out (up to rounding): a stopped one may go on with others.
+Validate = Callable[[SegmentationModel], dict[str, float]]
+"""Figures of a model (in eval mode) by name, such as {"miou": 0.5}."""
 
-The same holds for ``PLACES``, the folders of data and features."""
+EXECUTION = {"workers", "accumulate", "channels_last", "compile_fusion", "tensorboard"}
+"""Leaves of ``TrainingConfig`` that change speed and memory, and weights only by rounding."""
+
+
+def identity_of(run: RunConfig, source: BatchSource, text_cache: TextEmbeddingCache) -> dict[str, Any]:
+    """What decides the weights of a training, as JSON. Where files lie (``config.PLACES``) is not part of it."""
+    leaves = run.model_dump(mode="json", exclude={"training": EXECUTION, "data": set(PLACES)})
+    return {"run": leaves, "scenes": source.fingerprint, "words": text_cache.encoder.fingerprint}
 
 
 def train(
     *,
     run: RunConfig,
-    scenes: StoredScenes | BatchSource,
+    source: BatchSource,
     text_cache: TextEmbeddingCache,
     directory: Path,
-    pairs: Sequence[tuple[int, str]] | None = None,
-    validate: Callable[[SegmentationModel], dict[str, float]] | None = None,
+    validate: Validate | None = None,
     quiet: bool = False,
     device: str = "cpu",
 ) -> tuple[SegmentationModel, History]:
-    """A trained model (in eval mode) and its history: rows of step, loss, lr, and now and then validation figures.
+    """Train the model of ``run``; returns it in eval mode, and a row for each step: step, loss, lr, validation figures.
 
-    scenes: the feed that ``run.training.feed`` says; stored scenes are one. pairs: what is sampled; the feed's own
-    (scene, name) pairs if None. directory: where running checkpoints are kept (the last one only); if it holds one of
-    this very run, training goes on from there, to the same weights.
+    source: batches, of the kind that ``run.training.feed`` names. directory: folder of the running checkpoint; one of
+    the same run there is resumed, to bit-equal weights. validate: called every ``validate_every`` steps and at the end.
+    quiet: show no progress.
 
-    Called in every process of a launch by accelerate, each takes an equal share of every batch on its own device, and
-    the losses are those of one process up to rounding. Only the main process validates and writes; ``directory`` must
-    be the same place for all. device: of an ordinary start.
-    Raises FusionerError where ``directory`` holds a checkpoint of another config or of other data, for a feed of the
-    other kind, and for a batch that can't be shared equally.
+    In a launch by accelerate every process calls this and takes an equal share of each batch on its own device; the
+    losses equal those of one process up to rounding. Only the main process validates and writes, and all processes must
+    see the same ``directory``. device: of a single process.
+    Raises FusionerError if ``directory`` holds a checkpoint of another config or other data, if ``source`` is of the
+    other kind or has no pair, if a batch can't be shared equally, and if the loss is not finite.
     """
-    team = Distributed.joined(device)
-    feed = StoredBatchSource(scenes) if isinstance(scenes, StoredScenes) else scenes
-    if feed.kind != run.training.feed:
+    distributed = Distributed.joined(device)
+    if source.kind != run.training.feed:
         raise FusionerError(
-            f"the run says feed = {run.training.feed!r} but is given a {feed.kind} one: set feed to {feed.kind!r}, or "
-            "make the feed by feeds.training_batch_source"
+            f"the run says feed = {run.training.feed!r} but its batch source is {source.kind}: set feed to "
+            f"{source.kind!r}, or make the source by batch_sources.training_batch_source"
         )
-    pairs = feed.pairs() if pairs is None else list(pairs)
+    pairs = source.pairs()
     if not pairs:
         raise FusionerError(
-            "there is nothing to train on: the data set has no (scene, name) pair; check its root and fold"
+            "there is nothing to train on: no (scene, name) pair; check the data set's root and fold, or take a larger "
+            "share of its images or names"
         )
     run = in_steps(run, pairs=len(pairs))
     config = run.training
-    vocabulary = sorted({name for _, name in pairs})
+    vocabulary = names_of(pairs)
     text_cache.add(vocabulary)
     torch.manual_seed(config.seed)
-    model = build(run.fusion, visual_width=feed.width, text_width=text_cache.encoder.width).to(team.device)
+    model = build(run.fusion, visual_width=source.width, text_width=text_cache.encoder.width).to(distributed.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    stepper = Stepper(model, run=run, text_cache=text_cache, team=team)
-    described = run.model_dump(mode="json", exclude={"training": HOW, "data": set(PLACES)})
-    identity = {"run": described, "scenes": feed.fingerprint, "words": text_cache.encoder.fingerprint}
-    now = TrainingState(model, stepper.optimiser, stepper.scaler)
-    now.resume(directory, identity)
-    if len(set(team.gathered(torch.tensor([now.step], device=team.device)).tolist())) > 1:
+    stepper = Stepper(model, run=run, text_cache=text_cache, distributed=distributed)
+    identity = identity_of(run, source, text_cache)
+    state = TrainingState(model, stepper.optimiser, stepper.scaler)
+    state.resume(directory, identity)
+    if len(set(distributed.gather(torch.tensor([state.step], device=distributed.device)).tolist())) > 1:
         raise FusionerError(f"the processes do not see the same {directory}: put it where all machines can read it")
     order = SampleOrder(
         pairs,
-        [feed.names(index) for index in range(len(feed))],
+        [source.names(index) for index in range(len(source))],
         sampler=NameSampler(
             vocabulary, positives=config.positives, negatives=config.negatives, hard=config.hard_negatives
         ),
@@ -86,31 +90,33 @@ def train(
         seed=config.seed,
         balanced=config.balanced,
         whole_epochs=config.epochs > 0,
-        rows=team.rows,
+        rows=distributed.rows,
     )
-    watch = TrainingProgress(
+    progress = TrainingProgress(
         total=config.steps,
-        done=now.step,
+        done=state.step,
         batch=config.batch,
-        quiet=quiet or not team.main,
-        tensorboard=directory / "tensorboard" if config.tensorboard and team.main else None,
+        quiet=quiet or not distributed.main,
+        tensorboard=directory / "tensorboard" if config.tensorboard and distributed.main else None,
     )
     model.train()
-    with watch, closing(feed.batches(order, range(now.step, config.steps))) as batches:
+    with progress, closing(source.batches(order, range(state.step, config.steps))) as batches:
         for batch in batches:
-            whole = batch.samples if team.count == 1 else order.samples(now.step)
-            loss, lr = stepper(batch, now.step, whole=whole)
-            now.step += 1
-            row: dict[str, Any] = {"step": now.step, "loss": loss, "lr": lr}
+            whole = batch.samples if distributed.count == 1 else order.samples(state.step)
+            loss, lr = stepper(batch, state.step, whole=whole)
+            state.step += 1
+            row: dict[str, Any] = {"step": state.step, "loss": loss, "lr": lr}
             if not math.isfinite(loss):
-                raise FusionerError(f"the loss is {loss} at step {now.step}: lower lr (now {config.lr}) and run again")
-            last = now.step == config.steps
-            if validate is not None and team.main and (now.step % config.validate_every == 0 or last):
+                raise FusionerError(
+                    f"the loss is {loss} at step {state.step}: lower lr (now {config.lr}) and run again"
+                )
+            last = state.step == config.steps
+            if validate is not None and distributed.main and (state.step % config.validate_every == 0 or last):
                 row |= validate(model.eval())
                 model.train()
-            now.history.append(row)
-            if team.main and (now.step % config.checkpoint_every == 0 or last):
-                now.keep(directory, identity)
-            watch.step(row)
-    team.wait()
-    return model.eval(), now.history
+            state.history.append(row)
+            if distributed.main and (state.step % config.checkpoint_every == 0 or last):
+                state.save(directory, identity)
+            progress.step(row)
+    distributed.wait()
+    return model.eval(), state.history

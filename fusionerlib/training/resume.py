@@ -1,4 +1,4 @@
-"""Running checkpoints: what a training that was stopped needs to go on to the very same end."""
+"""Running checkpoints: the state of a training, from which an interrupted one goes on to bit-equal weights."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ History = list[dict[str, Any]]
 
 @dataclass
 class TrainingState:
-    """A training under way. scaler: of the gradients in half precision. step: steps done."""
+    """The state of a training. scaler: gradient scaler of fp16. step: number of steps done. history: a row a step."""
 
     model: SegmentationModel
     optimiser: torch.optim.Optimizer
@@ -28,8 +28,11 @@ class TrainingState:
     step: int = 0
     history: History = field(default_factory=list)
 
-    def keep(self, directory: Path, identity: dict[str, Any]) -> None:
-        """One running checkpoint under a name of its own; older ones go once it is whole."""
+    def save(self, directory: Path, identity: dict[str, Any]) -> None:
+        """Write the running checkpoint of this step, then delete older ones. A crash never leaves a partial one.
+
+        identity: what decides the training; ``resume`` compares it.
+        """
         target, part = directory / f"step-{self.step:07d}", directory / f"step-{self.step:07d}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -51,30 +54,31 @@ class TrainingState:
                 shutil.rmtree(old, ignore_errors=True)
 
     def resume(self, directory: Path, identity: dict[str, Any]) -> None:
-        """Goes on from the last checkpoint in ``directory``, where there is one.
+        """Load the last running checkpoint in ``directory``, if there is one.
 
-        Raises FusionerError naming what differs where it is another run's, and the file where one is damaged or no
-        longer fits the model: that of an older version of the library.
+        Raises FusionerError that names the difference if ``identity`` is not the checkpoint's, and one that names the
+        file if it is damaged or does not fit the model (as one of an older version of the library).
         """
-        kept = sorted(path for path in directory.glob("step-*") if (path / "state.json").is_file() and not path.suffix)
-        if not kept:
+        found = sorted(path for path in directory.glob("step-*") if (path / "state.json").is_file() and not path.suffix)
+        if not found:
             return
-        state = json.loads((kept[-1] / "state.json").read_text())
+        last = found[-1]
+        state = json.loads((last / "state.json").read_text())
         if state["identity"] != identity:
             raise FusionerError(
-                f"{kept[-1]} is a checkpoint of another run ({_difference(state['identity'], identity)}): "
-                f"delete {directory} to start afresh, or give this run another folder"
+                f"{last} is a checkpoint of another run ({_difference(state['identity'], identity)}): "
+                f"delete {directory} to start again, or give this run another folder"
             )
-        file = kept[-1] / "model.safetensors"
+        file = last / "model.safetensors"
         try:
             self.model.load_state_dict(_tensors(file))
         except RuntimeError as error:
             raise FusionerError(
-                f"{file} does not fit the model that this version makes of its config ({_shortened(error)}): "
-                f"delete {directory} to start afresh, or go on with the version of the library that began it"
+                f"{file} does not fit the model that this version builds from its config ({_one_line(error)}): "
+                f"delete {directory} to start again, or go on with the version of the library that began it"
             ) from error
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _tensors(kept[-1] / "optimiser.safetensors").items():
+        for name, value in _tensors(last / "optimiser.safetensors").items():
             index, key = name.split(".", 1)
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
@@ -88,11 +92,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise FusionerError(
-            f"{file} can't be read ({_shortened(error)}): delete {file.parent.parent} to start afresh"
+            f"{file} can't be read ({_one_line(error)}): delete {file.parent.parent} to start again"
         ) from error
 
 
-def _shortened(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 

@@ -1,7 +1,4 @@
-"""One training step: the schedules, the optimiser, and a batch in as many parts and processes as asked.
-
-Learning rate and weight decay are pure functions of the step.
-"""
+"""One training step: AdamW with the paper's parameter groups, its schedules, forward and backward pass of a batch."""
 
 import math
 from collections.abc import Sequence
@@ -22,9 +19,9 @@ from fusionerlib.training.distributed import Distributed
 
 
 def in_steps(run: RunConfig, *, pairs: int) -> RunConfig:
-    """``run`` with ``steps`` and ``warmup`` as its epochs make them, where it has some: ceil(pairs / batch) each.
+    """``run`` with its epochs converted to steps, if it has any: an epoch has ceil(pairs / batch) steps.
 
-    pairs: the (scene, name) pairs that training goes through in an epoch.
+    pairs: number of (scene, name) pairs.
     """
     config, epoch = run.training, math.ceil(pairs / run.training.batch)
     steps = {"steps": config.epochs * epoch} if config.epochs else {}
@@ -33,32 +30,29 @@ def in_steps(run: RunConfig, *, pairs: int) -> RunConfig:
 
 
 def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.optim.AdamW:
-    """Three groups: fusion weights, fusion biases and norms (never decayed), decoder.
+    """AdamW with three parameter groups: fusion weights, fusion biases and norms (no weight decay), and the decoder.
 
-    AdamW without decay is Adam, so the paper's two optimisers are groups of one.
+    The paper trains the fusion with AdamW and the decoder with Adam; AdamW without weight decay is Adam.
     """
     decoder = model.decoder_parameters()
-    mine = {id(parameter) for parameter in decoder}
-    fusion = [parameter for parameter in model.parameters() if id(parameter) not in mine]
-    unplain = {id(parameter) for parameter in model.undecayed()}
-    plain = [parameter for parameter in fusion if id(parameter) in unplain]
+    in_decoder = {id(parameter) for parameter in decoder}
+    undecayed = {id(parameter) for parameter in model.undecayed()}
+    fusion = [parameter for parameter in model.parameters() if id(parameter) not in in_decoder]
+    weights = [parameter for parameter in fusion if id(parameter) not in undecayed]
+    others = [parameter for parameter in fusion if id(parameter) in undecayed]
     groups = [
-        {
-            "params": [parameter for parameter in fusion if id(parameter) not in unplain],
-            "decayed": True,
-            "fixed": False,
-        },
-        {"params": plain, "decayed": False, "fixed": False},
+        {"params": weights, "decayed": True, "fixed": False},
+        {"params": others, "decayed": False, "fixed": False},
         {"params": decoder, "decayed": not config.decoder_constant, "fixed": config.decoder_constant},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=0.0)
 
 
 def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
-    """Learning rate and weight decay of step ``step`` (from 0) in every group; returns the fusion's learning rate.
+    """Set the learning rate and weight decay of step ``step`` (from 0); returns the fusion's learning rate.
 
-    The learning rate rises from 0 in the first step of the warm-up to its peak in the last, and falls by a cosine from
-    the step after it (paper).
+    Learning rate: 0 in the first step, linear to lr in the last step of the warm-up, then a cosine to final_lr (paper).
+    Weight decay: a cosine to final_weight_decay.
     """
     if step < config.warmup:
         lr = config.lr * step / max(1, config.warmup - 1)
@@ -72,80 +66,80 @@ def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step:
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from ``start`` (progress 0) to ``end`` (progress 1)."""
+    """The value at ``progress`` (0-1): end + (start - end) * (1 + cos(pi * progress)) / 2."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE = 1024.0
-"""Of the loss in fp16; it grows while no gradient overflows."""
+"""First loss scale of fp16 training; it grows while no gradient overflows."""
 
 
 class Stepper:
-    """Takes ``model``, which is on the device of ``team``, from step to step as ``run.training`` says.
+    """Runs the training steps of ``model``, which is on the device of ``distributed``, as ``run.training`` says.
 
-    share: this process's rows of every batch. Raises FusionerError where a batch can't be shared equally.
+    Raises FusionerError if a batch can't be shared equally.
     """
 
     def __init__(
-        self, model: SegmentationModel, *, run: RunConfig, text_cache: TextEmbeddingCache, team: Distributed
+        self, model: SegmentationModel, *, run: RunConfig, text_cache: TextEmbeddingCache, distributed: Distributed
     ) -> None:
-        self.model, self.config, self.text_cache, self.team = model, run.training, text_cache, team
-        team.share(self.config.batch, parts=self.config.accumulate)
+        self.model, self.config, self.text_cache, self.distributed = model, run.training, text_cache, distributed
+        distributed.share(self.config.batch, parts=self.config.accumulate)
         self.optimiser = make_optimiser(model, self.config)
-        # In fp16 the gradients of a mean over many pixels would vanish. torch's own first scale costs the first steps.
+        # In fp16 the gradients of a mean over many pixels underflow. torch's default first scale overflows at first.
         self.scaler = torch.amp.GradScaler(
-            team.device.type, init_scale=FIRST_SCALE, enabled=self.config.mixed_precision == "fp16"
+            distributed.device.type, init_scale=FIRST_SCALE, enabled=self.config.mixed_precision == "fp16"
         )
-        # Not compiled in place: whoever measures the model does so at other sizes.
+        # Not compiled in place: evaluation calls the model with other sizes.
         compiled: nn.Module = torch.compile(model) if self.config.compile_fusion else model  # type: ignore[assignment]
-        self.forward = team.parallel(compiled)
+        self.forward = distributed.parallel(compiled)
 
     def __call__(self, batch: Batch, step: int, *, whole: Sequence[Sample]) -> tuple[float, float]:
-        """The loss of the whole step ``step`` (from 0), and the fusion's learning rate in it.
+        """Do step ``step`` (from 0); returns its loss over the whole batch and the fusion's learning rate.
 
-        batch: this process's share. whole: what is asked in all shares, in their order.
+        batch: this process's share. whole: the samples of all shares, in the order of the processes.
         """
         lr = set_schedule(self.optimiser, self.config, step)
-        # Dropout and noise of a step depend on the step alone, not on how the run got there.
+        # Dropout and noise are a function of the step, so that a resumed run is bit-equal.
         seed = (self.config.seed + 1) * 1_000_003 + step
         torch.manual_seed(seed)
-        # All processes draw the noise of the whole batch, so that it does not depend on their number; dropout does.
-        text, names_mask = self._asked(whole)
-        if self.team.index:
-            torch.manual_seed(seed + self.team.index * 1_000_000_007)
+        # All processes draw the noise of the whole batch: it does not depend on their number (dropout does).
+        text, names_mask = self._text(whole)
+        if self.distributed.index:
+            torch.manual_seed(seed + self.distributed.index * 1_000_000_007)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.team.device)
-        # Of the whole batch, whatever share of it a forward pass sees.
-        patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.team.device)
-        self.model.update_statistics(self.team.gathered(patches, total=len(whole)))
-        own = len(batch.samples)
+        loss = torch.zeros((), device=self.distributed.device)
+        # Statistics are those of the whole batch, also where a forward pass sees a part of it.
+        patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.distributed.device)
+        self.model.update_statistics(self.distributed.gather(patches, total=len(whole)))
+        own, has_rows = len(batch.samples), self.distributed.has_rows(len(whole))
         size = math.ceil(own / self.config.accumulate)
         for start in range(0, own, size):
             rows, last = slice(start, min(start + size, own)), start + size >= own
-            # Gradients are averaged over processes, the loss over images, whose numbers differ in a smaller last batch.
-            share = self.team.count * (rows.stop - start) / len(whole) if self.team.has_rows(len(whole)) else 0.0
-            with nullcontext() if last else self.team.apart(self.forward):
-                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) * share
+            # Gradients are averaged over processes, the loss over images: processes differ in number of images.
+            weight = self.distributed.count * (rows.stop - start) / len(whole) if has_rows else 0.0
+            with nullcontext() if last else self.distributed.no_sync(self.forward):
+                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) * weight
                 self.scaler.scale(part).backward()
             loss += part.detach()
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return float(self.team.mean(loss)), lr
+        return float(self.distributed.mean(loss)), lr
 
-    def _asked(self, whole: Sequence[Sample]) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
-        """Text tokens of the own share, with their noise, and which of them are names and no padding."""
+    def _text(self, whole: Sequence[Sample]) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
+        """Text tokens of this process's share, with noise; the mask is False for padding."""
         text, names_mask = self.text_cache.padded([sample.names for sample in whole])
         if self.config.text_noise:
             text = text + torch.randn_like(text) * self.config.text_noise * text.shape[-1] ** -0.5
-        rows = self.team.rows(len(whole))
+        rows = self.distributed.rows(len(whole))
         return text[rows], names_mask[rows]
 
     def _loss(
         self, batch: Batch, text: Float[Tensor, "batch names dim"], names_mask: Bool[Tensor, "batch names"]
     ) -> Float[Tensor, ""]:
-        """The loss of ``batch``, with pixels thinned as the config says."""
-        stride, device = self.config.loss_stride, self.team.device
+        """The loss of ``batch`` on every ``loss_stride``-th pixel of both axes."""
+        stride, device = self.config.loss_stride, self.distributed.device
         labels = batch.labels[:, ::stride, ::stride]
         dtype = AUTOCAST.get(self.config.mixed_precision)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -171,11 +165,11 @@ def name_masks(
     samples: Sequence[Sample],
     count: int,
 ) -> Bool[Tensor, "batch names height width"]:
-    """The mask of every asked name: all False for an absent one and for padding up to ``count`` names.
+    """The mask of every asked name; all False for an absent name and for padding up to ``count`` names.
 
-    names: those behind each scene's labels.
+    names: the names of each scene's labels.
     """
-    # Label 254 never occurs (a scene holds at most 253 names besides), so it stands for "not in this scene".
+    # Label 254 never occurs (a scene has at most 253 names), so it stands for "not in this scene".
     index = torch.full((len(samples), count), 254, dtype=torch.uint8)
     for row, (labelled, sample) in enumerate(zip(names, samples, strict=True)):
         for column, name in enumerate(sample.names):

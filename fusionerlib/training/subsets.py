@@ -1,4 +1,4 @@
-"""Stored training scenes that tell less: a part of the images, a part of the names, or only where objects are."""
+"""Subsets of the training set: a share of the images, a share of the names, or all objects under one name."""
 
 from collections.abc import Generator, Sequence
 
@@ -11,15 +11,15 @@ from fusionerlib.files import fingerprint
 from fusionerlib.training.batch_sources import Batch, Pairs, StoredBatchSource
 
 OBJECT = "object"
-"""What every object is called where only objects are to be found."""
+"""The one name of ``OneObject``."""
 
 
 class TrainingSubset(StoredBatchSource):
-    """A share of the training images, or the pairs of a share of the names; a smaller share is part of a larger one.
+    """A share of the training images and of the names. A smaller share is a subset of a larger one of the same seed.
 
-    images, names: shares, above 0 and up to 1, drawn by ``seed``. views: scenes in a row that show one image. A name
-    that is left out is never asked, neither as a present nor as an absent one; its pixels are background to all names.
-    Names of which one holds all words of the other ("bicycle", "blue bicycle") stay or go together.
+    images, names: shares, 0 < share <= 1. views: number of consecutive scenes that show one image. A name that is left
+    out is never asked, neither as a present nor as an absent name; its pixels are background. Two names of which one
+    contains all words of the other ("bicycle", "blue bicycle") are kept or left out together.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class TrainingSubset(StoredBatchSource):
         self.fingerprint = fingerprint(scenes.fingerprint, "fewer", images, names, views, seed)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """Those names of scene ``index`` that were kept."""
+        """The names of scene ``index`` that were kept."""
         return tuple(name for name in super().names(index) if name in self.kept_names)
 
 
 class OneObject(StoredBatchSource):
-    """The same scenes with every named thing called ``OBJECT``: all that is left to learn is what stands out.
+    """The same scenes with one name, ``OBJECT``, whose mask is the union of all masks of the scene.
 
-    Where a scene shows several names its mask is all of them together. The control of the transfer study
-    (``transfer.study.CONTROLS``) keeps the masks apart.
+    A control: a model can learn from it where objects are, and nothing about names. (The control ``class-agnostic`` of
+    ``studies.cost_aggregation`` trains on one name's mask at a time instead.)
     """
 
     def __init__(self, scenes: StoredScenes, pairs: Pairs | None = None) -> None:
@@ -63,14 +63,14 @@ class OneObject(StoredBatchSource):
         return (OBJECT,)
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
-        """The batches of ``steps``, all labels but ignored ones joined."""
+        """The batches of ``steps``: all labels except 0 and 255 become 1."""
         for batch in super().batches(order, steps):
-            joined = batch.labels.clamp(max=1).where(batch.labels != IGNORE, batch.labels)
-            yield Batch(batch.tokens, joined, [(OBJECT,)] * len(batch.samples), batch.samples)
+            union = batch.labels.clamp(max=1).where(batch.labels != IGNORE, batch.labels)
+            yield Batch(batch.tokens, union, [(OBJECT,)] * len(batch.samples), batch.samples)
 
 
 def _share(rng: np.random.Generator, whole: Sequence[int], share: float) -> list[int]:
-    """The first of ``whole`` in a drawn order, at least one."""
+    """A random ``share`` of ``whole``, at least one element: the first elements of a random permutation."""
     return [whole[place] for place in rng.permutation(len(whole))[: max(1, round(share * len(whole)))]]
 
 
@@ -84,7 +84,7 @@ def _share_of_names(rng: np.random.Generator, names: Sequence[str], share: float
 
 
 def families_of(names: Sequence[str]) -> list[list[str]]:
-    """``names`` in groups: two of which one holds all words of the other are in one group, directly or by others."""
+    """``names`` in groups: the connected components of "all words of one name are in the other"."""
     words = {name: frozenset(name.split()) for name in names}
     family = {name: name for name in names}
 

@@ -1,1 +1,1 @@
-"""How well words carry over to classes that were held out: the bars of a run, and a study of settings by them."""
+"""Cost aggregation (the config ``modern``) and its generalisation to unseen classes."""

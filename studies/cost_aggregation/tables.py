@@ -1,14 +1,9 @@
-"""What a training image costs: floating-point operations of the trained part, counted and not timed.
-
-What a transfer study comes to: means over classes, spreads over seeds, each setting's gain over `modern`.
-
-The Markdown page of a transfer study: what `modern` is and why, in words, and the study's tables.
-"""
+"""Tables of the study: means over classes, spreads over seeds, gains over ``modern``, and operations per image."""
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,10 +18,10 @@ from studies.tables import markdown_table
 
 
 def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride: int = 16) -> dict[str, int]:
-    """Forward and backward FLOPs (two a multiply-add) of one training image at ``run.data.size``, its names included,
-    and the trainable parameters. Products of matrices and convolutions count, what is done pixel by pixel does not.
+    """FLOPs of a training image at ``run.data.size`` with its names (forward and backward, 2 a multiply-add), number of
+    trainable parameters, number of names. Counted are matrix products and convolutions, not elementwise operations.
 
-    visual_width, text_width: channels of the frozen tokens; stride: pixels a token.
+    visual_width, text_width: channels of the frozen tokens. stride: pixels a token.
     """
     training, size = run.training, run.data.size
     names, loss = training.positives + training.negatives, -(-size // training.loss_stride)
@@ -39,13 +34,13 @@ def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride:
 
 
 def gigaflops(study: CostAggregationStudy, settings: Iterable[str]) -> dict[str, float]:
-    """GFLOPs of a training image by setting, at the setting's own size and names."""
+    """GFLOPs of a training image by setting, at the setting's own input size and number of names."""
     runs = {name: study.run_of(Trial(name, study.folds[0], study.seeds[0], 1)) for name in settings}
     return {name: cost["flops"] / 1e9 for name, cost in costs(runs).items()}
 
 
 def costs(runs: Mapping[str, RunConfig]) -> dict[str, dict[str, int]]:
-    """``training_cost`` of each of ``runs``, with the widths of its own encoders, which are loaded for it."""
+    """``training_cost`` of each run, with the widths of its encoders, which are loaded."""
     widths = {run.pair: (visual_of(run.pair).width, text_cache_of(run.pair).encoder.width) for run in runs.values()}
     return {
         name: training_cost(run, visual_width=widths[run.pair][0], text_width=widths[run.pair][1])
@@ -54,8 +49,8 @@ def costs(runs: Mapping[str, RunConfig]) -> dict[str, dict[str, int]]:
 
 
 def compared_costs(study: CostAggregationStudy) -> list[dict[str, Any]]:
-    """``modern`` beside the paper's module at 224 pixels, both on the packaged pair: parameters, names an image, GFLOPs
-    a training image, and percent of the paper's."""
+    """``modern`` and the paper's module on the packaged pair at 224 pixels: parameters, names an image, GFLOPs a
+    training image, percent of the paper's GFLOPs."""
     modern = study.model_copy(update={"size": 224}).run_of(Trial(BASE, study.folds[0], 0, 1))
     paper = RunConfig.flat(preset="bmvc2022", recipe="bmvc2022", size=224)
     found = costs({BASE: modern, "bmvc2022": paper})
@@ -75,13 +70,13 @@ def compared_costs(study: CostAggregationStudy) -> list[dict[str, Any]]:
 Row = Mapping[str, Any]
 
 FIGURES = ("one", "absent", "all", "harmonic", "painted novel", "painted seen")
-"""What a setting is told by, in percent; of ``absent`` and the painted shares less is better."""
+"""Figures of a setting in percent. Lower is better for ``absent`` and the two predicted areas (painted)."""
 
 
 def by_seed(rows: Iterable[Row], setting: str) -> dict[int, dict[str, float]]:
-    """The figures (percent) of ``setting`` by seed: IoU averaged over the classes of all folds, the others over folds.
+    """The figures (percent) of ``setting`` by seed: IoU as the mean over all folds' classes, others over folds.
 
-    A seed counts once it has every fold that any seed of the setting has. ``perfect`` is there for cost aggregation.
+    Only seeds with all folds of the setting are returned. ``perfect`` exists for cost aggregation only.
     """
     found = [row for row in rows if row["setting"] == setting]
     folds = {row["fold"] for row in found}
@@ -101,9 +96,8 @@ def _figures(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row a setting, in the order of ``rows``: seeds, mean and spread (standard deviation over seeds) of one name,
-    the means of the other ``FIGURES``, gain of one name and all names over ``modern`` with the same seeds, and
-    trainable parameters."""
+    """A row a setting, in the order of ``rows``: number of seeds, means of ``FIGURES``, parameters. For ``one`` and
+    ``all`` also the spread (standard deviation over seeds) and the gain over ``modern`` with the same seeds."""
     base = by_seed(rows, BASE)
     table = []
     for setting in dict.fromkeys(row["setting"] for row in rows):
@@ -134,7 +128,7 @@ def by_class(rows: Sequence[Row], setting: str, kind: str) -> dict[str, float]:
 
 
 def by_threshold(rows: Sequence[Row], setting: str) -> list[dict[str, Any]]:
-    """The figures (percent) of ``setting`` at each threshold of its records, means over classes, folds and seeds."""
+    """The figures (percent) of ``setting`` at each threshold: means over classes, folds and seeds."""
     own = [row for row in rows if row["setting"] == setting]
     levels = list(own[0]["at"]) if own else []
     table = []
@@ -154,24 +148,8 @@ def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(kept) if kept else math.nan
 
 
-TEXTS = {
-    "Controls": "A network that cannot read; the paper's module and recipe at the size of `small` with as many images "
-    "seen; CLIP's text vectors (ViT-B/32) with a learned map. One name at a time the paper's recipe scores more: it "
-    "paints what stands out, also for a name that is not there, and among 20 names almost nothing is right.",
-    "Thresholds": "One threshold serves all folds; these are the same answers cut at others.",
-    "Cost": "A training image at 224 pixels, all its names, forward and backward.",
-    "One thing at a time": "Short trainings, each of which differs from `modern` in one thing; the row of `modern` has "
-    "the spread that seeds alone make. `kept`: whether `modern` has it. What a setting named for a lack loses is what "
-    "`modern` gains by having it; settings that would also do better after few steps may lose that lead after many.",
-}
-"""What stands above a table, by its title."""
-
-
-def write_page(study: CostAggregationStudy, tables: Mapping[str, Any]) -> None:
-    """pandas ``tables`` by title into ``study.file``; what is missing is "-"."""
-    parts = []
-    for title, table in tables.items():
-        rows = markdown_table(table.reset_index().to_dict("records"))
-        parts.append("\n\n".join(part for part in (f"## {title}", TEXTS.get(title, ""), rows) if part))
-    text = resources.files("studies.cost_aggregation").joinpath("page.md").read_text(encoding="utf-8")
-    write_text(study.file, text.replace("{tables}", "\n".join(parts)))
+def write_tables(study: CostAggregationStudy, tables: Mapping[str, Any]) -> Path:
+    """Write pandas ``tables`` by title as Markdown into ``table.md`` of the study's folder; returns the file."""
+    rows = {title: markdown_table(table.reset_index().to_dict("records")) for title, table in tables.items()}
+    write_text(study.folder / "table.md", "\n".join(f"## {title}\n\n{table}" for title, table in rows.items()))
+    return study.folder / "table.md"

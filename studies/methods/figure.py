@@ -1,4 +1,4 @@
-"""Methods side by side on the same mosaics, clean and at their hardest."""
+"""The figure of the methods on the same mosaics."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ from fusionerlib.plots.style import GREY, figure, style, wrapped
 
 
 def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str = "") -> Figure:
-    """One panel a test with two bars for each method, assignment and mIoU (0-1), and the chance of assignment.
+    """A panel for each test with two bars a method, assignment and mIoU (0-1), and a line at chance assignment.
 
-    figures: by method and test, of ``methods.measured``. A method that was not measured on a test has no bar there.
-    Raises FusionerError where there is no method.
+    figures: by method and test, from ``study.evaluate_tests``. A method without figures of a test has no bar there.
+    Raises FusionerError if there is no method.
     """
     tests = list(dict.fromkeys(test for own in figures.values() for test in own))
     if not tests:
-        raise FusionerError("there is no method to draw: measure at least one first")
+        raise FusionerError("there is no method to draw: evaluate at least one first")
     height = 0.84 / len(CURVE_METRICS)
     with style():
         down, across = -(-len(tests) // PANELS_ACROSS), min(PANELS_ACROSS, len(tests))
@@ -31,7 +31,7 @@ def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
                 shown = {row: own[test][key] for row, own in enumerate(figures.values()) if test in own}
                 y = [row + (place - (len(CURVE_METRICS) - 1) / 2) * height for row in shown]
                 bars = axes.barh(y, list(shown.values()), height * 0.94, color=colour, label=label)
-                # On white, so that the line of chance does not strike a number out.
+                # White boxes, so that the line at chance does not cross the numbers.
                 paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
                 axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5, bbox=paper)
             chance = next(own[test]["chance"] for own in figures.values() if test in own)

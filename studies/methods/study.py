@@ -1,7 +1,8 @@
-"""Methods that are compared on one footing: same training data, same steps, same mosaics; and two controls."""
+"""Methods compared with the same training data, steps and test mosaics; and two controls."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,21 @@ from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import SegmentationModel
+from fusionerlib.training.batch_sources import names_of
 from fusionerlib.training.subsets import OneObject
-from studies.variants import VariantRunner
+from studies.variants import stored_source, train_variant
 
 Figures = dict[str, dict[str, float]]
-"""Figures by test: "objects" or another split, "3x3" or another kind, "blur 8" or another curve's hardest level."""
-SHOWN = ("assignment", "miou", "miou_permuted", "chance")
+"""Figures (0-1) by test. A test is a split ("objects"), a kind ("3x3"), or a curve's hardest level ("blur 8")."""
+FIGURES = ("assignment", "miou", "miou_permuted", "chance")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to tie words to pixels.
+    """A method of open-vocabulary segmentation, or a control.
 
-    changes: leaves of the run's config that it changes. one_object: it trains on objects without their names, all of an
-    image as one mask (``fewer.OneObject``): on a mosaic it is to find every tile's object, whichever name is asked.
-    shuffled: every name has another name's token.
+    changes: leaves of the run's config that it changes. one_object: train on the union of all objects under one name
+    (``subsets.OneObject``). shuffled: give every name the text token of another name.
     """
 
     about: str
@@ -44,21 +45,23 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "fusioner": Method("patches and words attend to each other (the paper)", {"kind": "fusioner"}),
-    "late": Method("each side by itself, until the final product (the paper's baseline)", {"kind": "late"}),
-    "lseg": Method("pixels trained to lie near frozen words (LSeg's head)", {"kind": "lseg"}),
-    "spnet": Method("one linear map from pixels to frozen words (SPNet's)", {"kind": "spnet"}),
+    "fusioner": Method("early fusion: self-attention over patches and words (the paper)", {"kind": "fusioner"}),
+    "late": Method("late fusion: self-attention within each side (the paper's baseline)", {"kind": "late"}),
+    "lseg": Method("pixel embeddings trained towards frozen text embeddings (LSeg)", {"kind": "lseg"}),
+    "spnet": Method("a linear map from pixels to frozen text embeddings (SPNet)", {"kind": "spnet"}),
     "similarity": Method(
-        "cosine of word and patch, no training (MaskCLIP's)",
+        "cosine of text and patch token, no training (MaskCLIP)",
         {"kind": "training_free", "temperature": 0.07, "offset": 0.2},
     ),
-    "modern": Method("similarity maps, made into masks by shared convolutions (ours)", {"kind": "cost_aggregation"}),
-    "class-agnostic": Method(
-        "control: objects of any name, one word for all", {"kind": "fusioner", "text": "constant"}, one_object=True
+    "modern": Method(
+        "cost aggregation: convolutions over cosine maps, shared by all names (ours)", {"kind": "cost_aggregation"}
     ),
-    "shuffled names": Method("control: every name has another name's token", {"kind": "fusioner"}, shuffled=True),
+    "class-agnostic": Method(
+        "control: all objects under one name", {"kind": "fusioner", "text": "constant"}, one_object=True
+    ),
+    "shuffled names": Method("control: each name has the text token of another", {"kind": "fusioner"}, shuffled=True),
 }
-"""By name. A method of another kind than the run's takes its fusion from the preset ``small`` or ``modern``."""
+"""All methods. One of another kind than the run's takes its fusion config from the preset ``small`` or ``modern``."""
 
 
 class ShuffledNames(TextEmbeddingCache):
@@ -87,10 +90,10 @@ class ShuffledNames(TextEmbeddingCache):
 
 @dataclass(frozen=True)
 class MosaicTests:
-    """The mosaics that every method is measured on, the same for all.
+    """The mosaics that all methods are evaluated on.
 
-    sets: 2x2 mosaics by split, the hardest last. kinds: harder kinds. curves: mosaics whose hardest corruptions are
-    measured, None leaves them out. known: names that distractors are drawn from.
+    sets: 2x2 mosaics by split, the hardest last. kinds: harder kinds. curves: mosaics for the hardest level of each
+    robustness curve, None for no curves. known: names that distractors are drawn from.
     """
 
     sets: Mapping[str, Mosaics]
@@ -100,7 +103,7 @@ class MosaicTests:
     seed: int = 0
 
     def names(self) -> set[str]:
-        """All names that may be asked."""
+        """All names that the tests can ask."""
         asked = {name for kind in self.kinds.values() for names in kind.asked or () for name in names}
         scenes = [*self.sets.values(), *(kind.scenes for kind in self.kinds.values())]
         return asked.union(self.known, *(vocabulary(one) for one in scenes))
@@ -114,7 +117,7 @@ def require_methods(names: Sequence[str]) -> None:
 
 
 def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:
-    """The run that trains method ``name`` as ``run`` was trained, for ``steps`` steps; 0 takes as many as ``run``.
+    """The config that trains method ``name`` like ``run``, for ``steps`` steps; 0 takes as many as ``run``.
 
     Raises FusionerError for an unknown method, and for one that ``run``'s pair of encoders does not allow.
     """
@@ -124,7 +127,7 @@ def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:
         changes |= aligned_tokens(run.pair) or {}
     if (run.fusion.kind == "cost_aggregation") != (changes["kind"] == "cost_aggregation"):
         preset = "modern" if changes["kind"] == "cost_aggregation" else "small"
-        # The pair and the optimisation stay the run's own.
+        # The encoders and the optimisation stay those of the run.
         changes = {**dict(run.pair), **dict(run.training), "preset": preset, **changes}
         if changes["kind"] == "cost_aggregation":
             changes |= _modern_tokens(run.pair)
@@ -137,35 +140,35 @@ def method_run(run: RunConfig, name: str, *, steps: int = 0) -> RunConfig:
 def compare(
     context: RunContext, names: Sequence[str], tests: MosaicTests, *, directory: Path, steps: int = 0
 ) -> dict[str, tuple[int, Figures]]:
-    """Each method of ``names`` trained on the data of ``context`` and evaluated: trainable parameters, figures by test.
+    """Train and evaluate each method of ``names`` on the data of ``context``: trainable parameters, figures by test.
 
-    Running checkpoints lie in ``directory``. Raises FusionerError as ``method_run`` does, before anything is trained.
+    Running checkpoints are kept in ``directory``. Raises FusionerError as ``method_run``, before anything is trained.
     """
-    runs = {name: method_run(context.run, name, steps=steps) for name in names}
-    bench = VariantRunner(context, directory=directory)
+    contexts = {name: context.with_run(method_run(context.run, name, steps=steps)) for name in names}
     found = {}
-    for name, run in runs.items():
-        feed, text_cache = bench.scenes(run), bench.text_cache(run)
+    for name, own in contexts.items():
+        source, text_cache = stored_source(own), own.text_cache
         if METHODS[name].one_object:
-            feed = OneObject(feed.scenes, feed.pairs())
+            source = OneObject(source.scenes, source.pairs())
         if METHODS[name].shuffled:
-            trained = {pair[1] for pair in feed.pairs()}
-            groups = [sorted(trained), sorted(tests.names() - trained)]
-            text_cache = ShuffledNames(text_cache, groups, seed=run.training.seed)
-        model = bench.train(run, feed=feed, text_cache=text_cache).model
-        features = _Features(bench, run)
-        found[name] = (model.trainable()["total"], measured(model, text_cache, tests, features=features))
+            trained_names = set(names_of(source.pairs()))
+            groups = [sorted(trained_names), sorted(tests.names() - trained_names)]
+            text_cache = ShuffledNames(text_cache, groups, seed=own.run.training.seed)
+        trained = train_variant(own, directory=directory, source=source, text_cache=text_cache)
+        features = partial(own.features, quiet=True)
+        model = trained.checkpoint.model
+        found[name] = (trained.parameters, evaluate_tests(model, text_cache, tests, features=features))
     return found
 
 
-def measured(
+def evaluate_tests(
     model: SegmentationModel,
     text_cache: TextEmbeddingCache,
     tests: MosaicTests,
     *,
     features: Callable[[Any, str], StoredScenes],
 ) -> Figures:
-    """The figures of ``model`` on all ``tests``. features: ``RunContext.features``, what stores frozen features."""
+    """The figures of ``model`` on all ``tests``. features: ``RunContext.features``."""
     results = {
         split: evaluate_mosaics(model, features(scenes, f"mosaics of {split}"), text_cache, quiet=True)
         for split, scenes in tests.sets.items()
@@ -184,8 +187,8 @@ def measured(
 
 
 def figures_of(results: Mapping[str, MosaicResult], curves: Sequence[Mapping[str, Any]] = ()) -> Figures:
-    """What ``SHOWN`` names of each result; of the rows of ``robustness_curves`` the hardest level. All 0-1."""
-    found = {name: {key: float(result.kind_figures()[key]) for key in SHOWN} for name, result in results.items()}
+    """``FIGURES`` of each result, and those of each curve's hardest level. curves: ``robustness_curves``. All 0-1."""
+    found = {name: {key: float(result.kind_figures()[key]) for key in FIGURES} for name, result in results.items()}
     chances = {row["curve"]: row["chance"] for row in curves}
     for curve, ends in curve_figures(curves).items():
         hard = {key: ends[f"{key}_hardest"] for key in ("assignment", "miou")}
@@ -193,20 +196,9 @@ def figures_of(results: Mapping[str, MosaicResult], curves: Sequence[Mapping[str
     return found
 
 
-@dataclass(frozen=True)
-class _Features:
-    bench: VariantRunner
-    run: RunConfig
-
-    def __call__(self, scenes: Any, description: str) -> StoredScenes:
-        return self.bench.features(self.run, scenes, description)
-
-
 def _modern_tokens(pair: PairConfig) -> dict[str, Any]:
-    """How ``modern`` reads a pair: the packaged one over classes, one in one space by cosine, others by a learned map.
-
-    Noise on words that are distributions over classes would make other words of them.
-    """
+    """Token leaves of ``modern`` for a pair: class posteriors for the packaged one, cosine for a pair in one embedding
+    space, a learned linear map for others. Text noise is off where a token is a distribution over classes."""
     if (pair.visual, pair.text) == ("packaged", "packaged"):
         return {
             "visual_tokens": "class_posteriors",
@@ -214,5 +206,5 @@ def _modern_tokens(pair: PairConfig) -> dict[str, Any]:
             "similarity": "class_posteriors",
             "text_noise": 0.0,
         }
-    way = aligned_tokens(pair)
-    return {"similarity": "learned"} if way is None else {**way, "similarity": "cosine"}
+    aligned = aligned_tokens(pair)
+    return {"similarity": "learned"} if aligned is None else {**aligned, "similarity": "cosine"}

@@ -1,4 +1,4 @@
-"""The command ``fusioner grid``: the paper's 96 trainings as a graph, and the one that Snakemake calls for each."""
+"""The command ``fusioner grid``, which runs the paper's 96 trainings, and the one that Snakemake calls for each."""
 
 import json
 from pathlib import Path
@@ -14,18 +14,18 @@ def grid(
     more: Annotated[list[str] | None, typer.Argument(metavar="[-- OPTION...]", help="Options for Snakemake.")] = None,
     name: Annotated[str, typer.Option("--grid", help="paper, or the path of a grid's .json file.")] = "paper",
     output: Annotated[Path, typer.Option("-o", "--output", help="The grid's folder.")] = Path("outputs/grid"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would run.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at once.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of each; 0 shares out this machine's.")] = 0,
-    executor: Annotated[str, typer.Option(help="A plugin of Snakemake's, such as slurm; this machine if empty.")] = "",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; a free GPU where there is one.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only list what would run.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at a time.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of each; 0: cores divided by jobs.")] = 0,
+    executor: Annotated[str, typer.Option(help="Executor plugin of Snakemake, such as slurm.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; default: a free GPU, else the CPU.")] = "",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="root=data/pascal, steps=2000, folds=[1]")
     ] = None,
 ) -> None:
     """Train and measure the paper's grid: 12 pairs of encoders, early and late fusion, 4 folds of PASCAL-5i.
 
-    What has a record stays, a training that was stopped goes on, and one that fails stops no other.
+    Trainings that have a record are skipped, an interrupted one goes on, and one that fails does not stop the others.
     """
     from fusionerlib.cli.settings import parsed
     from studies.paper_grid.grid import Grid, run_grid

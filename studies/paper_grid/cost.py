@@ -1,8 +1,8 @@
-"""What the paper's trainings would cost on one machine: operations, counted and not timed, and the days they make.
+"""An estimate of the cost of the paper's trainings: counted operations, and days at a given rate.
 
-An estimate: counted are the products and convolutions of the tower's forward and of the fusion's forward and backward,
-two a multiply-add. Left out: words (encoded once a name), the stored feed's one pass of the tower over each image
-(under 1 % of a training), the optimiser, augmentation, validation and tests.
+Counted: matrix products and convolutions of the visual encoder's forward pass and of the fusion's forward and backward
+pass, 2 operations a multiply-add. Not counted: the text encoder (once a name), the one pass over the images that stored
+features need (under 1 % of a training), the optimiser, augmentation, validation and tests.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,16 +22,16 @@ from studies.encoder_pairs.study import FUSIONS
 from studies.paper_grid.grid import Grid
 
 TOWERS = {"clip-vit-b16": (12, 768), "clip-vit-l14": (24, 1024), "dino-vitb16": (12, 768), "mocov3-vitb16": (12, 768)}
-"""Blocks and width of the vision transformers of the paper's grid."""
+"""Number of blocks and width of the vision transformers of the paper's grid."""
 
 PAIRS: Mapping[str, Callable[[int], int]] = {
     "PASCAL-5i": pascal.training_pair_count,
     "COCO-20i": lambda fold: len(coco.fold_pairs(fold, "train")),
 }
-"""How many (image, class) pairs train where a fold is held out."""
+"""The number of training pairs (image, class) if a fold is held out."""
 
 WORDS = 768
-"""Channels of a word's token, one of the grid's: with the others a training costs the same within 1e-5."""
+"""Channels of a text token. Other widths of the grid change a training's cost by less than 1e-5."""
 
 BEST = ("clip-vit-l14", "clip-vit-l14")
 """The pair that the paper trains on COCO-20i."""
@@ -39,7 +39,7 @@ BEST = ("clip-vit-l14", "clip-vit-l14")
 
 @dataclass(frozen=True)
 class Rate:
-    """Operations a second (10^12) that a training sustains: with the tower in every step, and on stored features."""
+    """TFLOP/s of a training: with the visual encoder in every step (online), and on stored features."""
 
     label: str
     online: float
@@ -47,46 +47,46 @@ class Rate:
 
     @classmethod
     def measured(cls, label: str, record: Mapping[str, Any]) -> "Rate":
-        """That of the steps in a record of benchmarks/training.py: its operations by its fastest turns."""
-        work, seconds = record["modern"]["bmvc2022"], record["bmvc2022"]["seconds"]
-        fusion, tower = work["fusion_gigaflops"] / 1e3, work["tower_gigaflops"] / 1e3
+        """The rate in a record of benchmarks/training.py: operations of a step by its fastest time."""
+        operations, seconds = record["modern"]["bmvc2022"], record["bmvc2022"]["seconds"]
+        fusion, tower = operations["fusion_gigaflops"] / 1e3, operations["tower_gigaflops"] / 1e3
         return cls(label, (fusion + tower) / min(seconds["online"]), fusion / min(seconds["stored"]))
 
 
 def tower_flops(visual: str, *, size: int) -> int:
-    """Operations of one image of ``size`` pixels through a tower of the grid: patches, blocks, CLIP's projection.
+    """Operations of a forward pass of one image of ``size`` x ``size`` pixels: patch embedding, blocks, projection.
 
-    Raises FusionerError for a tower whose blocks are not known here.
+    Raises FusionerError for an encoder that is not in ``TOWERS``.
     """
     if visual not in TOWERS:
         raise FusionerError(f"the cost of the tower {visual!r} is not known: expected one of {', '.join(TOWERS)}")
     (blocks, width), row = TOWERS[visual], get_spec("visual", visual)
     patches = (size // row.stride) ** 2
     tokens = patches + 1
-    # Attention's four products with weights and the MLP's two, and tokens with tokens twice.
+    # A block: 12 width^2 weights applied to every token, and the two products of attention between tokens.
     block = 24 * tokens * width**2 + 4 * tokens**2 * width
     projection = 2 * patches * width * row.width if row.family == "CLIP" else 0
     return 2 * patches * 3 * row.stride**2 * width + blocks * block + projection
 
 
 def fusion_flops(grid: Grid, *, visual: str, fusion: str) -> int:
-    """Operations of one training image through the fusion of the patches of ``visual``, forward and backward."""
+    """Operations of the fusion for one training image, forward and backward."""
     row = get_spec("visual", visual)
     run = RunConfig.flat(**grid.run, kind=FUSIONS[fusion])
     return _counted(run.model_dump_json(), row.width, row.stride)
 
 
 def images_shown(grid: Grid, dataset: str, *, epochs: int) -> int:
-    """Images that one training on each fold is shown, all folds together; an epoch drops its last, smaller batch."""
-    batch = RunConfig.flat(**grid.run).training.batch
-    return sum(epochs * (PAIRS[dataset](fold) // batch) * batch for fold in grid.folds)
+    """Number of images that one training on each fold processes, summed over folds: one for each pair and epoch."""
+    return sum(epochs * PAIRS[dataset](fold) for fold in grid.folds)
 
 
 def estimates(grid: Grid, rates: Sequence[Rate], *, coco_epochs: int) -> list[dict[str, Any]]:
-    """A row for each tower and fusion on PASCAL-5i, for the whole grid, for the paper's pair on COCO-20i, and for the
-    grid there: trainings, millions of images shown, mean GFLOP an image of tower and fusion, EFLOP of all with the
-    tower in every step, and by each rate the days of one machine, online and on stored features."""
-    size = RunConfig.flat(**grid.run).data.size
+    """Cost of each visual encoder and fusion on PASCAL-5i, of the whole grid, and of the paper's pair and the grid on
+    COCO-20i. A row: number of trainings, million images, mean GFLOP an image of visual encoder and fusion, EFLOP of all
+    with the visual encoder in every step, and days at each rate, online and on stored features."""
+    run = RunConfig.flat(**grid.run)
+    size = run.data.size
     towers = list(dict.fromkeys(visual for visual, _ in grid.pairs))
     parts = {
         f"{visual}, {fusion}": [(pair, fusion) for pair in grid.pairs if pair[0] == visual]
@@ -94,7 +94,7 @@ def estimates(grid: Grid, rates: Sequence[Rate], *, coco_epochs: int) -> list[di
     }
     whole = [part for some in parts.values() for part in some]
     tasks: list[tuple[str, str, list[tuple[tuple[str, str], Any]], int]] = [
-        ("PASCAL-5i", name, some, grid.epochs) for name, some in {**parts, "the whole grid": whole}.items()
+        ("PASCAL-5i", name, some, run.training.epochs) for name, some in {**parts, "the whole grid": whole}.items()
     ]
     best = [(BEST, "early")]
     tasks += [("COCO-20i", f"{BEST[0]}, early, its own words", best, coco_epochs)]
@@ -117,7 +117,7 @@ def estimates(grid: Grid, rates: Sequence[Rate], *, coco_epochs: int) -> list[di
 
 @cache
 def _counted(run: str, width: int, stride: int) -> int:
-    # Tensors that have a shape and no content: the count is the same, and nothing is computed.
+    # Fake tensors have a shape and no data: operations are counted and not computed.
     with FakeTensorMode():
         config = RunConfig.model_validate_json(run)
         return training_cost(config, visual_width=width, text_width=WORDS, stride=stride)["flops"]

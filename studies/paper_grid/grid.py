@@ -1,11 +1,7 @@
-"""The paper's grid (Table 1): pairs of encoders x early and late fusion x folds of PASCAL-5i, one training each.
-
-The trainings of a grid: one of them with its measurement, and the call of Snakemake that makes all that miss.
-"""
+"""The paper's grid (Table 1): pairs of encoders x early and late fusion x folds of PASCAL-5i, one training each."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +17,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from fusionerlib import checkpoints
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import single_queries
@@ -29,34 +24,27 @@ from fusionerlib.evaluation.scoring import evaluate
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import claim
 from fusionerlib.files import exclusive, plain_name, write_text
-from fusionerlib.records import write_run_record
-from fusionerlib.runs import trained
-from fusionerlib.training.batch_sources import training_batch_source
+from fusionerlib.runs import TrainedRun, train_and_evaluate
+from fusionerlib.training.batch_sources import names_of
 from studies.encoder_pairs.study import FUSIONS
 from studies.tables import markdown_table
 
 
 class Grid(Frozen):
-    """Which trainings. ``pairs``: visual and text encoders by their names in `fusioner encoders`.
-
-    run: leaves of the config that all trainings share. epochs, warmup_epochs: passes over a fold's published training
-    pairs, where ``run`` has no ``steps``.
-    """
+    """The trainings of a grid. pairs: visual and text encoder by name. run: leaves of the config of all trainings."""
 
     name: str
     pairs: tuple[tuple[str, str], ...]
     fusions: tuple[Literal["early", "late"], ...] = ("early", "late")
     folds: tuple[int, ...] = (0, 1, 2, 3)
-    epochs: int = Field(default=510, ge=1)
-    warmup_epochs: int = Field(default=10, ge=0)
     run: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str, settings: Mapping[str, Any] | None = None) -> "Grid":
-        """The packaged grid ``paper``, or one's own by the path of its JSON file, with ``settings``: fields of the grid
-        (``folds``, ...), or leaves of its runs' config.
+        """The grid ``paper``, or the one in the JSON file ``name``.
 
-        Raises FusionerError where there is none, and for a setting that neither has.
+        settings: fields of the grid (``folds``, ...) or leaves of its runs' config, by name. Raises FusionerError if
+        the file can't be read, and for an unknown setting.
         """
         packaged = Path(str(resources.files("studies.paper_grid") / f"{name}.json"))
         file = Path(name) if name.endswith(".json") else packaged
@@ -76,24 +64,17 @@ class Grid(Frozen):
         return grid
 
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """The leaves of every training's config, by a name that is unique among files."""
-        lengths = {fold: self._length(fold) for fold in self.folds}
+        """The leaves of every training's config by the training's name, which is unique in the grid."""
         return {
-            _stem(visual, text, fusion, fold): {
-                **lengths[fold],
-                **self.run,
-                "visual": visual,
-                "text": text,
-                "kind": FUSIONS[fusion],
-                "fold": fold,
-            }
+            _stem(visual, text, fusion, fold): self.run
+            | {"visual": visual, "text": text, "kind": FUSIONS[fusion], "fold": fold}
             for (visual, text), fusion, fold in product(self.pairs, self.fusions, self.folds)
         }
 
     def missing(self) -> list[str]:
-        """The encoders whose weights are neither given by ``run`` nor on this machine, sorted.
+        """The encoders whose weights are neither given in ``run`` nor on this machine, sorted.
 
-        Raises FusionerError for a name that no encoder has.
+        Raises FusionerError for an unknown encoder.
         """
         from fusionerlib.encoders.registry import get_spec
         from fusionerlib.encoders.weights import present
@@ -102,21 +83,10 @@ class Grid(Frozen):
         rows += [get_spec("text", text) for _, text in self.pairs if not self.run.get("text_weights")]
         return sorted({row.name for row in rows if not present(row)})
 
-    def _length(self, fold: int) -> dict[str, int]:
-        """Steps that make the epochs, and so few of them with checkpoints and validations that they cost nothing."""
-        if "steps" in self.run:
-            return {"validate_every": self.run["steps"]}
-        from fusionerlib.datasets.pascal import training_pair_count
-
-        batch = RunConfig.flat(**self.run).training.batch
-        an_epoch = training_pair_count(fold) // batch
-        steps = self.epochs * an_epoch
-        return {"steps": steps, "warmup": self.warmup_epochs * an_epoch, "validate_every": steps}
-
 
 def rows_of(grid: Grid, folder: Path) -> list[dict[str, Any]]:
-    """One row for every pair and fusion: visual, text, fusion, the mIoU (0-1) of its folds that have a record in
-    ``folder`` (``fold 0``, ...; None for the others), and their mean where all four have one."""
+    """A row for every pair and fusion: visual, text, fusion, mIoU (0-1) by fold (``fold 0``, ...; None without a record
+    in ``folder``), and their mean if there are four."""
     rows = []
     for (visual, text), fusion in product(grid.pairs, grid.fusions):
         folds = {fold: _miou(record_of(folder, _stem(visual, text, fusion, fold))) for fold in grid.folds}
@@ -128,12 +98,12 @@ def rows_of(grid: Grid, folder: Path) -> list[dict[str, Any]]:
 
 
 def record_of(folder: Path, job: str) -> Path:
-    """The file that a training of the grid in ``folder`` leaves."""
+    """The record of a training of the grid in ``folder``."""
     return folder / "records" / f"{job}.json"
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of ``rows_of``, mIoU in percent, "-" for what is not there."""
+    """``rows_of`` as a Markdown table, mIoU in percent, "-" for None."""
     return markdown_table(rows, number=lambda level: f"{100 * level:.1f}").rstrip("\n")
 
 
@@ -145,43 +115,47 @@ def _miou(record: Path) -> float | None:
     return json.loads(record.read_text(encoding="utf-8"))["measured"]["miou"] if record.is_file() else None
 
 
-TEST = "novel"
-"""The test of a fold's held-out classes: every published pair, one name asked at a time."""
-
-
 def run_job(job: str, leaves: dict[str, Any], folder: Path, *, device: str = "") -> Path:
-    """Trains and measures one training of the grid in ``folder``; returns its record. A stopped one goes on.
+    """Train and evaluate one training of the grid in ``folder``; returns its record. An interrupted one goes on.
 
-    Raises FusionerError where weights or data are missing, before anything is trained.
+    Raises FusionerError if weights or data are missing, before anything is trained.
     """
-    run = RunConfig.flat(**leaves)
+    run, record = RunConfig.flat(**leaves), record_of(folder, job)
     with own_device(folder, device) as place:
         context = RunContext(run, device=place)
-        # Missing weights are told before an image is opened.
-        text_cache, _ = context.text_cache, context.visual
-        directory = folder / "training" / job
-        made, history = trained(context, training_batch_source(context), directory=directory)
-        pairs = context.sets.test_pairs[TEST]
-        test = context.features(context.sets.tests[TEST], "test features")
-        counts = evaluate(made.model, test, text_cache, single_queries(pairs)).counts.only({name for _, name in pairs})
-    checkpoints.save(folder / "checkpoints" / job, model=made.model, run=run, trained_names=made.trained_names)
+        # Load both encoders first: missing weights are reported before an image is read.
+        _ = context.text_cache, context.visual
+        train_and_evaluate(
+            context,
+            directory=folder / "training" / job,
+            record=record,
+            evaluate=evaluate_fold,
+            checkpoint=folder / "checkpoints" / job,
+        )
+    return record
+
+
+def evaluate_fold(trained: TrainedRun) -> dict[str, Any]:
+    """The held-out classes of the run's fold by the paper's protocol: every published pair, one name at a time."""
+    context = trained.context
+    pairs = context.sets.test_pairs["novel"]
+    test = context.features(context.sets.tests["novel"], "test features")
+    found = evaluate(trained.checkpoint.model, test, context.text_cache, single_queries(pairs))
+    counts = found.counts.only(set(names_of(pairs)))
     measured = {
         "miou": counts.miou,
         "fb_iou": counts.fb_iou,
         "classes": {row["name"]: row["iou"] for row in counts.table()},
         "pairs": len(pairs),
-        "loss": sum(row["loss"] for row in history[-50:]) / len(history[-50:]),
-        "parameters": made.model.trainable()["total"],
+        "loss": trained.mean_loss(50),
+        "parameters": trained.parameters,
     }
-    write_run_record(record_of(folder, job), run, measured=measured)
-    shutil.rmtree(directory, ignore_errors=True)
-    return record_of(folder, job)
+    return {"measured": measured}
 
 
 @contextmanager
 def own_device(folder: Path, device: str = "") -> Iterator[str]:
-    """``device``; for "" a GPU of this machine that no other training of ``folder`` is on, the first one where all are
-    taken, the CPU where there is none."""
+    """``device``; for "" a GPU that no other training of the grid uses, the first GPU if all are used, else the CPU."""
     held = None
     if not device:
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -208,11 +182,12 @@ def run_grid(
     device: str = "",
     more: Sequence[str] = (),
 ) -> str:
-    """Every training of ``grid`` without a record in ``folder``; returns the table of all as Markdown.
+    """Run every training of ``grid`` without a record in ``folder`` by Snakemake; returns the table in Markdown.
 
-    jobs: trainings at once. threads: of each, 0 shares out this machine's. executor: a plugin of Snakemake's, "" for
-    this machine. more: arguments for Snakemake. A training that fails does not stop the others.
-    Raises FusionerError for a plugin that is not installed, and at the end telling why trainings failed.
+    jobs: trainings at a time. threads: of each training; 0 divides this machine's cores by ``jobs``. executor: an
+    executor plugin of Snakemake, "" for this machine. more: further arguments of Snakemake. A training that fails does
+    not stop the others.
+    Raises FusionerError if the plugin is not installed, and at the end with the reasons of failed trainings.
     """
     if executor and find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
         raise FusionerError(
@@ -237,23 +212,23 @@ def run_grid(
     if not dry_run:
         write_text(folder / "table.md", table + "\n")
     if code:
-        raise FusionerError(_told(grid, folder))
+        raise FusionerError(_failures(grid, folder))
     return table
 
 
-def _told(grid: Grid, folder: Path) -> str:
-    """Why trainings have no record, each reason once."""
+def _failures(grid: Grid, folder: Path) -> str:
+    """A message with the reasons why trainings have no record, each reason once."""
     missing = [job for job in grid.jobs() if not record_of(folder, job).is_file()]
     reasons = Counter(_reason(folder / "logs" / f"{job}.log") for job in missing)
-    told = "\n".join(f"  {count} x {reason}" for reason, count in reasons.most_common())
+    causes = "\n".join(f"  {count} x {reason}" for reason, count in reasons.most_common())
     return (
-        f"{len(missing)} of {len(grid.jobs())} trainings have no record:\n{told}\n"
+        f"{len(missing)} of {len(grid.jobs())} trainings have no record:\n{causes}\n"
         f"logs: {folder / 'logs'}; the others are in {folder / 'table.md'}. The same command goes on from here"
     )
 
 
 def _reason(log: Path) -> str:
-    """The last line of a failed training's log, without what went before it was told."""
+    """The last line of a failed training's log, which is its error message."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     written = [line.strip() for line in lines if line.strip()]
     return written[-1].removeprefix("fusioner: ") if written else "did not start; see the messages above"

@@ -1,8 +1,8 @@
-# The graph of a grid: one job a training. `fusioner grid` writes its config and calls it with the right options; by hand:
+# The graph of a grid, one job a training. `fusioner grid` writes its config file and runs it; by hand:
 #   snakemake --snakefile studies/paper_grid/grid.smk --directory outputs/grid --configfile outputs/grid/grid.json --cores 8 \
 #       --rerun-incomplete --keep-going --rerun-triggers mtime params
 #
-# Running checkpoints lie in training/, which no rule declares, so a killed training finds them again.
+# Snakemake deletes the declared outputs of an interrupted job; running checkpoints (training/) are not declared, so they stay.
 import json
 import sys
 

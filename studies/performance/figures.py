@@ -1,4 +1,4 @@
-"""How cost grows, and where the time of a training step goes."""
+"""Figures of the benchmarks: growth of cost, and the parts of a training step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,17 @@ SIDES = {
     "online": ("our tower", "our fusion", "our decoder", "our optimiser"),
     "stored": ("our fusion", "our decoder", "our optimiser"),
 }
-"""What a step of each side is made of; its names are those of benchmarks/training.py."""
+"""Parts of a step of each side, named as in benchmarks/training.py."""
 
 COLOURS = {"text": GREY, "tower": GREEN, "fusion": BLUE, "decoder": ORANGE, "optimiser": "#bbbbbb"}
 MARKERS = {"train": "o", "answer": "s", "tower": "^", "text": "D"}
 
 
 def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:
-    """Seconds against images, names, pixels and depth, a panel each, both axes logarithmic; the fitted power in each
-    legend. record: of benchmarks/scale.py."""
+    """Seconds against images, names, pixels and depth, a log-log panel each, with fitted powers in the legends.
+
+    record: of benchmarks/scale.py.
+    """
     colours = dict(zip(MARKERS, (ORANGE, BLUE, GREEN, GREY), strict=True))
     with style():
         result = figure(9.5, 3.6)
@@ -37,7 +39,7 @@ def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:
             axes.set_xticks(points, [str(point) for point in points])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.grid(color="#dddddd", linewidth=0.6)
-            # Above the axes: inside them it would hide points.
+            # The legend stands above the axes: inside them it would hide points.
             axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), fontsize=8, borderpad=0)
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -49,8 +51,8 @@ def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:
 
 
 def step_parts(record: Mapping[str, Any], *, title: str = "") -> Figure:
-    """Left: seconds an image of each side's parts, stacked, and of the whole step, a diamond. Right: the share of the
-    machine's best product, convolution and copy that each part reaches. record: of benchmarks/training.py."""
+    """Left: seconds an image of each side's parts (bars) and of the whole step (diamond). Right: each part's rate in
+    percent of the machine's peak rates (matrix product, convolution, copy). record: of benchmarks/training.py."""
     parts = record["parts"]
     with style():
         result = figure(9.5, 3.6)
@@ -71,7 +73,7 @@ def step_parts(record: Mapping[str, Any], *, title: str = "") -> Figure:
             shares = [100 * reached[f"of_{kind}"] for _, reached in rows]
             right.plot(shares, range(len(rows)), marker, color=colour, markersize=5, label=f"of {kind}", clip_on=False)
         right.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7.5)
-        right.set(xlabel="% of the machine's measured best", ylim=(len(rows) - 0.4, -0.6), xlim=(0, None))
+        right.set(xlabel="% of the machine's measured peak", ylim=(len(rows) - 0.4, -0.6), xlim=(0, None))
         right.grid(axis="y", color="#dddddd", linewidth=0.6)
         for axes in (left, right):
             handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))

@@ -1,7 +1,6 @@
-"""What the benchmarks measured, as tables: ratios beside their bars, parts beside the machine's ceilings, growth.
+"""The benchmarks' records as tables: figures and their targets, shares of the machine's peak rates, growth of cost.
 
-``make benchmarks`` leaves one JSON file a benchmark in a folder, and where there is a GPU a second one with ``-gpu``
-behind its name. Every section is made from one benchmark's files; one that is missing leaves its section out.
+``make benchmarks`` writes one JSON file a benchmark; the name of a file that was written on a GPU ends in ``-gpu``.
 """
 
 import json
@@ -19,27 +18,27 @@ TITLES = {
     "inference": "An answer",
     "scale": "How cost grows",
     "features": "The feature store",
-    "data": "LoadOptions and augmentation",
-    "encoders": "The frozen towers",
+    "data": "Loading and augmentation",
+    "encoders": "The frozen visual encoders",
     "inspector": "The mask inspector",
 }
-"""The benchmarks, by the names of their scripts."""
+"""Titles of the benchmarks by the names of their scripts."""
 
 GPU = "-gpu"
 STEPS = {
     "": {"reference by stored": 2.2, "reference by online": 1.6},
     GPU: {"reference by stored": 10.0, "cached by stored": 3.0},
 }
-"""How many times less a training step is to cost, on the processor and on a GPU."""
+"""Targets for a training step on the processor and on a GPU: the least ratio of two sides' times."""
 
 INSPECTOR = {"threshold": 50.0, "opacity": 50.0, "temperature": 50.0, "word": 100.0, "switch": 100.0}
-"""Milliseconds."""
+"""Targets for the mask inspector: the longest time in ms from a change to the new picture."""
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any]:
-    """What the benchmark ``name`` left in ``folder``; ``-gpu`` behind the name for that of a GPU.
+    """The record of the benchmark ``name`` in ``folder``; with ``-gpu`` at the end of the name, the one of a GPU.
 
-    Raises FusionerError naming the file and the command that makes it.
+    Raises FusionerError that names the file and the command that writes it.
     """
     file = folder / f"{name}.json"
     script = name.removesuffix(GPU)
@@ -50,11 +49,11 @@ def read_record(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise FusionerError(f"no record {file}: run `{command}`, or `make benchmarks` for all") from error
     except (ValueError, TypeError) as error:
-        raise FusionerError(f"{file} is no benchmark's record ({error}): make it again with `{command}`") from error
+        raise FusionerError(f"{file} is not a benchmark's record ({error}): write it again with `{command}`") from error
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """All records in ``folder`` by their names. Raises FusionerError where there is none."""
+    """All records in ``folder`` by name. Raises FusionerError if there is none."""
     names = [name + kind for name in TITLES for kind in ("", GPU)]
     found = {name: read_record(folder, name) for name in names if (folder / f"{name}.json").is_file()}
     if not found:
@@ -65,54 +64,54 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def machines(records: Mapping[str, Record]) -> list[Row]:
-    """A row for each machine that records name, and which records those are."""
+    """A row for each machine that is named in the records, with the names of these records."""
     rows: dict[str, Row] = {}
     for name, record in records.items():
-        told = record.get("machine", {})
-        row: Row = {"processor": told.get("processor", "not in the record")}
-        row |= {key: told.get(key) for key in ("cores", "threads", "memory_gb", "gpu", "gpu_memory_gb", "system")}
-        row |= {key: told.get("versions", {}).get(key) for key in ("python", "torch")}
+        machine = record.get("machine", {})
+        row: Row = {"processor": machine.get("processor", "not in the record")}
+        row |= {key: machine.get(key) for key in ("cores", "threads", "memory_gb", "gpu", "gpu_memory_gb", "system")}
+        row |= {key: machine.get("versions", {}).get(key) for key in ("python", "torch")}
         rows.setdefault(json.dumps(row), {"records": [], **row})["records"].append(name)
     return [{**row, "records": ", ".join(row["records"])} for row in rows.values()]
 
 
-def bars(records: Mapping[str, Record]) -> list[Row]:
-    """A row for each figure that has a bar, by the fastest turns: measured, median of the turns, bar, met."""
-    rows = []
+def targets(records: Mapping[str, Record]) -> list[Row]:
+    """A row for each figure that has a target: fastest and median of the repetitions, target, whether it is met.
+
+    The fastest repetition decides, or the median where only that was recorded.
+    """
+    rows: list[Row] = []
+
+    def add(what: str, found: Mapping[str, float], target: float, unit: str, *, at_most: bool = False) -> None:
+        value = found.get("fastest", found.get("median", 0.0))
+        met = value <= target if at_most else value >= target
+        figures = {"fastest": found.get("fastest"), "median": found.get("median"), "unit": unit}
+        bound = f"{'at most' if at_most else 'at least'} {target:g}"
+        rows.append({"what": what, **figures, "target": bound, "met": "yes" if met else "**no**"})
+
     for kind, where in (("", "processor"), (GPU, "GPU")):
         if step := records.get(f"training{kind}", {}).get("bmvc2022"):
-            for ratio, bar in STEPS[kind].items():
-                what = f"training step, {ratio.replace(' by ', ' / ')}, {where}"
-                rows.append(_bar(what, step[ratio], bar, "times"))
+            for ratio, target in STEPS[kind].items():
+                add(f"training step, {ratio.replace(' by ', ' / ')}, {where}", step[ratio], target, "times")
     answer = records.get("inference", {})
     if photo := answer.get("photo"):
-        rows.append(_bar("photo, reference / ours", {"fastest": photo["reference_single"]}, 30.0, "times"))
-        rows.append(_bar("photo, ours / bare parts", photo["over_bare"], 1.1, "times", most=True))
+        add("photo, reference / ours", {"fastest": photo["reference_single"]}, 30.0, "times")
+        add("photo, ours / bare parts", photo["over_bare"], 1.1, "times", at_most=True)
     for pixels, found in answer.get("words", {}).items():
         for what in ("five cold", "twenty cached"):
             both = {"fastest": found[what], "median": found[f"{what}, median"]}
-            rows.append(_bar(f"new words, {pixels} pixels, {what}", both, 60.0, "ms", most=True))
+            add(f"new words, {pixels} pixels, {what}", both, 60.0, "ms", at_most=True)
     if "data" in records:
         both = {"fastest": records["data"]["ratio"], "median": records["data"]["median_ratio"]}
-        rows.append(_bar("loading, ours / bare Pillow, on one core", both, 0.9, "times"))
-    for what, bound in INSPECTOR.items():
+        add("loading, ours / bare Pillow, on one core", both, 0.9, "times")
+    for what, target in INSPECTOR.items():
         if found := records.get("inspector", {}).get(what):
-            rows.append(_bar(f"mask inspector, {what}", {"median": found["median"]}, bound, "ms", most=True))
+            add(f"mask inspector, {what}", {"median": found["median"]}, target, "ms", at_most=True)
     return rows
 
 
-def _bar(what: str, found: Mapping[str, float], bar: float, unit: str, *, most: bool = False) -> Row:
-    measured = found.get("fastest", found.get("median", 0.0))
-    met = measured <= bar if most else measured >= bar
-    side = "at most" if most else "at least"
-    return {"what": what, "fastest": found.get("fastest"), "median": found.get("median"), "unit": unit} | {
-        "bar": f"{side} {bar:g}",
-        "met": "yes" if met else "**no**",
-    }
-
-
 def training(record: Record) -> dict[str, list[Row]]:
-    """Steps of either path, their parts beside the ceilings, and ``modern``."""
+    """Steps of all sides, their parts, the machine's peak rates, and the preset ``modern``."""
     best = {side: min(turns) for side, turns in record["bmvc2022"]["seconds"].items()}
     steps = [
         {"side": side, "seconds an image": spent, "images a second": 1 / spent}
@@ -122,11 +121,11 @@ def training(record: Record) -> dict[str, list[Row]]:
     parts = [
         {"part": name, "way": way, "ms an image": 1e3 * part["seconds"], "GFLOP": part["gigaflops"]}
         | {"GB moved": part["gigabytes"]}
-        | {f"% of {most}": round(100 * part["reached"][f"of_{most}"]) for most in ("matmul", "convolution", "copy")}
+        | {f"% of {peak}": round(100 * part["reached"][f"of_{peak}"]) for peak in ("matmul", "convolution", "copy")}
         for name, ways in record["parts"].items()
         for way, part in ways.items()
     ]
-    most = [
+    peaks = [
         {"side": side, "matmul GFLOP/s": rates["matmul"], "convolution GFLOP/s": rates["convolution"]}
         | {"copy GB/s": rates["copy"]}
         for side, rates in record["ceilings"].items()
@@ -136,12 +135,12 @@ def training(record: Record) -> dict[str, list[Row]]:
     modern[1] |= share
     modern[0] |= dict.fromkeys(share, 1.0)
     options = record["options"]
-    told = f"{options['encoder']}, {options['images']} images a step, mixed precision {options['precision']}"
-    return {f"Steps ({told})": steps, "Parts": parts, "The most this machine was seen to do": most, "`modern`": modern}
+    setting = f"{options['encoder']}, {options['images']} images a step, mixed precision {options['precision']}"
+    return {f"Steps ({setting})": steps, "Parts": parts, "Peak rates of this machine": peaks, "`modern`": modern}
 
 
 def inference(record: Record) -> dict[str, list[Row]]:
-    """A photo by sliding windows, new words, and vocabularies that grow."""
+    """A photo by sliding windows, new words, and large vocabularies."""
     found: dict[str, list[Row]] = {}
     if photo := record.get("photo"):
         caption = f"Photo of 500 x 375 pixels, {photo['names']} names, {photo['windows']} windows"
@@ -157,9 +156,9 @@ def inference(record: Record) -> dict[str, list[Row]]:
         ]
     if "large" in record:
         points = {key: row for key, row in record["large"].items() if isinstance(row, Mapping)}
-        told = f"seconds grow with names to the power {record['large']['exponent']:.2f}"
-        told += f"; parts equal the whole: {'yes' if record['large']['equal'] else '**no**'}"
-        found[f"Large vocabularies ({told})"] = [
+        growth = f"seconds grow with names to the power {record['large']['exponent']:.2f}"
+        equal = f"chunks equal the whole: {'yes' if record['large']['equal'] else '**no**'}"
+        found[f"Large vocabularies ({growth}; {equal})"] = [
             {"names": int(names), "text s": row["text"], "segment s": row["segment"]}
             | {"ms a name": 1e3 * row["segment"] / int(names), "MB more": row["bytes_more"] / 1e6}
             for names, row in points.items()
@@ -168,7 +167,7 @@ def inference(record: Record) -> dict[str, list[Row]]:
 
 
 def scale(record: Record) -> dict[str, list[Row]]:
-    """Cost at each point of an axis, and the powers that it grows with."""
+    """Cost at each point of an axis, and the exponent of its growth."""
     base = ", ".join(f"{axis} {value}" for axis, value in record["base"].items())
     growth = [
         {"axis": axis, "part": part, "points": ", ".join(found["points"]), "seconds to the power": power}
@@ -185,7 +184,7 @@ def scale(record: Record) -> dict[str, list[Row]]:
 
 
 def features(record: Record) -> dict[str, list[Row]]:
-    """Rates of the store beside what it is compared with, bytes an image, and mIoU by the format."""
+    """Rates of the store and of what it is compared with; bytes an image and mIoU by number format."""
     rows = [
         {"format": kind, "what": part, "unit": "images/s" if part == "tower" else "MB/s"}
         | {"store": found[part]["store"], "compared with": found[part]["other"]}
@@ -198,20 +197,20 @@ def features(record: Record) -> dict[str, list[Row]]:
         {"format": kind, "bytes an image": found["image_bytes"], "mIoU %": miou.get(kind)}
         for kind, found in record["formats"].items()
     ]
-    told = f"{record['encoder']}, {record['size']} pixels, {record['images']} images"
-    return {f"Bytes ({told}, labels included)": sizes, "Rates": rows}
+    setting = f"{record['encoder']}, {record['size']} pixels, {record['images']} images"
+    return {f"Bytes ({setting}, labels included)": sizes, "Rates": rows}
 
 
 def data(record: Record) -> dict[str, list[Row]]:
-    """Images a second of the loader beside Pillow alone, and memory by the epoch."""
+    """Images a second of the loader and of Pillow alone; memory by epoch."""
     rates = [{"side": side, "images a second": record[side]} for side in ("bare", "ours", "workers")]
     memory = [{"epoch": epoch, "MB, workers included": held} for epoch, held in enumerate(record["memory"], start=1)]
     return {"Rates": rates, "Memory": memory}
 
 
 def encoders(record: Record) -> dict[str, list[Row]]:
-    """Images a second and memory of each tower beside the bare network."""
-    return {"Towers": [{**row, "cost": row["bare_rate"] / row["ours_rate"]} for row in record["rows"]]}
+    """Images a second and memory of each visual encoder and of its bare network."""
+    return {"Visual encoders": [{**row, "cost": row["bare_rate"] / row["ours_rate"]} for row in record["rows"]]}
 
 
 def inspector(record: Record) -> dict[str, list[Row]]:

@@ -111,30 +111,30 @@ def test_shares_of_images_are_nested_and_keep_views_together() -> None:
 
 
 def test_names_left_out_are_never_asked_and_keep_their_place_in_the_labels() -> None:
-    feed = TrainingSubset(SCENES, names=0.5, seed=5)
-    names = {name for _, name in feed.pairs()}
+    source = TrainingSubset(SCENES, names=0.5, seed=5)
+    names = {name for _, name in source.pairs()}
     assert len(names) == 6 and {name for _, name in TrainingSubset(SCENES, names=0.25, seed=5).pairs()} < names
     order = SampleOrder(
-        feed.pairs(),
-        [feed.names(index) for index in range(len(feed))],
+        source.pairs(),
+        [source.names(index) for index in range(len(source))],
         sampler=NameSampler(sorted(names), positives=2, negatives=2, hard=0.5),
         batch=8,
         seed=0,
     )
-    for batch in feed.batches(order, range(4)):
+    for batch in source.batches(order, range(4)):
         assert {name for sample in batch.samples for name in sample.names} <= names
         assert all(
             found == SCENES.names(sample.scene) for found, sample in zip(batch.names, batch.samples, strict=True)
         )
-    assert feed.fingerprint != TrainingSubset(SCENES, names=0.25, seed=5).fingerprint != SCENES.fingerprint
+    assert source.fingerprint != TrainingSubset(SCENES, names=0.25, seed=5).fingerprint != SCENES.fingerprint
 
 
 def test_one_object_joins_all_labels_but_ignored_ones() -> None:
-    feed = OneObject(SCENES)
-    assert feed.pairs() == [(index, OBJECT) for index in range(24)]
+    source = OneObject(SCENES)
+    assert source.pairs() == [(index, OBJECT) for index in range(24)]
     sampler = NameSampler([OBJECT], positives=4, negatives=6, hard=0.5)
-    order = SampleOrder(feed.pairs(), [feed.names(i) for i in range(24)], sampler=sampler, batch=2, seed=0)
-    (batch,) = feed.batches(order, range(1))
+    order = SampleOrder(source.pairs(), [source.names(i) for i in range(24)], sampler=sampler, batch=2, seed=0)
+    (batch,) = source.batches(order, range(1))
     assert batch.labels.tolist() == [[[0, 1], [1, 255]]] * 2
     assert batch.names == [(OBJECT,)] * 2 and {sample.names for sample in batch.samples} == {(OBJECT,)}
 

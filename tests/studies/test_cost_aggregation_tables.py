@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from fusionerlib.config import checked
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.study import BASE, CONTROLS, SETTINGS, VARIANTS, CostAggregationStudy, Trial
 from studies.cost_aggregation.tables import by_class, by_seed, by_threshold, summary
@@ -38,11 +39,11 @@ def test_a_seeds_figures_are_means_over_classes_not_over_folds() -> None:
 
 
 def test_gains_are_over_the_same_seeds() -> None:
-    base, mosaics = summary(ROWS)
+    base, views = summary(ROWS)
     assert base["seeds"] == 2 and base["one gain"] == 0
     assert base["one spread"] == pytest.approx(abs(50 - 40) / math.sqrt(2))
-    assert mosaics["one gain"] == pytest.approx(100 * (0.9 + 0.4 + 0.2 - 0.6 - 0.4 - 0.2) / 3)
-    assert mosaics["all gain"] == pytest.approx(100 * 0.3 / 3) and math.isnan(mosaics["one spread"])
+    assert views["one gain"] == pytest.approx(100 * (0.9 + 0.4 + 0.2 - 0.6 - 0.4 - 0.2) / 3)
+    assert views["all gain"] == pytest.approx(100 * 0.3 / 3) and math.isnan(views["one spread"])
 
 
 def test_by_class_and_by_threshold() -> None:
@@ -72,14 +73,15 @@ def test_a_study_trains_modern_long_beside_controls_and_short_beside_variants(tm
 def test_every_setting_is_a_run_that_differs(setting, tmp_path) -> None:
     study = CostAggregationStudy(run_dir=str(tmp_path))
     run, base = study.run_of(Trial(setting, 1, 0, 150)), study.run_of(Trial(BASE, 1, 0, 150))
+    assert run.training.feed == "stored" and run.training.epochs == 0
     assert (run != base) == (setting != BASE)
     assert run.training.steps * run.training.batch in (1800, 1792), "as many images are seen"
     assert set(SETTINGS) == {BASE, *CONTROLS, *VARIANTS}
 
 
 def test_bad_studies_are_told(tmp_path) -> None:
-    with pytest.raises(FusionerError, match="no setting 'mosaic'"):
-        CostAggregationStudy.flat(run_dir=str(tmp_path), settings=["mosaic"])
+    with pytest.raises(FusionerError, match="no setting 'two view'"):
+        checked(CostAggregationStudy, {"run_dir": str(tmp_path), "settings": ["two view"]})
     with pytest.raises(FusionerError, match=r"PASCAL VOC .*none.*; COCO .*; the text vectors"):
         CostAggregationStudy(
             voc_root=tmp_path / "none", coco_root=tmp_path / "c", vectors=tmp_path / "v.parquet"

@@ -16,11 +16,12 @@ from fusionerlib.evaluation.mosaics import evaluate_mosaics
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.runs import fit
+from fusionerlib.training.batch_sources import StoredBatchSource
 from fusionerlib.training.loop import train
 from studies.methods.figure import method_bars
 from studies.methods.study import METHODS, MosaicTests, ShuffledNames, compare, method_run
 from studies.published import HOLE, rows
-from studies.variants import VariantRunner
+from studies.variants import stored_source, train_variant
 from tests.small_runs import drawn, small_run
 from workbook.notebook import MosaicNotebook
 from workbook.report.comparison import PUBLISHED, lines_by_test, method_lines
@@ -113,10 +114,9 @@ def test_every_method_is_measured_on_the_same_mosaics(context: RunContext, tmp_p
     assert found["similarity"][0] == 0 and found["spnet"][0] == 432 * 384 + 384 + 1
     assert found["fusioner"][0] == found["shuffled names"][0] == found["class-agnostic"][0]
     # The first is nothing but the run trained by itself.
-    features = context.features(context.sets.train)
-    model, _ = train(
-        run=context.run, scenes=features, text_cache=context.text_cache, directory=tmp_path / "alone", quiet=True
-    )
+    source = StoredBatchSource(context.features(context.sets.train))
+    given = {"run": context.run, "source": source, "text_cache": context.text_cache}
+    model, _ = train(**given, directory=tmp_path / "alone", quiet=True)
     alone = evaluate_mosaics(model, context.features(sets["objects"]), context.text_cache, quiet=True).figures()
     assert found["fusioner"][1]["objects"] == {
         **{key: alone[key] for key in ("assignment", "miou", "miou_permuted")},
@@ -125,8 +125,8 @@ def test_every_method_is_measured_on_the_same_mosaics(context: RunContext, tmp_p
 
 
 def test_similarity_is_not_trained_and_says_so(context: RunContext, tmp_path: Path, capsys) -> None:
-    done = VariantRunner(context, directory=tmp_path).train(method_run(context.run, "similarity"))
-    assert done.loss is None and not done.model.training and not list(tmp_path.iterdir())
+    done = train_variant(context.with_run(method_run(context.run, "similarity")), directory=tmp_path)
+    assert done.loss is None and not done.checkpoint.model.training and not list(tmp_path.iterdir())
     assert "training_free: nothing to train" in capsys.readouterr().out
 
 
@@ -136,20 +136,18 @@ def test_a_run_of_similarity_is_its_checkpoint_without_a_step(context: RunContex
     record = json.loads((tmp_path / "records" / "training.json").read_text())
     assert record["history"] == [] and record["loss"] is None and record["parameters"] == 0
     assert trained.run == run and not (tmp_path / "training").exists()
-    assert set(trained.trained_names) == {
-        name for _, name in VariantRunner(context, directory=tmp_path).scenes(run).pairs()
-    }
+    assert set(trained.trained_names) == {name for _, name in stored_source(context.with_run(run)).pairs()}
 
 
 def test_training_similarity_by_hand_comes_to_its_end_and_its_checkpoint_comes_back(context, tmp_path: Path) -> None:
     run = method_run(context.run, "similarity")
-    bench = VariantRunner(context, directory=tmp_path)
-    feed, text_cache = bench.scenes(run), bench.text_cache(run)
-    model, history = train(run=run, scenes=feed, text_cache=text_cache, directory=tmp_path / "run", quiet=True)
+    own = context.with_run(run)
+    source, text_cache = stored_source(own), own.text_cache
+    model, history = train(run=run, source=source, text_cache=text_cache, directory=tmp_path / "run", quiet=True)
     assert len(history) == run.training.steps
     checkpoints.save(tmp_path / "kept", model=model, run=run, trained_names=["cat"])
     back = checkpoints.load(tmp_path / "kept").model
-    patches, tokens = torch.randn(1, 4, feed.width), text_cache.tokens(["cat", "dog"])[None]
+    patches, tokens = torch.randn(1, 4, source.width), text_cache.tokens(["cat", "dog"])[None]
     given = {"grid": (2, 2), "size": (8, 8)}
     torch.testing.assert_close(back(patches, tokens, **given), model(patches, tokens, **given))
 

@@ -12,9 +12,9 @@ from PIL import Image
 from fusionerlib.datasets.names import categories, held_out
 from fusionerlib.datasets.pascal import fold_classes, training_images, validation_pairs
 from fusionerlib.errors import FusionerError
-from studies.encoder_pairs.runs import compare, published_gaps, summary
 from studies.encoder_pairs.study import Study
-from studies.records import rows_of
+from studies.encoder_pairs.tables import published_gaps, summary
+from studies.photo_study import rows_of, run_study
 from tests.datasets.test_pascal import save_mask
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def small(data: dict[str, Path], directory: Path, **more: Any) -> Study:
 @pytest.fixture(scope="module")
 def finished(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Study:
     study = small(data, tmp_path_factory.mktemp("study"))
-    compare(study, quiet=True)
+    run_study(study, quiet=True)
     return study
 
 
@@ -141,7 +141,7 @@ def test_only_what_has_no_record_runs_again(finished: Study) -> None:
     before, rows = [file.stat().st_mtime_ns for file in records], rows_of(finished)
     figures = {"single", "multi", "loss", "classes"}
     records[2].unlink()
-    again = compare(finished, quiet=True)
+    again = run_study(finished, quiet=True)
     after = [file.stat().st_mtime_ns for file in records]
     assert [new == old for new, old in zip(after, before, strict=True)] == [True, True, False, True]
     # A run is decided by its config: once more gives the same figures.
@@ -151,13 +151,13 @@ def test_only_what_has_no_record_runs_again(finished: Study) -> None:
 @pytest.mark.parametrize(("change", "told"), [({"steps": 3}, "training.steps was 2, is 3"), ({"least": 2}, "least")])
 def test_records_of_another_study_are_refused(finished: Study, change: dict[str, int], told: str) -> None:
     with pytest.raises(FusionerError, match=f"of another study .*{told}"):
-        compare(finished.model_copy(update=change), quiet=True)
+        run_study(finished.model_copy(update=change), quiet=True)
 
 
 def test_records_may_move_with_their_folder(finished: Study, tmp_path: Path) -> None:
     (tmp_path / "encoder_pairs").mkdir()
     (tmp_path / "encoder_pairs/runs").symlink_to(finished.folder / "runs")
-    assert compare(finished.model_copy(update={"run_dir": str(tmp_path)}), quiet=True) == rows_of(finished)
+    assert run_study(finished.model_copy(update={"run_dir": str(tmp_path)}), quiet=True) == rows_of(finished)
 
 
 def test_no_run_trains_on_a_held_out_name(finished: Study) -> None:
@@ -170,11 +170,11 @@ def test_no_run_trains_on_a_held_out_name(finished: Study) -> None:
 
 def test_a_fold_without_enough_pairs_is_refused(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(FusionerError, match=r"no class of fold 3 has 99 pairs .*leave the fold out"):
-        compare(small(data, tmp_path, least=99), quiet=True)
+        run_study(small(data, tmp_path, least=99), quiet=True)
 
 
 def test_missing_data_is_told_at_once(data: dict[str, Path], tmp_path: Path) -> None:
     study = small({**data, "vectors": tmp_path / "none.parquet", "coco_root": tmp_path / "coco"}, tmp_path / "study")
     with pytest.raises(FusionerError, match=r"COCO \(.*coco\).*; the text vectors \(.*none\.parquet\)"):
-        compare(study, quiet=True)
+        run_study(study, quiet=True)
     assert not (tmp_path / "study").exists()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fusionerlib import checkpoints
 from fusionerlib.cli.app import app
 from fusionerlib.config import RunConfig
-from fusionerlib.datasets.pascal import fold_classes, training_images, training_pair_count, validation_pairs
+from fusionerlib.datasets.pascal import fold_classes, training_images, validation_pairs
 from fusionerlib.errors import FusionerError
 from studies.paper_grid.grid import Grid, markdown, record_of, rows_of
 from studies.published import rows as published_rows
@@ -33,16 +33,16 @@ def test_the_paper_s_grid_is_its_table() -> None:
     asked = {(leaves["visual"], leaves["text"], leaves["kind"]) for leaves in jobs.values()}
     kinds = {"early": "fusioner", "late": "late"}
     assert asked == {(PAPER[row.visual], PAPER[row.text], kinds[row.fusion]) for row in table} and len(asked) == 24
-    epochs = [training_pair_count(fold) // 32 for fold in range(4)]
     for leaves in jobs.values():
         run = RunConfig.flat(**leaves)
-        assert (run.training.steps, run.training.warmup) == (510 * epochs[run.data.fold], 10 * epochs[run.data.fold])
+        assert (run.training.epochs, run.training.warmup_epochs, run.training.feed) == (510, 10, "online")
         assert (run.fusion.depth, run.fusion.width, run.training.batch, run.training.negatives) == (12, 512, 32, 0)
 
 
 def test_settings_reach_the_grid_or_its_runs() -> None:
     grid = Grid.load("paper", {"folds": [1], "steps": 3, "visual_weights": "w"})
     assert len(grid.jobs()) == 24 and {leaves["steps"] for leaves in grid.jobs().values()} == {3}
+    assert RunConfig.flat(**next(iter(grid.jobs().values()))).training.epochs == 0
     assert "dino-vitb16" not in grid.missing()
     with pytest.raises(FusionerError, match="unknown parameter 'stpes' = 3: did you mean 'steps'"):
         Grid.load("paper", {"stpes": 3})

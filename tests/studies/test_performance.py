@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusionerlib.config import RunConfig
+from fusionerlib.datasets.pascal import fold_pairs
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.tables import training_cost
 from studies.paper_grid import cost as grid_cost
@@ -17,7 +18,7 @@ from studies.paper_grid.cost import Rate, estimates, fusion_flops, images_shown,
 from studies.paper_grid.grid import Grid
 from studies.performance.figures import cost_growth, step_parts
 from studies.performance.page import machine_text, markdown, rate_rows, section
-from studies.performance.tables import bars, machines, read_record, read_records
+from studies.performance.tables import machines, read_record, read_records, targets
 
 MACHINE = {
     "processor": "Abacus 5", "cores": 2, "memory_gb": 8.0, "system": "Linux", "threads": 2, "device": "cpu",
@@ -102,12 +103,12 @@ def test_a_missing_record_is_named_with_the_command_that_makes_it(tmp_path: Path
     with pytest.raises(FusionerError, match=r"no benchmark's record in .*: run `make benchmarks`"):
         read_records(tmp_path)
     (tmp_path / "data.json").write_text('{"machine": ', encoding="utf-8")
-    with pytest.raises(FusionerError, match=r"data\.json is no benchmark's record .* --root VOC"):
+    with pytest.raises(FusionerError, match=r"data\.json is not a benchmark's record .* --root VOC"):
         read_records(tmp_path)
 
 
-def test_every_figure_stands_beside_its_bar() -> None:
-    found = {row["what"]: (row["fastest"], row["median"], row["bar"], row["met"]) for row in bars(records())}
+def test_every_figure_stands_beside_its_target() -> None:
+    found = {row["what"]: (row["fastest"], row["median"], row["target"], row["met"]) for row in targets(records())}
     assert found == {
         "training step, reference / stored, processor": (4.0, 4.1, "at least 2.2", "yes"),
         "training step, reference / online, processor": (1.5, 1.7, "at least 1.6", "**no**"),
@@ -118,7 +119,7 @@ def test_every_figure_stands_beside_its_bar() -> None:
         "mask inspector, threshold": (None, 18.0, "at most 50", "yes"),
         "mask inspector, word": (None, 120.0, "at most 100", "**no**"),
     }
-    gpu = {row["what"]: (row["bar"], row["met"]) for row in bars({"training-gpu": training()})}
+    gpu = {row["what"]: (row["target"], row["met"]) for row in targets({"training-gpu": training()})}
     assert gpu == {
         "training step, reference / stored, GPU": ("at least 10", "**no**"),
         "training step, cached / stored, GPU": ("at least 3", "**no**"),
@@ -134,8 +135,8 @@ def test_the_machine_is_named_once_for_all_its_records() -> None:
         "inspector": ("not in the record", None, None),
         "training-gpu": ("Abacus 5", "Loom 100", "2.9.0"),
     }
-    assert "No record here was taken on a GPU" in machine_text(records())
-    assert "No record" not in machine_text({"training-gpu": gpu})
+    assert "None of these records was taken on a GPU" in machine_text(records())
+    assert "None of these" not in machine_text({"training-gpu": gpu})
 
 
 def test_numbers_have_three_digits_or_are_whole() -> None:
@@ -158,7 +159,7 @@ def test_the_sections_hold_the_figures(tmp_path: Path) -> None:
     assert "0.02" in step and "48,000" in step
     answer = section(folder, "inference")
     assert "| ours, s | 1 |" in answer and "| reference / ours, a name at a time | 600 |" in answer
-    assert "power 0.97; parts equal the whole: yes" in answer and "| 100 | 1 | 0.5 | 5 | 5 |" in answer
+    assert "power 0.97; chunks equal the whole: yes" in answer and "| 100 | 1 | 0.5 | 5 | 5 |" in answer
     store = section(folder, "features")
     assert "| float16 | 219,520 | 57.2 |" in store and "| float16 | cold read | MB/s | 90 | 100 | 0.9 | 0.8 |" in store
     growth = section(folder, "scale")
@@ -166,7 +167,7 @@ def test_the_sections_hold_the_figures(tmp_path: Path) -> None:
 
 
 def test_a_section_without_a_record_says_so(tmp_path: Path) -> None:
-    assert "Not measured here: `benchmarks/encoders.py` left no record" in section(tmp_path, "encoders")
+    assert "no record of `benchmarks/encoders.py`" in section(tmp_path, "encoders")
 
 
 def test_a_gpu_stands_beside_the_processor(tmp_path: Path) -> None:
@@ -207,11 +208,8 @@ def test_the_fusion_is_counted_as_it_would_run() -> None:
 
 def test_as_many_images_are_counted_as_the_grid_trains_on() -> None:
     grid = Grid.load("paper")
-    steps = {leaves["fold"]: leaves["steps"] for leaves in grid.jobs().values()}
-    assert images_shown(grid, "PASCAL-5i", epochs=grid.epochs) == 32 * sum(steps.values())
-    assert images_shown(grid, "COCO-20i", epochs=1) == sum(
-        pairs // 32 * 32 for pairs in (95476, 133927, 141054, 141016)
-    )
+    assert images_shown(grid, "PASCAL-5i", epochs=2) == 2 * sum(len(fold_pairs(fold, "train")) for fold in range(4))
+    assert images_shown(grid, "COCO-20i", epochs=1) == sum((95476, 133927, 141054, 141016))
 
 
 def test_days_are_operations_by_the_rate() -> None:

@@ -13,7 +13,7 @@ from fusionerlib.evaluation.scoring import evaluate
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import build
-from fusionerlib.training.batch_sources import OnlineBatchSource
+from fusionerlib.training.batch_sources import OnlineBatchSource, StoredBatchSource
 from fusionerlib.training.loop import train
 from fusionerlib.training.resume import TrainingState
 from fusionerlib.training.steps import make_optimiser, name_masks, set_schedule
@@ -35,6 +35,11 @@ def scenes(visual, tmp_path_factory):
     return FeatureStore(tmp_path_factory.mktemp("store"), encoder=visual).add(Shapes(16), quiet=True)
 
 
+@pytest.fixture(scope="module")
+def source(scenes):
+    return StoredBatchSource(scenes)
+
+
 def config(**changes) -> RunConfig:
     values = {"width": 48, "heads": 4, "depth": 1, "batch": 4, "warmup": 2, "steps": 6, "checkpoint_every": 2}
     return RunConfig.flat(
@@ -46,8 +51,8 @@ class Stopped(Exception):
     pass
 
 
-def test_resumed_run_ends_at_the_same_weights(scenes, text_cache, tmp_path) -> None:
-    straight, history = train(run=config(), scenes=scenes, text_cache=text_cache, directory=tmp_path / "a", quiet=True)
+def test_resumed_run_ends_at_the_same_weights(source, text_cache, tmp_path) -> None:
+    straight, history = train(run=config(), source=source, text_cache=text_cache, directory=tmp_path / "a", quiet=True)
 
     def stop(model):
         raise Stopped
@@ -55,14 +60,15 @@ def test_resumed_run_ends_at_the_same_weights(scenes, text_cache, tmp_path) -> N
     with pytest.raises(Stopped):  # after the checkpoint of step 4, before that of step 5
         train(
             run=config(validate_every=5),
-            scenes=scenes,
+            source=source,
             text_cache=text_cache,
             directory=tmp_path / "b",
             validate=stop,
             quiet=True,
         )
-    moved = config(validate_every=5, root="/elsewhere/things")  # the same data in another folder
-    resumed, again = train(run=moved, scenes=scenes, text_cache=text_cache, directory=tmp_path / "b", quiet=True)
+    # The same data in other folders.
+    moved = config(validate_every=5, root="/elsewhere/things", coco="/elsewhere/coco", features="/elsewhere/features")
+    resumed, again = train(run=moved, source=source, text_cache=text_cache, directory=tmp_path / "b", quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in history] and len(history) == 6
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -71,10 +77,10 @@ def test_resumed_run_ends_at_the_same_weights(scenes, text_cache, tmp_path) -> N
 
 def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, text_cache, tmp_path) -> None:
     def trained(folder, workers, validate=None):
-        feed = OnlineBatchSource(Shapes(8), encoder=visual, augmentation="pascal", size=64, workers=workers)
+        source = OnlineBatchSource(Shapes(8), encoder=visual, augmentation="pascal", size=64, workers=workers)
         run = config(feed="online", workers=workers, checkpoint_every=3, validate_every=4)
         return train(
-            run=run, scenes=feed, text_cache=text_cache, directory=tmp_path / folder, validate=validate, quiet=True
+            run=run, source=source, text_cache=text_cache, directory=tmp_path / folder, validate=validate, quiet=True
         )
 
     def stop(model):
@@ -89,15 +95,15 @@ def test_online_run_resumed_with_other_workers_ends_at_the_same_weights(visual, 
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_a_feed_of_the_other_kind_is_refused(scenes, text_cache, tmp_path) -> None:
-    with pytest.raises(FusionerError, match="feed = 'online' but is given a stored one"):
-        train(run=config(feed="online"), scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
+def test_a_batch_source_of_the_other_kind_is_refused(source, text_cache, tmp_path) -> None:
+    with pytest.raises(FusionerError, match="feed = 'online' but its batch source is stored"):
+        train(run=config(feed="online"), source=source, text_cache=text_cache, directory=tmp_path, quiet=True)
 
 
-def test_running_checkpoint_of_another_run_is_refused(scenes, text_cache, tmp_path) -> None:
-    train(run=config(steps=2), scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
+def test_running_checkpoint_of_another_run_is_refused(source, text_cache, tmp_path) -> None:
+    train(run=config(steps=2), source=source, text_cache=text_cache, directory=tmp_path, quiet=True)
     with pytest.raises(FusionerError, match=r"training\.lr was 0\.001, is 0\.002.*delete"):
-        train(run=config(steps=2, lr=2e-3), scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
+        train(run=config(steps=2, lr=2e-3), source=source, text_cache=text_cache, directory=tmp_path, quiet=True)
 
 
 def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
@@ -106,10 +112,10 @@ def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
         return TrainingState(model, torch.optim.AdamW(model.parameters()), step=3)
 
     kept = running()
-    kept.keep(tmp_path, {})
+    kept.save(tmp_path, {})
     begun = rf"{tmp_path}/step-0000003/"
     for changes, named in (({"width": 32}, "size mismatch"), ({"kind": "spnet"}, "Missing key")):
-        told = rf"{begun}model\.safetensors does not fit .*{named}.*delete {tmp_path} to start afresh, or go on with"
+        told = rf"{begun}model\.safetensors does not fit .*{named}.*delete {tmp_path} to start again, or go on with"
         with pytest.raises(FusionerError, match=told):
             running(**changes).resume(tmp_path, {})
     for name in ("optimiser", "model"):
@@ -118,11 +124,11 @@ def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
             running().resume(tmp_path, {})
 
 
-def test_frozen_stays_frozen_and_the_shapes_are_learnt(scenes, text_cache, visual, tmp_path) -> None:
+def test_frozen_stays_frozen_and_the_shapes_are_learnt(scenes, source, text_cache, visual, tmp_path) -> None:
     encoders = (visual, text_cache.encoder)
     before = [{name: tensor.clone() for name, tensor in encoder.state_dict().items()} for encoder in encoders]
     run = config(steps=250, text_noise=0.0, dropout=0.0, weight_decay=0.01, checkpoint_every=250)
-    model, history = train(run=run, scenes=scenes, text_cache=text_cache, directory=tmp_path, quiet=True)
+    model, history = train(run=run, source=source, text_cache=text_cache, directory=tmp_path, quiet=True)
     for encoder, state in zip(encoders, before, strict=True):
         assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
         assert all(parameter.grad is None for parameter in encoder.parameters())
@@ -142,7 +148,8 @@ def test_masks_of_asked_names(scenes) -> None:
 
 def test_nothing_to_train_on_is_told(scenes, text_cache, tmp_path) -> None:
     with pytest.raises(FusionerError, match="nothing to train on"):
-        train(run=config(), scenes=scenes, text_cache=text_cache, directory=tmp_path, pairs=[], quiet=True)
+        empty = StoredBatchSource(scenes, pairs=[])
+        train(run=config(), source=empty, text_cache=text_cache, directory=tmp_path, quiet=True)
 
 
 def test_paper_schedules() -> None:

@@ -70,7 +70,7 @@ def test_a_notebook_s_two_processes_end_where_the_command_line_s_one_does(data: 
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "two" / "records" / "training.json").read_text())
-    assert record["processes"] == 2 and done.stderr.count("step 3/3") == 1, "the main process alone shows progress"
+    assert record["processes"] == 2 and done.stderr.count("3 of 3 steps") == 1, "the main process alone shows progress"
     assert history(tmp_path / "two") == pytest.approx(history(tmp_path / "one"), abs=1e-5)
     assert len(history(tmp_path / "one")) == 3
 

@@ -110,7 +110,7 @@ def test_the_scale_of_half_precision_outlives_a_stop(tmp_path: Path) -> None:
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         return TrainingState(model, torch.optim.AdamW(model.parameters()), scaler, step=3)
 
-    running(8.0).keep(tmp_path, {})
+    running(8.0).save(tmp_path, {})
     again = running(1024.0)
     again.resume(tmp_path, {})
     assert again.scaler is not None and again.scaler.get_scale() == 8.0
@@ -150,16 +150,18 @@ def test_headless_progress_is_plain_lines_with_images_per_second_and_time_left(
 ) -> None:
     monkeypatch.setenv("FUSIONER_HEADLESS", "1")
     now = 0.0
-    monkeypatch.setattr("fusionerlib.training.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with TrainingProgress(total=1000, done=900, batch=8) as watch:
         for step in range(901, 1001):
             now += 4.0
             watch.step({"step": step, "loss": 0.25, "lr": 1e-3})
     lines = capsys.readouterr().err.splitlines()
     # Two images a second and 4 s a step: 97 steps are left after 12 s.
-    assert lines[0] == "training: step 903/1000, loss 0.250, 2.0 images/s, 00:12 gone, 06:28 left"
-    assert lines[-1] == "training: step 1000/1000, loss 0.250, 2.0 images/s, 06:40 gone, 00:00 left"
-    gaps = [int(after.split()[2][:-6]) - int(before.split()[2][:-6]) for before, after in pairwise(lines[:-1])]
+    assert lines[0] == (
+        "training: 90%, 903 of 1000 steps, 0.2 steps/s, 00:12 gone, 06:28 left, loss 0.250, images_s 2.0"
+    )
+    assert lines[-1] == ("training: 100%, 1000 of 1000 steps, 0.2 steps/s, 06:40 gone, loss 0.250, images_s 2.0")
+    gaps = [int(after.split()[2]) - int(before.split()[2]) for before, after in pairwise(lines[:-1])]
     assert min(gaps) == 3 and max(gaps) == 5, "a twentieth of the time so far, ten seconds at least"
 
 

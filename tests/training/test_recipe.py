@@ -134,7 +134,7 @@ def test_ten_steps_of_the_recipe_end_at_the_plain_writing_s_weights(
     run = RunConfig.flat(preset="bmvc2022", recipe="bmvc2022", batch=5, epochs=5, warmup_epochs=2, workers=0, **SMALL)
     source = Kept(Shapes(5), encoder=Squares(), augmentation="pascal", size=64)
     text_cache = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=templates("openai"))
-    model, history = train(run=run, scenes=source, text_cache=text_cache, directory=tmp_path, quiet=True)
+    model, history = train(run=run, source=source, text_cache=text_cache, directory=tmp_path, quiet=True)
     assert [len(batch.samples) for batch in source.given] == [5, 3] * 5
     for epoch in range(5):
         asked = [(s.scene, *s.names) for batch in source.given[2 * epoch : 2 * epoch + 2] for s in batch.samples]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from fusionerlib.errors import FusionerError
-from studies.encoder_pairs.runs import published_gaps
+from studies.encoder_pairs.tables import published_gaps
 from studies.published import HOLE, beside, rows
 from tests.conftest import ROOT
 

@@ -249,7 +249,7 @@ def _pairs(record: Values) -> list[Comparison]:
     found = record.get("rows")
     if not found:
         return []
-    from studies.encoder_pairs.runs import published_gaps, summary
+    from studies.encoder_pairs.tables import published_gaps, summary
 
     fusions = ("early", "late", "early - late")
     means = {(line["text"], line["fusion"]): line["mean"] for line in summary(found, figure="single")}

@@ -1,5 +1,6 @@
 """Which records a study takes for its own, from records written by hand."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
 from fusionerlib.records import write_run_record
 from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
-from studies.records import finished, rows_of
+from studies.photo_study import finished, rows_of
 
 
 def study(folder: Path, **changes: Any) -> CostAggregationStudy:
@@ -49,10 +50,14 @@ def test_a_record_of_other_settings_is_refused(tmp_path: Path) -> None:
 def test_a_record_without_a_leaf_that_came_later_has_its_default(tmp_path: Path) -> None:
     made, trial = recorded(tmp_path)
     file = made.record(trial)
-    old = file.read_text().replace('    "views": 1,\n', "").replace('   "views": 1,\n', "")
-    assert '"views"' not in old
-    write_text(file, old)
+    record = json.loads(file.read_text())
+    assert record["config"]["pair"].pop("normalisation") == "encoder"
+    write_text(file, json.dumps(record))
     assert finished(made, trial)
+    record["config"]["pair"]["nobody_knows"] = 1
+    write_text(file, json.dumps(record))
+    with pytest.raises(FusionerError, match=r"fold1-seed0.json was written by another version .*nobody_knows"):
+        finished(made, trial)
 
 
 def test_vectors_are_asked_for_only_where_a_control_reads_them(tmp_path: Path) -> None:

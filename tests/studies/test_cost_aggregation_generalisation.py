@@ -1,4 +1,4 @@
-"""The bars' own arithmetic against loops over pixels, and costs against a count by hand."""
+"""Predicted area against loops over pixels, and costs against a count by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from fusionerlib.config import RunConfig
 from fusionerlib.models import build
-from studies.cost_aggregation.measures import PredictedArea
+from studies.cost_aggregation.generalisation import PredictedArea
 from studies.cost_aggregation.study import CostAggregationStudy
 from studies.cost_aggregation.tables import compared_costs, training_cost
 
