@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from studies.cost_aggregation.study import BASE, LEVELS, CostAggregationStudy
-from studies.cost_aggregation.tables import by_seed
+from studies.cost_aggregation.tables import by_seed, write_tables
 from studies.photo_study import run_study
 from tests.studies.test_pairs import data
 
