@@ -14,11 +14,11 @@ from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 
 Part = Literal["train", "val"]
-HELD_OUT = 5
+EVERY = 5
 """Without lists, every image with an index divisible by this validates."""
 SPECIAL = ("background", "ignore")
 """Names in ``names.txt`` that are not classes."""
-LOOKED_AT = 8
+CHECKED_FIRST = 8
 """Number of masks that are read at once, to find errors common to all masks early."""
 _NUMBERED = re.compile(r"(\d+)\s*[\s:,]\s*(\S.*)")
 
@@ -45,7 +45,7 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
     if (root / "masks").is_dir():
         names = read_names(root / "names.txt")
         files = paired(root / "images", root / "masks", _stems(root, list(found), split))
-        _refuse_black_and_white([mask for _, _, mask in files[:LOOKED_AT]], names, root / "names.txt")
+        _refuse_black_and_white([mask for _, _, mask in files[:CHECKED_FIRST]], names, root / "names.txt")
         return MaskFolder(
             files,
             classes={number: name for number, name in names.items() if name not in SPECIAL},
@@ -133,7 +133,7 @@ def _stems(root: Path, everything: list[str], split: Part | None) -> list[str]:
         others = {stem for stems in lists.values() for stem in stems}
         chosen = [stem for stem in everything if stem not in others]
     else:
-        chosen = [stem for place, stem in enumerate(everything) if (place % HELD_OUT == 0) == (split == "val")]
+        chosen = [stem for place, stem in enumerate(everything) if (place % EVERY == 0) == (split == "val")]
     if not chosen:
         raise FusionerError(f"split {split!r} of {root} has no image: list some in {split}.txt")
     return chosen

@@ -19,7 +19,7 @@ from fusionerlib.files import fingerprint
 
 UNEVEN = ("crt_screen/6", "rocking_chair/9", "rubber_eraser/8", "ruler/10", "screw/8", "shower_curtain/3")
 """Images of FSS-1000 whose published masks are larger than they are."""
-INSIDE = 128
+THRESHOLD = 128
 """Mask pixels of at least this value belong to the object."""
 
 
@@ -78,7 +78,7 @@ class FSSFolder:
                 f"{file.with_suffix('.png')} is {mask.shape[::-1]} pixels, its image {image.shape[1::-1]} "
                 "(width, height): export the mask again at the image's size"
             )
-        labels = (mask >= INSIDE).astype(np.uint8)
+        labels = (mask >= THRESHOLD).astype(np.uint8)
         return Scene(image=image, labels=labels, names=self.names(index), key=key)
 
 

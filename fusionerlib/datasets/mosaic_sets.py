@@ -65,8 +65,8 @@ def tile_sets(
     if datasets == ("openmoji",) and config.dataset == "openmoji":
         tests: dict[str, Scenes] = {**test_sources(roots[0], load_splits(roots[0]))}
         return Tiles(datasets, config.size, tests, {}, {})
-    called = _spelling(config.dataset)
-    parts = [_one_object(*pair, called=called, quiet=quiet) for pair in zip(datasets, roots, strict=True)]
+    spelling = _spelling(config.dataset)
+    parts = [_one_object(*pair, spelling=spelling, quiet=quiet) for pair in zip(datasets, roots, strict=True)]
     splits, left_out = _by_training(Concat(*parts), trained)
     if not splits:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -91,14 +91,14 @@ def mosaic_sets(config: DataConfig, *, count: int, seed: int, trained: Collectio
     return plain_mosaics(tile_sets(config, trained=trained), count=count, seed=seed)
 
 
-def _one_object(dataset: str, root: Path, *, called: Callable[[str], str], quiet: bool) -> Scenes:
+def _one_object(dataset: str, root: Path, *, spelling: Callable[[str], str], quiet: bool) -> Scenes:
     if dataset == "fss1000":
         return fss1000.split(root, "test")
     if dataset == "openmoji":
         load_splits(root)
         return FSSFolder(root)
     scenes = all_classes_test(dataset, root)
-    return Crops(scenes, select_crops(scenes, called=called, quiet=quiet))
+    return Crops(scenes, select_crops(scenes, spelling=spelling, quiet=quiet))
 
 
 def _spelling(dataset: str) -> Callable[[str], str]:

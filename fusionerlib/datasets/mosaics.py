@@ -14,17 +14,17 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.files import fingerprint
 from fusionerlib.progress import each
 
-LEAST = 64
+MIN_SIDE = 64
 """The least length of a crop's shorter side, in pixels."""
 MARGINS = (0.1, 0.0)
 """Margins round the object to try, in this order, as shares of the longer side of its box."""
-SQUARE = 2 / 3
+MIN_ASPECT = 2 / 3
 """The least ratio of a crop's shorter side to its longer one: tiles are square, and would distort it more."""
-COVERED = (0.15, 0.9)
+OBJECT_SHARE = (0.15, 0.9)
 """Least and greatest share of a crop that the object covers."""
-OTHERS = 0.02
+MAX_OTHERS = 0.02
 """Greatest share of a crop that other names cover."""
-IGNORED = 0.25
+MAX_IGNORED = 0.25
 """Greatest share of a crop that is ignored (VOC leaves a border round each object unlabelled)."""
 
 
@@ -114,11 +114,11 @@ class Box(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """The part ``box`` of scene ``scene`` (an index), which shows ``name`` alone; ``called`` is its name as a tile."""
+    """The part ``box`` of scene ``scene`` (an index), which shows ``name`` alone. spelling: its name as a tile."""
 
     scene: int
     name: str
-    called: str
+    spelling: str
     box: Box
 
 
@@ -134,21 +134,22 @@ class Crops:
 
     def names(self, index: int) -> tuple[str, ...]:
         """The one name of crop ``index``."""
-        return (self.crops[index].called,)
+        return (self.crops[index].spelling,)
 
     def __getitem__(self, index: int) -> Scene:
-        place, name, called, box = self.crops[index]
+        place, name, spelling, box = self.crops[index]
         scene = self.scenes[place]
         window = np.s_[box.top : box.bottom, box.left : box.right]
         labels = np.where(scene.labels[window] > 0, np.uint8(IGNORE), np.uint8(0))
         labels[scene.mask(name)[window]] = 1
-        return Scene(image=scene.image[window], labels=labels, names=(called,), key=f"{scene.key} {called}")
+        return Scene(image=scene.image[window], labels=labels, names=(spelling,), key=f"{scene.key} {spelling}")
 
 
-def select_crops(scenes: Scenes, *, called: Callable[[str], str] = str, quiet: bool = False) -> list[Crop]:
+def select_crops(scenes: Scenes, *, spelling: Callable[[str], str] = str, quiet: bool = False) -> list[Crop]:
     """Every crop that ``crop_box`` finds, scene by scene and in each in the order of its names.
 
-    called: gives a name's spelling as a tile. Where ``scenes`` have a method ``labels(index)``, no image is opened.
+    spelling: the name of a crop, given the name in ``scenes``. Where ``scenes`` have a method ``labels(index)``, no
+    image is opened.
     """
     read = getattr(scenes, "labels", None) or (lambda index: scenes[index].labels)
     crops = []
@@ -156,7 +157,7 @@ def select_crops(scenes: Scenes, *, called: Callable[[str], str] = str, quiet: b
         labels = read(index)
         for label, name in enumerate(scenes.names(index), start=1):
             if (box := crop_box(labels, label)) is not None:
-                crops.append(Crop(index, name, called(name), box))
+                crops.append(Crop(index, name, spelling(name), box))
     return crops
 
 
@@ -206,12 +207,12 @@ def squared(part: Box, *, margin: float, width: int, height: int) -> Box:
 
 def _shows_one_object(labels: UInt8[np.ndarray, "height width"], label: int, box: Box) -> bool:
     shorter, longer = sorted((box.right - box.left, box.bottom - box.top))
-    if shorter < LEAST or shorter < SQUARE * longer:
+    if shorter < MIN_SIDE or shorter < MIN_ASPECT * longer:
         return False
     inside = labels[box.top : box.bottom, box.left : box.right]
     own, ignored = float((inside == label).mean()), float((inside == IGNORE).mean())
     others = float((inside > 0).mean()) - own - ignored
-    return COVERED[0] <= own <= COVERED[1] and ignored <= IGNORED and others <= OTHERS
+    return OBJECT_SHARE[0] <= own <= OBJECT_SHARE[1] and ignored <= MAX_IGNORED and others <= MAX_OTHERS
 
 
 def _centred(start: int, stop: int, *, side: int, limit: int) -> tuple[int, int]:

@@ -121,8 +121,8 @@ class Masks:
 
 
 def test_selecting_reads_masks_alone_and_crops_are_windows_of_their_scenes() -> None:
-    selected = select_crops(Masks(images=False), called=canonical, quiet=True)
-    assert [(crop.scene, crop.name, crop.called) for crop in selected] == [
+    selected = select_crops(Masks(images=False), spelling=canonical, quiet=True)
+    assert [(crop.scene, crop.name, crop.spelling) for crop in selected] == [
         (1, "sofa", "couch"),
         (1, "tv monitor", "tv"),
     ]

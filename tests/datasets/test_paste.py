@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fusionerlib.datasets.openmoji.scenes import SHARE, Pastes, paste
+from fusionerlib.datasets.openmoji.scenes import OBJECT_SIDE, Pastes, paste
 from fusionerlib.datasets.scene import Scene, Scenes
 
 from .conftest import FlatScene, flat_colour
@@ -67,7 +67,7 @@ def test_mixed_edges_are_not_pasted() -> None:
 def test_the_first_objects_old_place_is_painted_over(flat_scene: FlatScene) -> None:
     scene = paste([flat_scene(1)], size=128, rng=np.random.default_rng(0))
     longer = max(np.ptp(np.nonzero(scene.labels)[0]), np.ptp(np.nonzero(scene.labels)[1])) + 1
-    assert SHARE[0] * 128 - 4 <= longer <= SHARE[1] * 128 + 1
+    assert OBJECT_SIDE[0] * 128 - 4 <= longer <= OBJECT_SIDE[1] * 128 + 1
     assert (scene.image[scene.labels == 0] == 10).all()
 
 

@@ -16,9 +16,9 @@ from fusionerlib.datasets.scene import Scene, Scenes, resized
 from fusionerlib.datasets.transforms import Concat
 from fusionerlib.files import fingerprint
 
-SHARE = (0.32, 0.5)
+OBJECT_SIDE = (0.32, 0.5)
 """Least and greatest length of an object's longer side, as a share of the scene's side."""
-HIDDEN = 0.2
+MAX_HIDDEN = 0.2
 """Greatest share of an object that later ones may cover, where places for them can be found."""
 TRIES = 30
 """Random places that are tried for an object."""
@@ -30,7 +30,7 @@ class Pastes:
     def __init__(self, scenes: Scenes, indices: Sequence[tuple[int, ...]], *, size: int, seed: int) -> None:
         self.scenes, self.indices, self.size, self.seed = scenes, list(indices), size, seed
         self.fingerprint = fingerprint(
-            scenes.fingerprint, "paste", self.indices, size, seed, SHARE, HIDDEN, "without rim"
+            scenes.fingerprint, "paste", self.indices, size, seed, OBJECT_SIDE, MAX_HIDDEN, "without rim"
         )
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ def paste(scenes: Sequence[Scene], *, size: int, rng: np.random.Generator) -> Sc
     image = _background(resized(scenes[0], width=size, height=size))
     labels = np.zeros((size, size), dtype=np.uint8)
     for scene in scenes:
-        pixels, inside = _cut_out(scene, longer=rng.uniform(*SHARE) * size)
+        pixels, inside = _cut_out(scene, longer=rng.uniform(*OBJECT_SIDE) * size)
         top, left = _place(inside, labels, rng)
         window = np.s_[top : top + inside.shape[0], left : left + inside.shape[1]]
         image[window][inside] = pixels[inside]
@@ -179,6 +179,6 @@ def _place(
         if hidden < least:
             best, least = (top, left), hidden
         # Divided by 4 because several later objects may cover the same earlier one.
-        if hidden <= HIDDEN / 4:
+        if hidden <= MAX_HIDDEN / 4:
             break
     return best
