@@ -33,10 +33,10 @@ class Layer(nn.Module):
         self, tokens: Float[Tensor, "sentences pieces 384"], mask: Bool[Tensor, "sentences 1 1 pieces"] | None
     ) -> Float[Tensor, "sentences pieces 384"]:
         """mask: False for padding, None where there is none."""
-        split = [
+        query, key, value = (
             rearrange(part(tokens), "b n (h d) -> b h n d", h=HEADS) for part in (self.query, self.key, self.value)
-        ]
-        heads = F.scaled_dot_product_attention(*split, attn_mask=mask)
+        )
+        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         tokens = self.attended_norm(self.attended(rearrange(heads, "b h n d -> b n (h d)")) + tokens)
         result: Tensor = self.norm(self.narrow(F.gelu(self.wide(tokens))) + tokens)
         return result
