@@ -17,14 +17,13 @@ from torch import Tensor
 
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import PACKAGED as PACKAGED
 from fusionerlib.files import write_text
 from fusionerlib.models import SegmentationModel, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 2
 """Number in ``config.json``. Format 1 (version 0.1) had other names of leaves, values and weights."""
-PACKAGED = "packaged"
-"""Name by which ``Segmenter.load`` knows the checkpoint that comes with the installation."""
 
 RENAMED_LEAVES = {"likeness": "similarity", "evidence": "confidence_rescaling", "context": "guidance_channels"}
 """Leaves of format 1, and what they are called now."""

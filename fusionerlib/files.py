@@ -13,12 +13,41 @@ from filelock import lock_descriptor
 
 from fusionerlib.errors import FusionerError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""What an image file may end in, in small or capital letters."""
+CHECKPOINT_FILES = ("config.json", "model.safetensors")
+PACKAGED = "packaged"
+"""Name of the checkpoint that comes with the installation."""
+
+
+def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint, given as a folder, as the name of a run in ``outputs``, or as ``packaged``.
+
+    Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
+    """
+    tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
+    if checkpoint == PACKAGED:
+        tried.append(Path(__file__).parent / "checkpoint")
+    for folder in tried:
+        if all((folder / file).is_file() for file in CHECKPOINT_FILES):
+            return folder
+    places = " nor ".join(str(folder.absolute()) for folder in tried)
+    raise FusionerError(
+        f"no checkpoint {str(checkpoint)!r}: neither {places} holds {' and '.join(CHECKPOINT_FILES)}; pass a "
+        f"checkpoint folder, or load {PACKAGED!r}"
+    )
+
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically as UTF-8, making its folder: readers see the old file or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically, making its folder: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content)
     part.replace(path)
 
 

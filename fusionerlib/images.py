@@ -1,6 +1,7 @@
 """Reading an image from a file, a Pillow image or an array."""
 
 import os
+import re
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -48,7 +49,8 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
             return _rgb(opened)
     # Pillow's parsers raise errors of many types; all of them mean that the file can't be read.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        # Pillow's message holds the address of our buffer, which differs from run to run.
+        reason = re.sub(r" <_io\.BytesIO[^>]*>", "", f"{type(error).__name__}: {error}")
         raise FusionerError(
             f"image {os.fspath(image)!r} can't be read ({reason}): open and save it anew as JPEG or PNG"
         ) from error

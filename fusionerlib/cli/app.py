@@ -10,8 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fusionerlib import __version__
 from fusionerlib.cli.data import data
 from fusionerlib.cli.doctor import doctor
+from fusionerlib.cli.predict import predict
+from fusionerlib.cli.segment import segment
 from fusionerlib.cli.train import train
 from fusionerlib.errors import FusionerError
 
@@ -76,44 +79,23 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from error
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"fusioner {__version__}")
+        raise typer.Exit()
+    return asked
 
 
 @app.callback()
-def fusioner() -> None:
-    """Open-vocabulary segmentation with frozen encoders."""
-
-
-def segment(
-    photo: Annotated[Path, typer.Argument(help="An image file.")],
-    names: Annotated[list[str], typer.Argument(help='What to look for: "cat" "blue sofa" ...')],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The image file to write.")] = Path("overlay.png"),
-    checkpoint: Annotated[str, typer.Option(help="A checkpoint's folder, or the name of a run.")] = "packaged",
-    threshold: Annotated[
-        float, typer.Option(help="A pixel where no name's probability exceeds this is background.")
-    ] = 0.5,
-    sliding: Annotated[
-        bool,
-        typer.Option(
-            "--sliding", help="Slide windows over the photo at its own size: slower, better for small things."
-        ),
+def fusioner(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
-    """Segment PHOTO into NAMES and draw the masks over it."""
-    from fusionerlib.devices import chosen_device
-    from fusionerlib.inference.segmenter import Segmenter
-
-    segmenter = Segmenter.load(checkpoint, sliding=sliding, device=str(chosen_device(device)))
-    found = segmenter.set_image(photo).segment(names, threshold=threshold)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        found.overlay().convert("RGB").save(output)
-    except (ValueError, OSError) as error:
-        raise FusionerError(f"{output} can't be written ({error}): give a path that ends in .png or .jpg") from error
-    for name, mask in zip(found.names, found.masks, strict=True):
-        typer.echo(f"{float(mask.mean()):7.1%}  {name}")
-    typer.echo(f"overlay: {output}")
+    """Open-vocabulary segmentation with frozen encoders."""
 
 
 def checkpoint(
@@ -171,7 +153,7 @@ def fetch(
 
 
 # The order of the help.
-for command in (segment, train, convert, encoders, fetch, checkpoint, doctor):
+for command in (segment, predict, train, convert, encoders, fetch, checkpoint, doctor):
     app.command()(command)
 app.add_typer(data, name="data", help="Draw the OpenMoji scenes, or prepare a published data set.")
 

@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 
 from fusionerlib.datasets.coco import CocoInstances
-from fusionerlib.datasets.mask_folder import IMAGE_SUFFIXES, MaskFolder, image_files, paired, read_indices
+from fusionerlib.datasets.mask_folder import MaskFolder, image_files, paired, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import IMAGE_SUFFIXES
 
 Part = Literal["train", "val"]
 EVERY = 5

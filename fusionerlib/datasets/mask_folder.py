@@ -10,11 +10,9 @@ from PIL import Image
 
 from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import fingerprint
+from fusionerlib.files import IMAGE_SUFFIXES, fingerprint
 from fusionerlib.images import read_image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""The suffixes of image files, in lower or upper case. A mask is always a ``.png``."""
 EXPORT_INDICES = (
     "export indices (class ids) from the annotation tool, or replace each colour by its index and save that as mode 'L'"
 )

@@ -3,12 +3,17 @@
 The frozen visual encoder runs once an image; new names cost the text encoder and the fusion module only.
 """
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,27 +23,27 @@ from torch import Tensor
 
 from fusionerlib import checkpoints
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
-from fusionerlib.errors import FusionerError, nearest
+from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
+from fusionerlib.files import find_checkpoint, write_bytes, write_text
 from fusionerlib.images import ImageLike, read_image
+from fusionerlib.inference import formats
 from fusionerlib.inference.inspection import text_attention
 from fusionerlib.inference.overlay import overlay
+from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
 from fusionerlib.models.base import SegmentationModel
 from fusionerlib.models.decoder import resize
 
-NAME_LENGTH = 200
-"""Most characters of a name: text encoders truncate longer ones without a warning."""
 LONGEST = 1024
 """Longest side, in pixels, of an encoder input that keeps the image's proportions (attention is quadratic in it)."""
 CACHED_NAMES = 10_000
 """Most names whose text tokens are kept in memory."""
+DECODERS = 2
+"""Threads that decode images in ``Segmenter.predict``."""
 CHUNK_BYTES = 64 * 2**20
 """Most bytes of full-size logits in memory at once in ``best_names``."""
-THRESHOLD = 0.5
-"""The paper's threshold, and that of the names that a mapping of thresholds leaves out."""
-Threshold = float | Mapping[str, float]
-"""One threshold (0-1) for all names, or thresholds by name; names without one have ``THRESHOLD``."""
+Given = TypeVar("Given", bound=ImageLike)
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,29 @@ class Segmentation:
         """Sigmoid of the logits, 0-1. Every name has its own sigmoid, so they don't sum to 1."""
         return self.logits.sigmoid()
 
-    @cached_property
+    @property
     def labels(self) -> Int32[np.ndarray, "height width"]:
         """k + 1 for the name k that the pixel belongs to, 0 for background (paper)."""
+        return self._decided[0]
+
+    @property
+    def best_probability(self) -> Float[np.ndarray, "height width"]:
+        """The probability (0-1) of the name that the pixel belongs to; in the background the largest of all names."""
+        return self._decided[1]
+
+    @cached_property
+    def _decided(self) -> tuple[Int32[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
+        probability = self.best.sigmoid()
         if not self.background:
-            return self.winner + np.int32(1)
+            return self.winner + np.int32(1), probability.numpy()
         if not isinstance(self.threshold, Mapping):
-            return np.where((self.best.sigmoid() > self.threshold).numpy(), self.winner + 1, np.int32(0))
+            labels = np.where((probability > self.threshold).numpy(), self.winner + 1, np.int32(0))
+            return labels, probability.numpy()
         each = [self.threshold.get(name, THRESHOLD) for name in self.names]
         best, winner = best_names(self.coarse, self.image.shape[:2], thresholds=torch.tensor(each))
-        return np.where((best > -torch.inf).numpy(), winner + 1, np.int32(0))
+        above = best > -torch.inf
+        labels = np.where(above.numpy(), winner + 1, np.int32(0))
+        return labels, torch.where(above, best.sigmoid(), probability).numpy()
 
     @property
     def masks(self) -> Bool[np.ndarray, "names height width"]:
@@ -99,6 +117,35 @@ class Segmentation:
     def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
         """The masks drawn over the image. opacity: 0-1. legend: below it each name with its share of the pixels."""
         return overlay(self.image, self.labels, self.names, opacity=opacity, legend=legend, shares=True, ignore=None)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a name: name, share (0-1), box (left, top, width, height), mean and max probability.
+
+        ``pandas.DataFrame(result.table())`` makes a table of it; see ``formats.table``.
+        """
+        return formats.table(self)
+
+    def to_coco(self, *, file: str = "image", instances: bool = False) -> dict[str, Any]:
+        """The masks as a COCO file's content: images, annotations (run lengths), categories. Needs pycocotools.
+
+        file: the image's ``file_name``. instances: one annotation a connected part instead of one a name.
+        """
+        return formats.coco(self, file=file, instances=instances)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the masks: ``.png`` an index mask (0 is background, k the k-th name) with ``STEM.names.txt`` beside it,
+        ``.json`` a COCO file, ``.npz`` soft masks (float16). Raises FusionerError for another suffix.
+        """
+        path = Path(path)
+        write_bytes(path, formats.encoded(self, path.suffix.lower(), file=path.stem))
+        if path.suffix.lower() == ".png":
+            write_text(path.with_name(f"{path.stem}.names.txt"), formats.names_text(self.names))
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, which Jupyter shows for a result at the end of a cell."""
+        stream = BytesIO()
+        self.overlay().save(stream, "PNG")
+        return stream.getvalue()
 
 
 class Segmenter:
@@ -146,18 +193,7 @@ class Segmenter:
         sliding: sliding windows at the paper's stride instead of the whole image resized. device: such as "cuda".
         Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
         """
-        tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
-        if checkpoint == checkpoints.PACKAGED:
-            tried.append(checkpoints.packaged_folder())
-        files = ("config.json", "model.safetensors")
-        found = [folder for folder in tried if all((folder / file).is_file() for file in files)]
-        if not found:
-            places = " nor ".join(str(folder.absolute()) for folder in tried)
-            raise FusionerError(
-                f"no checkpoint {str(checkpoint)!r}: neither {places} holds "
-                f"{' and '.join(files)}; pass a checkpoint folder, or load {checkpoints.PACKAGED!r}"
-            )
-        trained = checkpoints.load(found[0])
+        trained = checkpoints.load(find_checkpoint(checkpoint))
         pair = trained.run.pair
         return cls(
             model=trained.model.to(device),
@@ -235,6 +271,55 @@ class Segmenter:
             background=background,
         )
 
+    def predict(
+        self,
+        images: Iterable[Given],
+        names: Sequence[str],
+        *,
+        threshold: Threshold = THRESHOLD,
+        background: bool = True,
+        ahead: int = 4,
+    ) -> Iterator[tuple[Given, Segmentation | FusionerError]]:
+        """Segment many images: (image as given, its result), in their order; the image of ``set_image`` stays.
+
+        An image that can't be read gives a FusionerError in the place of its result, and the others go on.
+        images: any number, read as they are needed. ``ahead`` of them are decoded in threads while one is segmented, so
+        that memory does not grow with their number. names, threshold, background: see ``segment``.
+        Raises FusionerError for names and thresholds at once, before the first image.
+        """
+        names = checked_names(names)
+        threshold = checked_threshold(threshold, names)
+        return self._predicted(images, names, threshold, background, max(1, ahead))
+
+    def _predicted(
+        self,
+        images: Iterable[Given],
+        names: tuple[str, ...],
+        threshold: Threshold,
+        background: bool,
+        ahead: int,
+    ) -> Iterator[tuple[Given, Segmentation | FusionerError]]:
+        own = copy.copy(self)
+        with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+            waiting: deque[tuple[Given, Future[np.ndarray]]] = deque()
+            source = iter(images)
+            try:
+                while True:
+                    for image in islice(source, ahead - len(waiting)):
+                        waiting.append((image, pool.submit(read_image, image)))
+                    if not waiting:
+                        return
+                    image, decoded = waiting.popleft()
+                    try:
+                        own.set_image(decoded.result())
+                    except FusionerError as error:
+                        yield image, error
+                        continue
+                    yield image, own.segment(names, threshold=threshold, background=background)
+            finally:
+                for _, decoded in waiting:
+                    decoded.cancel()
+
     def attention(self, names: Sequence[str]) -> Float[Tensor, "layers names rows columns"]:
         """Attention of each name to each patch, by layer: mean over heads, 0-1.
 
@@ -295,49 +380,6 @@ def best_names(
         best = torch.where(better, value, best)
         winner = torch.where(better, index.to(torch.int32) + start, winner)
     return best, winner.numpy()
-
-
-def checked_threshold(threshold: Threshold, names: Sequence[str] = ()) -> Threshold:
-    """``threshold`` as a float, or as a dictionary of floats by name.
-
-    Raises FusionerError where one is outside 0-1 (nan included), and for one of a name that is not in ``names``.
-    """
-    if isinstance(threshold, Mapping):
-        if unknown := [name for name in threshold if name not in names]:
-            raise FusionerError(
-                f"threshold of {unknown[0]!r}, which is not asked for: {nearest(str(unknown[0]), list(names))}"
-            )
-        return {name: _checked_number(value, f" of {name!r}") for name, value in threshold.items()}
-    return _checked_number(threshold)
-
-
-def _checked_number(threshold: float, whose: str = "") -> float:
-    if not 0 <= threshold <= 1:
-        raise FusionerError(
-            f"threshold {threshold}{whose} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
-        )
-    return float(threshold)
-
-
-def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
-    """``names`` as a tuple; raises FusionerError with the first one that can't be asked for."""
-    if isinstance(names, str):
-        raise FusionerError(f"names is the string {names!r}, expected a list: did you mean [{names!r}]?")
-    if not len(names):
-        raise FusionerError('no names were given: pass at least one, as in segment(["cat"])')
-    for index, name in enumerate(names):
-        if not isinstance(name, str):
-            raise FusionerError(f"name {index} is {name!r} ({type(name).__name__}), expected a string such as 'cat'")
-        if not name.strip():
-            raise FusionerError(f"name {index} is blank ({name!r}): leave it out or write a word")
-        if len(name) > NAME_LENGTH:
-            start = f"{name[:20]!r}..."
-            raise FusionerError(
-                f"name {index} ({start}) has {len(name)} characters, expected at most {NAME_LENGTH}: shorten it"
-            )
-        if name in names[:index]:
-            raise FusionerError(f"name {index}, {name!r}, is given twice: ask for each name once")
-    return tuple(names)
 
 
 def _resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -56,15 +56,17 @@ def test_without_a_clone_its_commands_say_so(monkeypatch: pytest.MonkeyPatch) ->
         (["fetch", "packged"], "unknown visual or text encoder 'packged': did you mean 'packaged'?"),
         (["fetch", "bert-base", "--role", "visual"], "unknown visual encoder 'bert-base'"),
         (["fetch", "packaged", "--role", "sound"], "unknown role 'sound': expected visual or text"),
-        (["segment", "photo.png", "cat", "--device", "gpu"], "device 'gpu' can't be used here"),
-        (["segment", "photo.png", "cat", "--device", "cuda:99"], "device 'cuda:99' can't be used here"),
+        (["segment", "PHOTO", "cat", "--device", "gpu"], "device 'gpu' can't be used here"),
+        (["segment", "PHOTO", "cat", "--device", "cuda:99"], "device 'cuda:99' can't be used here"),
         (["train", "--device", "gpu", "-o", "nowhere"], "device 'gpu' can't be used here"),
         (["pages", "nowhere"], "no folder nowhere"),
         (["data", "openmoji", "--root", "nowhere", "--set", "obejcts=3"], "obejcts = 3"),
     ],
 )
-def test_errors_are_one_line_on_stderr(arguments: list[str], told: str) -> None:
-    result = runner.invoke(app, arguments)
+def test_errors_are_one_line_on_stderr(arguments: list[str], told: str, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 30)).save(photo)
+    result = runner.invoke(app, [str(photo) if argument == "PHOTO" else argument for argument in arguments])
     assert result.exit_code == 2
     assert told in result.stderr and "Traceback" not in result.stderr
     assert result.stdout == ""

@@ -1,0 +1,397 @@
+"""Predictions of many images into a folder: resumable, in shards, with a table and a record of how they were made.
+
+names.txt  masks/STEM.png  images/STEM.jpg     index masks, in the layout that ``read_folder`` reads
+annotations/instances.json                     COCO
+overlays/STEM.jpg  soft/STEM.npz
+predictions.parquet (or .csv)                  one row an image and name
+failed.txt                                     images that could not be read, with the reason
+run.json                                       settings, the checkpoint's digest, versions
+records/part-1-of-1.jsonl                      what is done: a line an image, which a later call goes on from
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive, find_checkpoint, write_text
+from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
+from fusionerlib.progress import bar
+from fusionerlib.records import environment
+
+if TYPE_CHECKING:
+    from fusionerlib.inference.segmenter import Segmentation, Segmenter
+
+FORMATS = ("index", "coco", "overlay", "soft")
+IMAGES = ("link", "copy", "none")
+"""How ``images/`` is filled."""
+MOST_NAMES = 254
+"""Of index masks, which have 8 bits: 0 is background, 255 means ignored."""
+WRITERS = 2
+"""Threads that encode and write results while the next images are segmented."""
+COLUMNS = ("file", "name", "share", "left", "top", "width", "height", "mean", "max")
+"""Of the table; ``share``, ``mean`` and ``max`` are 0-1, the box is in pixels and empty where there is no pixel."""
+ROWS = 10_000
+"""Rows of the table that are written at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the files of a prediction, checked without torch; see ``Segmenter.segment`` and ``FORMATS``.
+
+    instances: COCO annotations by connected part. images: one of ``IMAGES``, for ``index`` and ``coco``.
+    Raises FusionerError for names, thresholds, formats or a checkpoint that can't be used.
+    """
+
+    names: tuple[str, ...]
+    checkpoint: str = "packaged"
+    formats: tuple[str, ...] = ("index",)
+    threshold: Threshold = THRESHOLD
+    background: bool = True
+    sliding: bool = False
+    instances: bool = False
+    images: str = "link"
+
+    def __post_init__(self) -> None:
+        names = checked_names(self.names)
+        object.__setattr__(self, "threshold", checked_threshold(self.threshold, names))
+        for value in self.formats:
+            if value not in FORMATS:
+                raise FusionerError(f"format {value!r}: expected some of {', '.join(FORMATS)}")
+        if not self.formats:
+            raise FusionerError(f"no format: choose some of {', '.join(FORMATS)}")
+        if self.images not in IMAGES:
+            raise FusionerError(f"images {self.images!r}: expected one of {', '.join(IMAGES)}")
+        if "index" in self.formats and len(names) > MOST_NAMES:
+            raise FusionerError(f"{len(names)} names do not fit into index masks of 8 bits: at most {MOST_NAMES}")
+        if self.instances and "coco" not in self.formats:
+            raise FusionerError("instances are COCO annotations: add the format coco")
+        needed = {"pycocotools": "coco" in self.formats, "scipy": self.instances}
+        if lacking := [package for package, wanted in needed.items() if wanted and find_spec(package) is None]:
+            raise FusionerError(f"format coco needs {lacking[0]}: pip install 'fusioner[data]'")
+        find_checkpoint(self.checkpoint)
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON holds them, and the sha256 of the checkpoint's files."""
+        folder = find_checkpoint(self.checkpoint)
+        digests = {
+            file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            for file in ("config.json", "model.safetensors")
+        }
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {"settings": settings, "checkpoint_sha256": digests}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` (from 1) of ``of``: every ``of``-th image. Raises FusionerError for a number outside 1 to of."""
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise FusionerError(f"shard {self.number}/{self.of}: expected 1/{max(1, self.of)} to {max(1, self.of)}/...")
+
+    @classmethod
+    def parsed(cls, text: str) -> "Shard":
+        """The shard of a text such as ``3/16``. Raises FusionerError for another text."""
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal()):
+            raise FusionerError(f"shard {text!r}: expected a text such as 3/16, the third of 16 parts")
+        return cls(int(number), int(of))
+
+    @property
+    def title(self) -> str:
+        """Such as ``part-3-of-16``."""
+        return f"part-{self.number}-of-{self.of}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a call left: images with results (``kept`` of them from earlier calls), and (file, reason) of the others."""
+
+    images: int
+    kept: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def unique_stems(files: Sequence[Path]) -> None:
+    """Raise FusionerError where two files have one stem, which would share a mask."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        if other := seen.get(file.stem.casefold()):
+            raise FusionerError(f"{other} and {file} would share one mask: rename one, or predict them separately")
+        seen[file.stem.casefold()] = file
+
+
+def predict_into(
+    out: Path,
+    segmenter: "Segmenter | None",
+    files: Sequence[Path],
+    settings: Settings,
+    *,
+    shard: Shard | None = None,
+    quiet: bool = False,
+) -> Done:
+    """Predict those of ``files`` that have no result in ``out`` yet, and write the table and the COCO file.
+
+    segmenter: of ``settings``; None where ``remaining`` found nothing left to do.
+    shard: predict this part only and leave the table to a later call without ``shard``, which goes through all parts.
+    A call that was interrupted at any point and is repeated leaves the same bytes as one that was not.
+    Raises FusionerError where ``out`` holds predictions of other settings, and where another process writes this part.
+    """
+    unique_stems(files)
+    part = shard or Shard()
+    _start(out, settings)
+    records = out / "records" / f"{part.title}.jsonl"
+    with exclusive(out / "records" / f"{part.title}.lock", f"predicting {part.title} into {out}"):
+        failed: list[tuple[str, str]] = []
+        left = remaining(out, files, settings, shard=shard)
+        if left and segmenter is not None:
+            mine = len(files[part.number - 1 :: part.of])
+            with bar("predict", total=mine, done=mine - len(left), unit="image", quiet=quiet) as shown:
+                for file, reason in _predicted(out, segmenter, left, settings, records):
+                    shown.update()
+                    if reason:
+                        failed.append((file, reason))
+        title = "failed.txt" if shard is None else f"failed-{part.title}.txt"
+        _list_failures(out / title, failed)
+        if shard is None:
+            _collect(out, files, settings)
+    done = len(files[part.number - 1 :: part.of]) - len(failed)
+    return Done(images=done, kept=done - (len(left) - len(failed)), failed=tuple(failed))
+
+
+def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Shard | None = None) -> list[Path]:
+    """Those of ``files`` (of this shard) without a result in ``out``; makes ``out`` with its ``run.json``.
+
+    Raises FusionerError where ``out`` holds predictions of other settings.
+    """
+    part = shard or Shard()
+    _start(out, settings)
+    # Without a shard all parts count, so that one call puts together what many machines did.
+    titles = "*.jsonl" if shard is None else f"{part.title}.jsonl"
+    done = {file for records in sorted((out / "records").glob(titles)) for file, _, _ in _offsets(records)}
+    return [file for file in files[part.number - 1 :: part.of] if file.as_posix() not in done]
+
+
+def _start(out: Path, settings: Settings) -> None:
+    record, place = settings.record(), out / "run.json"
+    if place.is_file():
+        try:
+            kept: Any = json.loads(place.read_text(encoding="utf-8"))
+            before = {key: kept[key] for key in record}
+        except (ValueError, KeyError, TypeError) as error:
+            raise FusionerError(f"{place} can't be read ({error!r}): choose another folder, or delete it") from error
+        if differing := _differences(before, record):
+            raise FusionerError(
+                f"{out} holds predictions of other settings ({', '.join(differing)}): choose another folder with -o, "
+                "or delete this one"
+            )
+    else:
+        write_text(place, json.dumps({**record, "environment": environment()}, indent=1) + "\n")
+    (out / "records").mkdir(parents=True, exist_ok=True)
+    if "index" in settings.formats:
+        from fusionerlib.inference.formats import names_text
+
+        write_text(out / "names.txt", names_text(settings.names))
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    # A checkpoint is known by its digest: its path may be spelt in several ways.
+    kept = before["settings"]
+    settings = [key for key, value in now["settings"].items() if key != "checkpoint" and kept.get(key) != value]
+    return settings + [key for key in now if key != "settings" and before[key] != now[key]]
+
+
+def _predicted(
+    out: Path, segmenter: "Segmenter", files: Sequence[Path], settings: Settings, records: Path
+) -> Iterator[tuple[str, str]]:
+    """Segment and write ``files``; yields (file, "") when its files are written, or (file, reason), in their order."""
+    results = segmenter.predict(files, settings.names, threshold=settings.threshold, background=settings.background)
+    _drop_torn_line(records)
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool, records.open("ab") as stream:
+        writing: deque[tuple[Path, Future[dict[str, Any]] | FusionerError]] = deque()
+
+        def finished() -> tuple[str, str]:
+            file, job = writing.popleft()
+            if isinstance(job, FusionerError):
+                return file.as_posix(), str(job)
+            # The line comes after the files, in the order of the images: what is listed is whole.
+            try:
+                stream.write(json.dumps(job.result(), separators=(",", ":")).encode() + b"\n")
+                stream.flush()
+            except OSError as error:
+                raise FusionerError(
+                    f"results of {file} can't be written into {out} ({error}): make room, and repeat the command"
+                ) from error
+            return file.as_posix(), ""
+
+        for file, result in results:
+            if isinstance(result, FusionerError):
+                writing.append((file, result))
+            else:
+                writing.append((file, pool.submit(_write, out, file, result, settings)))
+            if len(writing) > 2 * WRITERS:
+                yield finished()
+        while writing:
+            yield finished()
+
+
+def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) -> dict[str, Any]:
+    """Write the files of one result; returns its record."""
+    from fusionerlib.files import write_bytes
+    from fusionerlib.inference import formats
+
+    height, width = result.image.shape[:2]
+    record: dict[str, Any] = {"file": file.as_posix(), "size": [height, width], "rows": formats.table(result)}
+    if "index" in settings.formats:
+        write_bytes(out / "masks" / f"{file.stem}.png", formats.index_png(result.labels))
+    if "overlay" in settings.formats:
+        stream = io.BytesIO()
+        result.overlay().save(stream, "JPEG", quality=90)
+        write_bytes(out / "overlays" / f"{file.stem}.jpg", stream.getvalue())
+    if "soft" in settings.formats:
+        write_bytes(out / "soft" / f"{file.stem}.npz", formats.soft_npz(result))
+    if "coco" in settings.formats:
+        record["coco"] = formats.coco_annotations(result, instances=settings.instances)
+    if settings.images != "none" and {"index", "coco"} & set(settings.formats):
+        _place(file, out / "images" / file.name, copy=settings.images == "copy")
+    return record
+
+
+def _place(file: Path, target: Path, *, copy: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.exists():
+        return
+    if not copy:
+        try:
+            target.symlink_to(file.resolve())
+            return
+        except OSError:
+            pass  # no links on this disk or for this user: a copy serves as well
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    shutil.copyfile(file, part)
+    part.replace(target)
+
+
+def _offsets(records: Path) -> Iterator[tuple[str, int, int]]:
+    """(file, start, length) of each whole line of a record file."""
+    with records.open("rb") as stream:
+        start = 0
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield json.loads(line)["file"], start, len(line)
+            start += len(line)
+
+
+def _drop_torn_line(records: Path) -> None:
+    """Cut off a last line that was interrupted."""
+    if not records.is_file():
+        return
+    whole = sum(length for _, _, length in _offsets(records))
+    os.truncate(records, whole)
+
+
+def _list_failures(place: Path, failed: Sequence[tuple[str, str]]) -> None:
+    if failed:
+        write_text(place, "".join(f"{file}\t{' '.join(reason.split())}\n" for file, reason in failed))
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _collect(out: Path, files: Sequence[Path], settings: Settings) -> None:
+    """Write the table and the COCO file of all parts' records, in the order of ``files``, a line at a time."""
+    places = {
+        file: (records, start, length)
+        for records in sorted((out / "records").glob("*.jsonl"))
+        for file, start, length in _offsets(records)
+    }
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for file in files:
+            if place := places.get(file.as_posix()):
+                with place[0].open("rb") as stream:
+                    stream.seek(place[1])
+                    yield json.loads(stream.read(place[2]))
+
+    rows = (_flat(line["file"], row) for line in lines() for row in line["rows"])
+    if find_spec("pyarrow") is not None:
+        _write_parquet(out / "predictions.parquet", rows)
+    else:
+        _write_csv(out / "predictions.csv", rows)
+    if "coco" in settings.formats:
+        _write_coco(out / "annotations" / "instances.json", lines, settings)
+
+
+def _flat(file: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    left, top, width, height = row["box"] or (None,) * 4
+    return {"file": file, **row, "left": left, "top": top, "width": width, "height": height}
+
+
+def _write_csv(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    part = place.with_name(f"{place.name}.part")
+    with part.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(place)
+
+
+def _write_parquet(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {"file": pa.string(), "name": pa.string(), **dict.fromkeys(("left", "top", "width", "height"), pa.int32())}
+    schema = pa.schema([(column, types.get(column, pa.float64())) for column in COLUMNS])
+    part = place.with_name(f"{place.name}.part")
+    with parquet.ParquetWriter(part, schema) as writer:
+        for group in _groups(rows, ROWS):
+            columns = {column: [row[column] for row in group] for column in COLUMNS}
+            writer.write_table(pa.table(columns, schema=schema))
+    part.replace(place)
+
+
+def _groups(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    group: list[Mapping[str, Any]] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _write_coco(place: Path, lines: Any, settings: Settings) -> None:
+    """A COCO file written piece by piece: the annotations of all images need not be in memory at once."""
+    from fusionerlib.inference.formats import coco_categories
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f"{place.name}.part")
+    with part.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write('{"categories": ' + json.dumps(coco_categories(settings.names)) + ',\n"images": [')
+        for number, line in enumerate(lines(), start=1):
+            height, width = line["size"]
+            image = {"id": number, "file_name": Path(line["file"]).name, "width": width, "height": height}
+            stream.write(("," if number > 1 else "") + "\n" + json.dumps(image))
+        stream.write('],\n"annotations": [')
+        count = 0
+        for number, line in enumerate(lines(), start=1):
+            for row in line["coco"]:
+                stream.write(("," if count else "") + "\n")
+                count += 1
+                stream.write(json.dumps({"id": count, "image_id": number, **row}))
+        stream.write("]}\n")
+    part.replace(place)

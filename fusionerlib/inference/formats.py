@@ -1,0 +1,162 @@
+"""Masks as data: index PNGs, COCO annotations, soft masks, and one table row a name."""
+
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Integer
+from PIL import Image
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.inference.palette import LIMIT, palette
+
+if TYPE_CHECKING:
+    from fusionerlib.inference.segmenter import Segmentation
+
+Row = dict[str, Any]
+SAVED = (".png", ".json", ".npz")
+"""What ``Segmentation.save`` writes."""
+
+
+def index_png(labels: Integer[np.ndarray, "height width"]) -> bytes:
+    """``labels`` (0-254; 0 is background) as a palette PNG of the same size.
+
+    The palette has the overlays' colours, background is black, and 255 (ignored in a data set) is white.
+    Raises FusionerError for a label above 254.
+    """
+    if labels.size and labels.max() > LIMIT:
+        raise FusionerError(f"label {labels.max()} does not fit into an 8-bit mask: ask for at most {LIMIT} names")
+    image = Image.fromarray(labels.astype(np.uint8), mode="P")
+    image.putpalette(bytes(3) + palette(LIMIT).tobytes() + b"\xff\xff\xff")
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def names_text(names: Sequence[str]) -> str:
+    """The ``names.txt`` of index masks: a line ``k name`` for each name, from 1, as ``read_folder`` reads it."""
+    return "".join(f"{number} {' '.join(name.split())}\n" for number, name in enumerate(names, start=1))
+
+
+def table(result: "Segmentation") -> list[Row]:
+    """One row a name, in the order of the names.
+
+    name. share: of the image's pixels, 0-1. box: (left, top, width, height) of its mask in pixels, None without a
+    pixel. mean: probability of the name, averaged over its mask, None without a pixel. max: its largest probability
+    anywhere in the image, at the model's resolution.
+    """
+    labels, probability = result.labels, result.best_probability
+    areas = np.bincount(labels.ravel(), minlength=len(result.names) + 1)
+    sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=len(result.names) + 1)
+    largest = result.coarse.flatten(1).amax(1).sigmoid().tolist()
+    rows = []
+    for number, name in enumerate(result.names, start=1):
+        area = int(areas[number])
+        rows.append(
+            {
+                "name": name,
+                "share": area / labels.size,
+                "box": box(labels == number) if area else None,
+                "mean": float(sums[number]) / area if area else None,
+                "max": float(largest[number - 1]),
+            }
+        )
+    return rows
+
+
+def box(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the True pixels of a mask that has some."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)
+
+
+def soft_npz(result: "Segmentation") -> bytes:
+    """Soft masks as a compressed npz: ``probabilities``, float16 (names, rows, columns), and ``names``, ``size``.
+
+    Probabilities are at the model's resolution; ``size`` is the image's (height, width).
+    """
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        probabilities=result.coarse.float().sigmoid().numpy().astype(np.float16),
+        names=np.array(result.names),
+        size=np.array(result.image.shape[:2]),
+    )
+    return stream.getvalue()
+
+
+def coco_annotations(result: "Segmentation", *, instances: bool = False) -> list[Row]:
+    """COCO annotations without ids: one a name that has pixels, or one a connected part of its mask.
+
+    ``category_id`` is k + 1 for name k; ``segmentation`` run lengths as pycocotools compresses them, which keep holes;
+    ``bbox`` as ``box`` of ``table``; ``score`` the mean probability in the mask.
+    instances: one annotation a part; pixels that touch at an edge or a corner are one part.
+    Raises FusionerError where pycocotools, or for instances scipy, is not installed.
+    """
+    mask_api = _mask_api()
+    found: list[Row] = []
+    probability = result.best_probability
+    for number in np.unique(result.labels[result.labels > 0]).tolist():
+        whole = result.labels == number
+        for mask in _parts(whole) if instances else [whole]:
+            coded = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
+            found.append(
+                {
+                    "category_id": number,
+                    "segmentation": {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode()},
+                    "area": int(mask.sum()),
+                    "bbox": list(box(mask)),
+                    "iscrowd": 0,
+                    "score": round(float(probability[mask].mean()), 6),
+                }
+            )
+    return found
+
+
+def coco_categories(names: Sequence[str]) -> list[Row]:
+    """COCO's categories: name k has the id k + 1."""
+    return [{"id": number, "name": " ".join(name.split())} for number, name in enumerate(names, start=1)]
+
+
+def coco(result: "Segmentation", *, file: str, instances: bool = False) -> Row:
+    """A COCO file's content for one image, whose ``file_name`` is ``file``. See ``coco_annotations``."""
+    height, width = result.image.shape[:2]
+    annotations = [
+        {"id": number, "image_id": 1, **row}
+        for number, row in enumerate(coco_annotations(result, instances=instances), start=1)
+    ]
+    images = [{"id": 1, "file_name": file, "width": width, "height": height}]
+    return {"images": images, "annotations": annotations, "categories": coco_categories(result.names)}
+
+
+def encoded(result: "Segmentation", suffix: str, *, file: str) -> bytes:
+    """The bytes of a file of ``SAVED``. Raises FusionerError for another suffix."""
+    if suffix == ".png":
+        return index_png(result.labels)
+    if suffix == ".npz":
+        return soft_npz(result)
+    if suffix == ".json":
+        return (json.dumps(coco(result, file=file)) + "\n").encode()
+    raise FusionerError(
+        f"masks can't be saved as {suffix!r}: write .png (indices and names), .json (COCO) or .npz (soft masks); "
+        "for a picture use overlay().save(path)"
+    )
+
+
+def _parts(mask: Bool[np.ndarray, "height width"]) -> list[Bool[np.ndarray, "height width"]]:
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise FusionerError("instances need scipy: pip install 'fusioner[data]'") from error
+    parts, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    return [parts == number for number in range(1, count + 1)]
+
+
+def _mask_api() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise FusionerError("COCO files need pycocotools: pip install 'fusioner[data]'") from error
+    return mask
