@@ -1,7 +1,7 @@
 """What is asked of a segmenter: names and thresholds. Checked without torch, so that a mistake is told at once."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from fusionerlib.errors import FusionerError, nearest
 
@@ -13,6 +13,10 @@ Threshold = float | Mapping[str, float]
 """One threshold (0-1) for all names, or thresholds by name; names without one have ``THRESHOLD``."""
 
 
+@overload
+def checked_threshold(threshold: float, names: Sequence[str] = ()) -> float: ...
+@overload
+def checked_threshold(threshold: Threshold, names: Sequence[str] = ()) -> Threshold: ...
 def checked_threshold(threshold: Threshold, names: Sequence[str] = ()) -> Threshold:
     """``threshold`` as a float, or as a dictionary of floats by name.
 
