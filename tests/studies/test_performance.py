@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusionerlib.config import RunConfig
-from fusionerlib.datasets.pascal import fold_pairs
+from fusionerlib.datasets.pascal import training_pair_count
 from fusionerlib.errors import FusionerError
 from studies.cost_aggregation.tables import training_cost
 from studies.paper_grid import cost as grid_cost
@@ -208,7 +208,7 @@ def test_the_fusion_is_counted_as_it_would_run() -> None:
 
 def test_as_many_images_are_counted_as_the_grid_trains_on() -> None:
     grid = Grid.load("paper")
-    assert images_shown(grid, "PASCAL-5i", epochs=2) == 2 * sum(len(fold_pairs(fold, "train")) for fold in range(4))
+    assert images_shown(grid, "PASCAL-5i", epochs=2) == 2 * sum(training_pair_count(fold) for fold in range(4))
     assert images_shown(grid, "COCO-20i", epochs=1) == sum((95476, 133927, 141054, 141016))
 
 
