@@ -50,6 +50,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01,
         "final_weight_decay": 0.4,
         "decoder_constant": True,
+        "peak_in_warmup": True,
+        "decay_category": True,
     },
     "modern": {
         "batch": 12,
@@ -314,9 +316,11 @@ class TrainingConfig(Frozen):
     loss: cross-entropy of each pixel, alone or with soft Dice; focal weighs pixels by (1 - p)^2.
     loss_stride: the loss reads every n-th pixel in both directions.
     lr, final_lr: learning rate at the end of the warm-up, and at the end of a cosine. warmup, warmup_epochs: steps, or
-    epochs, in which the learning rate rises linearly from 0; the last of them is at lr.
+    epochs, in which the learning rate rises linearly from 0. peak_in_warmup: the last step of the warm-up is at lr (the
+    authors' runs); otherwise the step after it is.
     weight_decay, final_weight_decay: at the start and at the end of a cosine over all steps.
-    decoder_constant: train the decoder with lr throughout and without weight decay (paper).
+    decoder_constant: train the decoder with lr throughout and without weight decay (paper). decay_category: the vector
+    that is added to all text tokens gets weight decay as a matrix does (the authors' runs), not none as a bias does.
     text_noise: length of the Gaussian noise added to each unit-length text token, as a root mean square; 0 for none.
     mixed_precision: number format of the model's matrix products while it trains; weights, similarities and losses stay
     in float32.
@@ -349,6 +353,8 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(default=0.2, ge=0.0)
     final_weight_decay: float = Field(default=0.2, ge=0.0)
     decoder_constant: bool = False
+    peak_in_warmup: bool = False
+    decay_category: bool = False
     text_noise: float = Field(default=0.0, ge=0.0)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     validate_every: int = Field(default=200, ge=1)

@@ -137,7 +137,7 @@ def test_the_grid_s_and_the_pairs_run_is_the_command_line_s(tmp_path: Path) -> N
     grid = Grid(name="g", pairs=(("packaged", "packaged"),), fusions=("late",), folds=(2,), run={"steps": 7})
     (leaves,) = grid.jobs().values()
     all_equal(
-        ways({"kind": "late", "fold": 2, "steps": 7, "validate_every": 7}, tmp_path)
+        ways({"kind": "late", "fold": 2, "steps": 7}, tmp_path)
         | {"grid": RunConfig.flat(**leaves)}
     )
     study = Study(voc_root=Path("voc"), coco_root=Path("coco"), steps=7)

@@ -105,8 +105,8 @@ class SegmentationModel(nn.Module):
         """Parameters of the visual decoder, which the paper trains with settings of their own; none by default."""
         return []
 
-    def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that get no weight decay: biases and norms."""
+    def undecayed(self, *, category: bool = True) -> list[nn.Parameter]:
+        """Parameters that get no weight decay: biases and norms, and ``category``: a vector added to all text tokens."""
         return [parameter for parameter in self.parameters() if parameter.ndim < 2]
 
     def trainable(self) -> dict[str, int]:

@@ -154,6 +154,10 @@ class TokenModel(CosineHeadModel):
         """Those of the visual decoder."""
         return list(self.decoder.parameters())
 
+    def undecayed(self, *, category: bool = True) -> list[nn.Parameter]:
+        """Biases, norms and, where ``category``, the category vector."""
+        return [*super().undecayed(), *([self.category] if category and self.category is not None else [])]
+
 
 class Fusioner(TokenModel):
     """Early fusion, the paper's model: one transformer over [patches row by row, names], no positional embedding."""

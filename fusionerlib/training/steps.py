@@ -36,7 +36,7 @@ def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.op
     """
     decoder = model.decoder_parameters()
     in_decoder = {id(parameter) for parameter in decoder}
-    undecayed = {id(parameter) for parameter in model.undecayed()}
+    undecayed = {id(parameter) for parameter in model.undecayed(category=not config.decay_category)}
     fusion = [parameter for parameter in model.parameters() if id(parameter) not in in_decoder]
     weights = [parameter for parameter in fusion if id(parameter) not in undecayed]
     others = [parameter for parameter in fusion if id(parameter) in undecayed]
@@ -51,11 +51,12 @@ def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.op
 def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
     """Set the learning rate and weight decay of step ``step`` (from 0); returns the fusion's learning rate.
 
-    Learning rate: 0 in the first step, linear to lr in the last step of the warm-up, then a cosine to final_lr (paper).
+    Learning rate: linear from 0 in the first step to lr in the last step of the warm-up (``peak_in_warmup``, the
+    authors' runs) or in the step after it, then a cosine to final_lr (paper).
     Weight decay: a cosine to final_weight_decay.
     """
     if step < config.warmup:
-        lr = config.lr * step / max(1, config.warmup - 1)
+        lr = config.lr * step / max(1, config.warmup - config.peak_in_warmup)
     else:
         lr = cosine(config.lr, config.final_lr, (step - config.warmup) / max(1, config.steps - config.warmup))
     decay = cosine(config.weight_decay, config.final_weight_decay, step / config.steps)

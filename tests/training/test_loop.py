@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusionerlib import checkpoints
-from fusionerlib.config import RunConfig
+from fusionerlib.config import RunConfig, TrainingConfig
 from fusionerlib.datasets.sampling import Sample
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.errors import FusionerError
@@ -160,6 +160,8 @@ def test_paper_schedules() -> None:
     # The category vector has two dimensions and is no bias: it is decayed, as in the authors' runs.
     assert any(parameter is model.category for parameter in fusion["params"])
     assert {parameter.ndim for parameter in plain["params"]} == {1}
+    ours = make_optimiser(model, TrainingConfig(recipe="small"))
+    assert any(parameter is model.category for parameter in ours.param_groups[1]["params"])
     assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(model.parameters()))
     set_schedule(optimiser, run.training, 0)
     assert (fusion["lr"], decoder["lr"]) == (0.0, 1e-3)
