@@ -77,7 +77,8 @@ def test_a_rebuilt_file_is_read_back(tmp_path, monkeypatch) -> None:
 def synsets() -> list[str]:
     from timm.data import ImageNetInfo
 
-    return [ImageNetInfo("imagenet-1k").index_to_label_name(number)[1:] for number in range(1000)]
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_label_name(number)[1:] for number in range(1000)]
 
 
 def centred(bank: np.ndarray) -> np.ndarray:
