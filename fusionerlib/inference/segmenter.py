@@ -157,6 +157,7 @@ class Segmenter:
         both sides are rounded to what the encoder accepts, the longer one is at most ``LONGEST``.
     stride: sliding windows (the paper's second mode): windows of size x size pixels over the image at its own size,
         every ``stride`` pixels; logits are averaged where windows overlap. None resizes the whole image.
+    trained_names: the names that the fusion module was trained on, () where that is unknown.
 
     Raises FusionerError for a size that the encoder does not accept, and for a stride without a size or outside 1 to
     the size.
@@ -170,6 +171,7 @@ class Segmenter:
         text_cache: TextEmbeddingCache,
         size: int | None = 224,
         stride: int | None = None,
+        trained_names: Sequence[str] = (),
     ) -> None:
         if size is not None and (size <= 0 or size % visual.multiple):
             raise FusionerError(
@@ -178,7 +180,7 @@ class Segmenter:
         if stride is not None and not 1 <= stride <= (size or 0):
             raise FusionerError(f"stride {stride} with size {size}: windows need a size, and a stride from 1 to it")
         self.model, self.visual, self.text_cache = model.eval(), visual, text_cache
-        self.size, self.stride = size, stride
+        self.size, self.stride, self.trained_names = size, stride, tuple(trained_names)
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
         self._windows: EncodedWindows | None = None
@@ -201,6 +203,7 @@ class Segmenter:
             text_cache=text_cache_of(pair, names=trained.run.data.names, limit=CACHED_NAMES, device=device),
             size=trained.run.data.size,
             stride=stride_of(trained.run.data.size) if sliding else None,
+            trained_names=trained.trained_names,
         )
 
     @torch.no_grad()
