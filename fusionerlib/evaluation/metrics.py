@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int32, Int64, Integer, Real
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
 
+BAND = 0.02
+"""Width of the boundary band as a share of the image's diagonal (Cheng et al., CVPR 2021)."""
 LABELS = {"miou": "mIoU", "fb iou": "FB-IoU"}
 
 
@@ -121,6 +123,42 @@ def decide(
     return np.where(probabilities.max(axis=0) > threshold, labels, np.int32(0))
 
 
+def confusion_matrix(
+    predicted: Integer[np.ndarray, "height width"], target: Integer[np.ndarray, "height width"], *, classes: int
+) -> Int64[np.ndarray, "true predicted"]:
+    """Pixels by true (row) and predicted label (column), each 0 to ``classes`` - 1; target 255 is ignored."""
+    valid = target != IGNORE
+    flat = target[valid].astype(np.int64) * classes + predicted[valid]
+    return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+
+
+def boundary_counts(
+    predicted: Integer[np.ndarray, "height width"], target: Integer[np.ndarray, "height width"], *, classes: int
+) -> tuple[Int64[np.ndarray, " classes"], Int64[np.ndarray, " classes"]]:
+    """Intersections and unions of the boundary bands by label: boundary IoU (Cheng et al., CVPR 2021, eq. 1).
+
+    The band of a mask are its pixels within d of its boundary or the image's, d being ``BAND`` of the diagonal and at
+    least 1 (their code's rounding and square neighbourhood). Ignored pixels are taken out of both masks first. The
+    counts of label 0 have no meaning.
+    """
+    width = max(1, round(BAND * math.hypot(*target.shape)))
+    valid = target != IGNORE
+    bands = []
+    for labels in (predicted, target):
+        kept = np.where(valid, labels, -1).astype(np.int16)
+        bands.append(np.where(boundary_band(kept, width=width), kept, 0).astype(np.int64))
+    return intersection_union(np.maximum(bands[0], 0), np.maximum(bands[1], 0), classes=classes, ignore=-1)
+
+
+def boundary_band(labels: Integer[np.ndarray, "height width"], *, width: int) -> Bool[np.ndarray, "height width"]:
+    """Pixels with another label, or the end of the image, within ``width`` rows and columns (a square window).
+
+    For all labels at once: a window shows one label alone where its smallest and its largest are equal.
+    """
+    padded = np.pad(labels.astype(np.int16), width, constant_values=-2)
+    return _window(padded, np.minimum, 2 * width + 1) != _window(padded, np.maximum, 2 * width + 1)
+
+
 def permuted(labels: Integer[np.ndarray, "height width"], *, names: int) -> Integer[np.ndarray, "height width"]:
     """Control: name k gets the mask of name k - 1 (the first that of the last), so that no name keeps its own.
 
@@ -217,6 +255,18 @@ class ClassCounts:
     def fb_iou(self) -> float:
         """Foreground-background IoU over all episodes, 0-1; NaN before the first."""
         return fb_iou(*self._foreground_background)
+
+
+def _window(values: np.ndarray, least_or_most: np.ufunc, length: int) -> np.ndarray:
+    """Minimum or maximum over windows of ``length`` x ``length``: windows double, so this takes log(length) passes."""
+    for _ in range(2):
+        covered = 1
+        while covered < length:
+            step = min(covered, length - covered)
+            values = least_or_most(values[:-step], values[step:])
+            covered += step
+        values = values.T
+    return values
 
 
 def _check(names: Sequence[str]) -> None:
