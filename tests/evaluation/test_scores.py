@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from statistics import harmonic_mean
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fusionerlib.evaluation.scores import (
     FIGURES,
     Comparison,
     ImageCounts,
+    Interval,
     Scores,
     better,
     evaluate,
@@ -125,12 +127,9 @@ def test_sums_are_divided_in_every_resample() -> None:
     assert (weights.sum(axis=1) == 7).all()
     for row, found in zip(weights, scores.draws(weights)["miou"], strict=True):
         picked = np.repeat(np.arange(7), row.astype(int))
-        inter, union = (part[picked].sum(axis=0) for part in (counts_of(scores).intersections, counts_of(scores).unions))
+        counts = scores.all_classes
+        inter, union = counts.intersections[picked].sum(axis=0), counts.unions[picked].sum(axis=0)
         assert found == pytest.approx((inter / union).mean())
-
-
-def counts_of(scores: Scores) -> ImageCounts:
-    return scores.all_classes
 
 
 def test_two_planted_models_are_ranked_and_equal_ones_are_not() -> None:
@@ -149,8 +148,6 @@ def test_two_planted_models_are_ranked_and_equal_ones_are_not() -> None:
 
 
 def test_less_is_better_for_absent_prompts() -> None:
-    from fusionerlib.evaluation.scores import Interval
-
     assert better(Interval(0.2, 0.1, 0.3), smaller_wins=True) == "first"
     assert better(Interval(-0.2, -0.3, -0.1), smaller_wins=True) == "other"
 
@@ -203,7 +200,9 @@ def test_every_figure_is_the_one_written_out_by_hand(packaged: Segmenter) -> Non
         assert 0 <= found.low <= found.value <= found.high <= 1
     assert "zebra" not in names and scores.unseen == tuple(name for name in names if name == "armadillo")
     triple = [scores.figures[key].value for key in ("seen", "unseen", "harmonic")]
-    assert triple[0] == pytest.approx(np.mean([i / u for i, u, n in zip(inter, union, names) if n != "armadillo"]))
+    novel = np.array([name == "armadillo" for name in names])
+    assert triple[:2] == pytest.approx([(inter / union)[~novel].mean(), (inter / union)[novel].mean()])
+    assert triple[2] == pytest.approx(harmonic_mean(triple[:2]))
     rows = {row["name"]: row for row in scores.classes()}
     assert rows["armadillo"]["seen"] is False and rows["cat"]["seen"] is True
     assert rows["cat"]["iou"] == pytest.approx(inter[names.index("cat")] / union[names.index("cat")])
