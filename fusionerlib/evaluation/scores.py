@@ -232,7 +232,7 @@ def evaluate(
         shared, either = boundary_counts(predicted, wanted, classes=count + 1)
         boundary.intersections[index], boundary.unions[index] = shared[1:], either[1:]
 
-        for place in np.flatnonzero(shown[index]):
+        for place in np.flatnonzero(shown[index]).tolist():
             mask = _alone(segmenter, result, names[place], threshold)
             counted = mask_counts(mask, target == place + 1, valid)
             single.intersections[index, place], single.unions[index, place] = counted[:2]
