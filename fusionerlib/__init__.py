@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fusionerlib.encoders.registry import load_visual as load_visual
     from fusionerlib.errors import FusionerError as FusionerError
     from fusionerlib.evaluation import metrics as metrics
+    from fusionerlib.evaluation.scores import evaluate as evaluate
     from fusionerlib.inference.segmenter import Segmenter as Segmenter
     from fusionerlib.models import build as build_model
 
@@ -26,6 +27,7 @@ __all__ = [
     "Segmenter",
     "add_encoder",
     "build_model",
+    "evaluate",
     "list_encoders",
     "load_text",
     "load_visual",
@@ -39,6 +41,7 @@ _HOMES = {
     "Segmenter": "fusionerlib.inference.segmenter:Segmenter",
     "add_encoder": "fusionerlib.encoders.registry:add_encoder",
     "build_model": "fusionerlib.models:build",
+    "evaluate": "fusionerlib.evaluation.scores:evaluate",
     "list_encoders": "fusionerlib.encoders.registry:list_encoders",
     "load_text": "fusionerlib.encoders.registry:load_text",
     "load_visual": "fusionerlib.encoders.registry:load_visual",

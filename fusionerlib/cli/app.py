@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from fusionerlib import __version__
 from fusionerlib.cli.data import data
 from fusionerlib.cli.doctor import doctor
+from fusionerlib.cli.evaluate import evaluate
 from fusionerlib.cli.predict import predict
 from fusionerlib.cli.segment import segment
 from fusionerlib.cli.train import train
@@ -153,7 +154,7 @@ def fetch(
 
 
 # The order of the help.
-for command in (segment, predict, train, convert, encoders, fetch, checkpoint, doctor):
+for command in (segment, predict, evaluate, train, convert, encoders, fetch, checkpoint, doctor):
     app.command()(command)
 app.add_typer(data, name="data", help="Draw the OpenMoji scenes, or prepare a published data set.")
 

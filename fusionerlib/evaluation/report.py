@@ -70,9 +70,8 @@ def terminal_text(found: Mapping[str, Any], *, width: int = 120) -> str:
     for key, label in FIGURES.items():
         cells = [interval_text(model["figures"][key]) for model in models]
         figures.add_row(label, *cells, *(difference_text(one["figures"][key]) for one in comparisons))
-    classes = table(
-        "name", "images", *(f"{kind} {model['checkpoint']}" for model in models for kind in ("IoU", "edge"))
-    )
+    kinds = ("IoU", "boundary IoU")
+    classes = table("name", "images", *(f"{model['checkpoint']}: {kind}" for model in models for kind in kinds))
     for rows in zip(*(model["classes"] for model in models), strict=True):
         cells = [cell for row in rows for cell in (interval_text(row, "iou"), percent(row["boundary_iou"]))]
         new = " *" if rows[0]["seen"] is False else ""

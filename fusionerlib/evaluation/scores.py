@@ -20,7 +20,8 @@ from fusionerlib.datasets.scene import IGNORE, Scenes, labels_for, vocabulary
 from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.evaluation.metrics import boundary_counts, confusion_matrix, mask_counts
 from fusionerlib.evaluation.queries import absent_queries, single_queries
-from fusionerlib.inference.segmenter import THRESHOLD, Segmentation, Segmenter, Threshold, best_names
+from fusionerlib.inference.requests import THRESHOLD, Threshold
+from fusionerlib.inference.segmenter import Segmentation, Segmenter, best_names
 
 FIGURES = {
     "miou": "mIoU, all classes",

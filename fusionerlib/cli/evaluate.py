@@ -1,0 +1,125 @@
+"""The command ``fusioner evaluate``: scores of checkpoints on labelled images."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusionerlib.cli import inputs
+from fusionerlib.cli.segment import Device, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
+from fusionerlib.errors import FusionerError, nearest, one_of
+from fusionerlib.files import PACKAGED, find_checkpoint
+
+if TYPE_CHECKING:
+    from fusionerlib.datasets.scene import Scenes
+
+OWN = "folder"
+"""The data set that is one's own folder."""
+
+
+class Part(StrEnum):
+    """The images of one's own folder that are scored."""
+
+    val = "val"
+    train = "train"
+    all = "all"
+
+
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Labelled images: images/ with masks/ and names.txt, or with a COCO file; or the root of DATASET.",
+            autocompletion=inputs.complete_paths,
+        ),
+    ],
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="packaged, a checkpoint's folder, or the name of a run. Each is compared with the first.",
+            show_default=PACKAGED,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help="How FOLDER is laid out: folder is one's own; or pascal, coco, voc-20, ade20k-150, ...")
+    ] = OWN,
+    split: Annotated[
+        Part, typer.Option(help="Of one's own folder: val is what training leaves out (every fifth without lists).")
+    ] = Part.val,
+    names: Annotated[
+        str, typer.Option(metavar="TEXT|FILE", help="Ask for these alone: 'cat,dog', or a .txt file; all by default.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Also write scores.html, scores.json and scores.parquet to this folder."),
+    ] = None,
+    threshold: Thresholds = None,
+    no_background: NoBackground = False,
+    sliding: Sliding = False,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score checkpoints on labelled images: mIoU with intervals, by name, and which checkpoint is better where."""
+    talk = Talk(quiet=quiet, verbose=verbose)
+    chosen = checkpoints or [PACKAGED]
+    if twice := [name for name in chosen if chosen.count(name) > 1]:
+        raise FusionerError(f"checkpoint {twice[0]!r} is given twice: give each one once")
+    for checkpoint in chosen:
+        find_checkpoint(checkpoint)
+    asked = inputs.names_given(names) if names else ()
+    if output is not None and output.exists() and not output.is_dir():
+        raise FusionerError(f"{output} is a file: give a folder with -o")
+    scenes = labelled_scenes(data, dataset, split)
+    known = tuple(getattr(scenes, "classes", ()) or getattr(scenes, "categories", ()))
+    if asked and known and not set(asked) & set(known):
+        raise FusionerError(f"{data} labels none of the {len(asked)} names asked: {nearest(asked[0], known)}")
+    least = inputs.threshold_given(threshold or [], asked or known)
+
+    from fusionerlib.datasets.all_classes import all_classes_names
+    from fusionerlib.devices import chosen_device
+    from fusionerlib.evaluation import report, scores
+    from fusionerlib.inference.segmenter import Segmenter
+
+    on = str(chosen_device(device))
+    if not asked and dataset != OWN:
+        asked = all_classes_names(dataset, data)
+    found = {}
+    for checkpoint in chosen:
+        talk.detail(f"{checkpoint}: {len(scenes)} images on {on}")
+        found[checkpoint] = scores.evaluate(
+            Segmenter.load(checkpoint, sliding=sliding, device=on),
+            scenes,
+            names=asked,
+            threshold=least,
+            background=not no_background,
+            quiet=talk.quiet,
+        )
+    about = {"data": str(data), "dataset": dataset, "split": str(split), "threshold": least}
+    record = report.record(found, about=about | {"background": not no_background, "sliding": sliding})
+    files = report.write(output, found, record) if output is not None else []
+    if as_json:
+        typer.echo(report.json_text(record))
+    else:
+        talk.result(report.terminal_text(record))
+        for file in files:
+            talk.result(f"written: {file}")
+
+
+def labelled_scenes(data: Path, dataset: str, split: Part) -> "Scenes":
+    """The scenes to score; no image is opened. Raises FusionerError as the readers do, and for an unknown data set."""
+    from fusionerlib.datasets.all_classes import ALL_CLASSES_TESTS, all_classes_test
+    from fusionerlib.datasets.folder import read_folder
+
+    if not data.is_dir():
+        raise FusionerError(f"--data {data} is no folder: give the one that holds images/ and masks/, or a COCO file")
+    one_of("dataset", dataset, ALL_CLASSES_TESTS)
+    if dataset == OWN:
+        return read_folder(data, split=None if split is Part.all else split.value)
+    if split is not Part.val:
+        raise FusionerError(f"--split {split} with --dataset {dataset}: its published test images are scored, leave it")
+    return all_classes_test(dataset, data)
