@@ -119,7 +119,7 @@ def labelled_scenes(data: Path, dataset: str, split: Part) -> "Scenes":
         raise FusionerError(f"--data {data} is no folder: give the one that holds images/ and masks/, or a COCO file")
     one_of("dataset", dataset, ALL_CLASSES_TESTS)
     if dataset == OWN:
-        return read_folder(data, split=None if split is Part.all else split.value)
+        return read_folder(data, split={Part.train: "train", Part.val: "val"}.get(split))
     if split is not Part.val:
         raise FusionerError(f"--split {split} with --dataset {dataset}: its published test images are scored, leave it")
     return all_classes_test(dataset, data)
