@@ -112,14 +112,15 @@ def evaluate(
 
 def labelled_scenes(data: Path, dataset: str, split: Part) -> "Scenes":
     """The scenes to score; no image is opened. Raises FusionerError as the readers do, and for an unknown data set."""
+    from fusionerlib.datasets import folder
     from fusionerlib.datasets.all_classes import ALL_CLASSES_TESTS, all_classes_test
-    from fusionerlib.datasets.folder import read_folder
 
     if not data.is_dir():
         raise FusionerError(f"--data {data} is no folder: give the one that holds images/ and masks/, or a COCO file")
     one_of("dataset", dataset, ALL_CLASSES_TESTS)
     if dataset == OWN:
-        return read_folder(data, split={Part.train: "train", Part.val: "val"}.get(split))
+        parts: dict[Part, folder.Part] = {Part.train: "train", Part.val: "val"}
+        return folder.read_folder(data, split=parts.get(split))
     if split is not Part.val:
         raise FusionerError(f"--split {split} with --dataset {dataset}: its published test images are scored, leave it")
     return all_classes_test(dataset, data)
