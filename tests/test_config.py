@@ -13,7 +13,7 @@ from fusionerlib.config import DEMO, PRESETS, RECIPES, TOKENS, FusionConfig, Run
 from fusionerlib.errors import FusionerError
 from fusionerlib.runs import packaged_run
 from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
-from studies.encoder_pairs.study import Study, Variant
+from studies.encoder_pairs.study import TEMPLATE, Study, Variant
 from studies.paper_grid.grid import Grid
 from workbook.notebook import TrainingNotebook
 
@@ -136,10 +136,7 @@ def test_the_packaged_checkpoint_s_run_is_the_preset_s_and_the_study_s(tmp_path:
 def test_the_grid_s_and_the_pairs_run_is_the_command_line_s(tmp_path: Path) -> None:
     grid = Grid(name="g", pairs=(("packaged", "packaged"),), fusions=("late",), folds=(2,), run={"steps": 7})
     (leaves,) = grid.jobs().values()
-    all_equal(
-        ways({"kind": "late", "fold": 2, "steps": 7}, tmp_path)
-        | {"grid": RunConfig.flat(**leaves)}
-    )
+    all_equal(ways({"kind": "late", "fold": 2, "steps": 7}, tmp_path) | {"grid": RunConfig.flat(**leaves)})
     study = Study(voc_root=Path("voc"), coco_root=Path("coco"), steps=7)
     leaves = {"preset": "small", **PHOTOS, "novel": "ignore", "fold": 1, "steps": 7, "warmup": 7, "validate_every": 7}
     leaves |= {
@@ -147,7 +144,7 @@ def test_the_grid_s_and_the_pairs_run_is_the_command_line_s(tmp_path: Path) -> N
         "positives": 1,
         "negatives": 0,
         "loss": "bce+dice",
-        "templates": str(study.template),
+        "templates": str(TEMPLATE),
     }
     made = study.run_of(Variant("MiniLM", "early", 1, 0)).changed(features="kept")
     all_equal(ways(leaves, tmp_path) | {"study": made})

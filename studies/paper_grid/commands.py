@@ -1,6 +1,7 @@
 """The command ``fusioner grid``, which runs the paper's 96 trainings, and the one that Snakemake calls for each."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ def grid(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="root=data/pascal, steps=2000, folds=[1]")
     ] = None,
 ) -> None:
-    """Train and measure the paper's grid: 12 pairs of encoders, early and late fusion, 4 folds of PASCAL-5i.
+    """Train and evaluate the paper's grid: 12 pairs of encoders, early and late fusion, 4 folds of PASCAL-5i.
 
     Trainings that have a record are skipped, an interrupted one goes on, and one that fails does not stop the others.
     """
@@ -51,7 +52,7 @@ def grid_job(
     config: Annotated[Path, typer.Argument(help="The graph that `fusioner grid` wrote.")],
     job: Annotated[str, typer.Argument(help="One of its jobs.")],
 ) -> None:
-    """Train and measure one job of a grid."""
+    """Train and evaluate one job of a grid."""
     from studies.paper_grid.grid import run_job
 
     graph = json.loads(config.read_text(encoding="utf-8"))
@@ -61,4 +62,7 @@ def grid_job(
 
 
 if __name__ == "__main__":
-    typer.run(grid_job)
+    try:
+        typer.run(grid_job)
+    except FusionerError as error:
+        sys.exit(f"fusioner: {error}")
