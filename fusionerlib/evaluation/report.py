@@ -33,14 +33,18 @@ def record(models: Mapping[str, Scores], *, about: Mapping[str, Any]) -> dict[st
     about: the data and the settings, such as its folder and the threshold.
     Raises FusionerError where images or names differ.
     """
-    (first, base), *others = models.items()
+    labels = _labels(list(models))
+    (first, base), *others = zip(labels, models.values(), strict=True)
     made = {
         "about": dict(about),
         "images": len(base.keys),
         "names": list(base.names),
         "level": LEVEL,
         "resamples": DRAWS,
-        "models": [_model(name, scores) for name, scores in models.items()],
+        "models": [
+            {"checkpoint": name, "label": label, **_model(scores)}
+            for (name, scores), label in zip(models.items(), labels, strict=True)
+        ],
         "comparisons": [_comparison(first, name, Comparison(base, scores)) for name, scores in others],
         "environment": environment(),
     }
@@ -66,23 +70,23 @@ def terminal_text(found: Mapping[str, Any], *, width: int = 120) -> str:
             drawn.add_column(column, justify="right" if place else "left", overflow="fold")
         return drawn
 
-    figures = table("%", *(model["checkpoint"] for model in models), *(difference_label(one) for one in comparisons))
+    figures = table("%", *(model["label"] for model in models), *(difference_label(one) for one in comparisons))
     for key, label in FIGURES.items():
         cells = [interval_text(model["figures"][key]) for model in models]
         figures.add_row(label, *cells, *(difference_text(one["figures"][key]) for one in comparisons))
     kinds = ("IoU", "boundary IoU")
-    classes = table("name", "images", *(f"{model['checkpoint']}: {kind}" for model in models for kind in kinds))
+    classes = table("name", "images", *(f"{model['label']}: {kind}" for model in models for kind in kinds))
     for rows in zip(*(model["classes"] for model in models), strict=True):
         cells = [cell for row in rows for cell in (interval_text(row, "iou"), percent(row["boundary_iou"]))]
         new = " *" if rows[0]["seen"] is False else ""
         classes.add_row(rows[0]["name"] + new, str(rows[0]["images"]), *cells)
     with console.capture() as captured:
         for model in models:
-            console.print(f"{model['checkpoint']}: {trained_text(model)}")
+            console.print(f"{model['label']}: {trained_text(model)}")
         console.print(f"{found['images']} images, {found['level']:.0%} bootstrap intervals over images\n")
         console.print(figures, classes, sep="\n\n")
         if any(row["seen"] is False for row in models[0]["classes"]):
-            console.print("* no name of training")
+            console.print(f"* no name of the training of {models[0]['label']}")
         for one in comparisons:
             console.print(f"\n{difference_label(one)}: {verdict(one)}")
             pictures = table("largest differences", one["first"], one["other"], "difference")
@@ -168,18 +172,21 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     won = [row["better"] for row in comparison["classes"]]
     winner = comparison["figures"]["miou"]["better"]
     start = f"{comparison[winner]} has the better mIoU" if winner else "the mIoU of the two cannot be told apart"
-    undecided = won.count("")
-    return (
-        f"{start}; {comparison['other']} is better at {won.count('other')} names, {comparison['first']} at "
-        f"{won.count('first')}, {undecided} are undecided"
-    )
+    counts = f"{comparison['other']} {won.count('other')}, {comparison['first']} {won.count('first')}"
+    return f"{start}; names won: {counts}, undecided {won.count('')}"
 
 
-def _model(name: str, scores: Scores) -> dict[str, Any]:
+def _labels(checkpoints: list[str]) -> list[str]:
+    """Short names for tables: of a run's ``outputs/mine/checkpoint`` that is ``mine``, where no two become equal."""
+    paths = [Path(checkpoint) for checkpoint in checkpoints]
+    short = [path.parent.name if path.name == "checkpoint" else path.name for path in paths]
+    return short if all(short) and len({*short}) == len(short) else checkpoints
+
+
+def _model(scores: Scores) -> dict[str, Any]:
     known = bool(scores.trained_names)
     levels = scores.image_scores
     return {
-        "checkpoint": name,
         "names_of_training": len(scores.names) - len(scores.unseen) if known else None,
         "unseen": list(scores.unseen) if known else None,
         "figures": {key: found._asdict() for key, found in scores.figures.items()},

@@ -35,6 +35,8 @@ FIGURES = {
     "absent_area": "predicted area, absent prompt",
 }
 """The figures of ``Scores``, all 0-1, and their labels in tables."""
+BY_TRAINING = ("seen", "unseen", "harmonic")
+"""The figures over the names that training had or did not have."""
 LEVEL = 0.95
 """Confidence level of all intervals."""
 DRAWS = 2000
@@ -299,14 +301,21 @@ class Comparison:
 
     @cached_property
     def figures(self) -> dict[str, Interval]:
-        """The difference of each figure with the interval of the paired bootstrap: both see the same resamples."""
-        ours, theirs = self.other, self.first
+        """The difference of each figure with the interval of the paired bootstrap: both see the same resamples.
+
+        The figures by names of training are NaN where the two were trained on different ones of the names asked: they
+        are means over different names.
+        """
+        ours, theirs, nothing = self.other, self.first, Interval(math.nan, math.nan, math.nan)
+        same_names = ours.unseen == theirs.unseen and bool(ours.trained_names) == bool(theirs.trained_names)
         return {
             key: _interval(
                 ours.figures[key].value - theirs.figures[key].value,
                 ours.resampled[key] - theirs.resampled[key],
                 len(ours.keys),
             )
+            if same_names or key not in BY_TRAINING
+            else nothing
             for key in FIGURES
         }
 

@@ -57,13 +57,31 @@ def test_the_better_of_two_models_is_named_with_the_names_it_wins(models: dict[s
     found = report.record(models, about={"data": "here"})
     (compared,) = found["comparisons"]
     assert compared["figures"]["miou"]["better"] == "other"
-    assert report.verdict(compared) == (
-        "second has the better mIoU; second is better at 1 names, first at 0, 1 are undecided"
-    )
+    assert report.verdict(compared) == "second has the better mIoU; names won: second 1, first 0, undecided 1"
     text = report.terminal_text(found)
     value = found["models"][0]["figures"]["miou"]["value"]
     assert f"{100 * value:.1f}" in text and "training saw 1 of these 3 names" in text
     assert "second minus first" in text and max(map(len, text.splitlines())) <= 120
+
+
+def test_figures_over_different_names_are_not_compared(models: dict[str, Scores]) -> None:
+    other = {"first": models["first"], "second": replace(models["second"], trained_names=("name 0", "name 1"))}
+    (compared,) = report.record(other, about={})["comparisons"]
+    assert compared["figures"]["seen"] == {"difference": None, "low": None, "high": None, "better": ""}
+    assert compared["figures"]["miou"]["difference"] > 0
+    (compared,) = report.record(models, about={})["comparisons"]
+    assert compared["figures"]["seen"]["difference"] == pytest.approx(0.7, abs=0.15)
+
+
+def test_labels_are_short_where_that_is_clear(models: dict[str, Scores]) -> None:
+    for checkpoints, labels in (
+        (["packaged", "/home/me/outputs/mine/checkpoint"], ["packaged", "mine"]),
+        (["a/mine/checkpoint", "b/mine/checkpoint"], ["a/mine/checkpoint", "b/mine/checkpoint"]),
+    ):
+        renamed = dict(zip(checkpoints, models.values(), strict=True))
+        found = report.record(renamed, about={"data": "here"})["models"]
+        assert [model["label"] for model in found] == labels
+        assert [model["checkpoint"] for model in found] == checkpoints
 
 
 def test_the_counts_of_every_image_give_the_figures_again(models: dict[str, Scores], tmp_path: Path) -> None:
