@@ -13,7 +13,7 @@ MIOU    = $(if $(wildcard $(VOC)),--checkpoint fusionerlib/checkpoint --root $(V
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit docs hooks checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
+.PHONY: help venv install demo test lint unit soak docs hooks checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ unit: install ## unit tests
 
 test: lint unit ## lint, types, unit tests, and every notebook at smoke size
 	$(BIN)/python -m pytest tests/test_notebooks.py
+
+soak: install ## long runs: memory must not grow with the number of images
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests
 
 docs: install ## the docs site in outputs/docs: pages, API, notebooks; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . outputs/docs

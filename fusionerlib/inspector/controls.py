@@ -43,7 +43,7 @@ class Controls:
         self.image = w.Dropdown(description="Image", options=[("none yet", -1)], **_sized("548px"))
         self.previous, self.next = _button("◀ Previous"), _button("Next ▶")
         self.upload = w.FileUpload(accept="image/*", description="Upload", layout=_sized("128px")["layout"])
-        self.export = _button("Save as PNG")
+        self.export, self.masks = _button("Save as PNG"), _button("Save masks")
         self.names = w.Text(description="Names", continuous_update=False, **_sized("828px"))
         self.names.placeholder = "cat, sofa, window  (then Enter)"
         self.word = w.Dropdown(description="Look at", **_sized())
@@ -61,7 +61,7 @@ class Controls:
         cells = [*pictures[:3], listed, *pictures[3:]]
         grid = w.Layout(grid_template_columns=f"repeat(auto-fill, {CELL})", grid_gap="8px 12px", width="100%")
         rows = (
-            (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export)),
+            (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export), self.masks),
             (self.names, self.word),
             (self.threshold, self.opacity, self.temperature, self.layer),
         )

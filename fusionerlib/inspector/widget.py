@@ -35,7 +35,7 @@ def inspect(
 ) -> "Inspector":
     """Inspect the masks of ``images``: paths, Pillow images, arrays, scenes, or (image, labels, names) triples.
 
-    names: the names to ask first. folder: where "Save as PNG" writes. settings: the other parameters of
+    names: the names to ask first. folder: where "Save as PNG" and "Save masks" write. settings: the other parameters of
     ``InspectorState``: threshold, opacity, temperature, off, image, word, layer, pixel.
     Raises FusionerError for images, names or settings out of range.
     """
@@ -72,6 +72,7 @@ class Inspector:
         controls.previous.on_click(lambda _: self._do(lambda: state.step(-1)))
         controls.next.on_click(lambda _: self._do(lambda: state.step(1)))
         controls.export.on_click(lambda _: self._do(self._saved))
+        controls.masks.on_click(lambda _: self._do(self._saved_masks))
         self._follow(controls, EVERYTHING)
         controls.say("Click a picture, or press an arrow key on it, to look at one pixel.")
         return controls
@@ -141,6 +142,15 @@ class Inspector:
         number = next(n for n in range(1, 10**6) if not (self.folder / f"inspector-{n}.png").exists())
         path = self.save(self.folder / f"inspector-{number}.png")
         self.controls.say(f"saved {path}")
+        return NOTHING
+
+    def _saved_masks(self) -> Changed:
+        answer = self.state.answer
+        if answer is None:
+            raise FusionerError("there are no masks to save: pick an image and write names first")
+        number = next(n for n in range(1, 10**6) if not (self.folder / f"masks-{n}.png").exists())
+        answer.save(self.folder / f"masks-{number}.png")
+        self.controls.say(f"saved {self.folder / f'masks-{number}.png'} (indices), and masks-{number}.names.txt")
         return NOTHING
 
     def _follow(self, controls: Controls, changed: Changed) -> None:

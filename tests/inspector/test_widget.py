@@ -131,6 +131,20 @@ def test_saving_never_overwrites(app, tmp_path):
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(export_image(app.state)))
 
 
+def test_masks_are_saved_as_indices_with_their_names(app, tmp_path):
+    for number in (1, 2):
+        app.controls.masks.click()
+        assert f"masks-{number}.png" in app.controls.message.value
+    with Image.open(tmp_path / "masks-1.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), app.state.answer.labels)
+    assert (tmp_path / "masks-1.names.txt").read_text() == "".join(
+        f"{number} {name}\n" for number, name in enumerate(app.state.on, start=1)
+    )
+    app.controls.names.value = ""
+    app.controls.masks.click()
+    assert "no masks to save" in app.controls.message.value and not (tmp_path / "masks-3.png").exists()
+
+
 def test_without_a_front_end_a_png_stays(app, monkeypatch):
     monkeypatch.setenv(HEADLESS, "1")
     left = app._repr_mimebundle_()
