@@ -41,7 +41,7 @@ WRITERS = 2
 """Threads that encode and write results while the next images are segmented."""
 COLUMNS = ("file", "name", "share", "left", "top", "width", "height", "mean", "max")
 """Of the table; ``share``, ``mean`` and ``max`` are 0-1, the box is in pixels and empty where there is no pixel."""
-ROWS = 10_000
+ROWS = 2_000
 """Rows of the table that are written at once."""
 
 
