@@ -23,7 +23,8 @@ from fusionerlib.evaluation.scores import (
     interval,
     resamples,
 )
-from tests.evaluation.drawn import drawn_scenes
+from tests.evaluation.drawn import CLASSES, drawn_scenes
+from tests.inference.test_segmenter import make
 
 NAMES = ("cat", "dog", "sofa")
 
@@ -224,3 +225,29 @@ def test_without_background_every_labelled_pixel_of_a_name_gets_one(packaged: Se
     scores = evaluate(packaged, Drawn(), background=False, quiet=True)
     assert not scores.confusion[0].any() and not scores.confusion[:, 0].any()
     assert scores.confusion.sum() == sum(int(((s.labels > 0) & (s.labels != 255)).sum()) for s in Drawn().scenes)
+
+
+def test_single_and_absent_prompts_are_asked_alone() -> None:
+    segmenter, data = make(), Drawn()  # a model in which the names asked together change each other's masks
+    scores = evaluate(segmenter, data, quiet=True)
+    together = 0
+    for index, scene in enumerate(data.scenes):
+        target = labels_for(scene.labels, scene.names, scores.names)
+        valid = target != 255
+        segmenter.set_image(scene.image)
+        (absent,) = set(CLASSES) - set(scene.names)  # three classes, two of them in each image
+        wrong = segmenter.segment([absent]).masks[0] & valid
+        for place, name in enumerate(scores.names):
+            mask, alone = target == place + 1, segmenter.segment([name]).masks[0] & valid
+            expected = [(alone & mask).sum(), (alone | mask).sum()] if mask.any() else [0, 0]
+            single = scores.single_prompt
+            assert [single.intersections[index, place], single.unions[index, place]] == expected
+            together += int((alone & mask).sum() != scores.all_classes.intersections[index, place])
+            control = scores.absent_prompt
+            expected = [(wrong & mask).sum(), (wrong | mask).sum()] if mask.any() else [0, 0]
+            assert [control.intersections[index, place], control.unions[index, place]] == expected
+            area = scores.absent_area  # asked once for each of the two names that it replaces
+            expected = [2 * wrong.sum(), 2 * valid.sum()] if name == absent else [0, 0]
+            assert [area.intersections[index, place], area.unions[index, place]] == expected
+    assert together, "asked together, the names give the same masks: this model tests nothing"
+    assert scores.trained_names == () and math.isnan(scores.figures["seen"].value)
