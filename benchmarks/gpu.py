@@ -1,7 +1,7 @@
 """A GPU beside the CPU: whether both compute the same, and the first steps of the recipe ``bmvc2022``.
 
     python benchmarks/gpu.py --device cuda          ViT-L/14 with random weights at 224 pixels
-    python benchmarks/gpu.py --device cpu --encoder clip-vit-b16 --batch 2 --steps 4 --workers 0
+    python benchmarks/gpu.py --device cpu --encoder clip-vit-b16 --batch 2 --steps 4 --workers 0 --toy
 
 parity   tokens of images and logits of the paper's fusion on the device, against the CPU in float32: in float32
          (without TF32) and in bfloat16 (tower and autocast). The distance is that of all values together by their
@@ -32,8 +32,10 @@ from fusionerlib.training.batch_sources import Batch, OnlineBatchSource
 from fusionerlib.training.loop import train
 from fusionerlib.training.steps import AUTOCAST
 
-LIMITS = {"float32": 1e-3, "bfloat16": 0.2}
-"""Largest distance from the CPU's float32 values that counts as the same."""
+LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
+"""Largest distance from the CPU's float32 values that counts as the same. bfloat16 on a CPU: 0.01 and 0.02."""
+TOY = {"width": 64, "depth": 2, "heads": 2}
+"""A fusion that a processor takes in seconds."""
 WARM = 3
 """First steps that are not timed."""
 
@@ -67,6 +69,7 @@ def paper_run(options: argparse.Namespace, file: str, **leaves: Any) -> RunConfi
         text_weights=file,
         batch=options.batch,
         workers=options.workers,
+        **(TOY if options.toy else {}),
         **leaves,
     )
 
@@ -127,7 +130,7 @@ def steps(options: argparse.Namespace, file: str, *, mixed: str, directory: Path
 
     def trained() -> None:
         _, history = train(
-            run=run, source=source, text_cache=text_cache, directory=directory, quiet=True, device=options.device
+            run=run, scenes=source, text_cache=text_cache, directory=directory, quiet=True, device=options.device
         )
         losses.extend(row["loss"] for row in history)
 
@@ -141,7 +144,7 @@ def steps(options: argparse.Namespace, file: str, *, mixed: str, directory: Path
     seconds = source.times[-1] - source.times[warm]
     rate = options.batch * (options.steps - 1 - warm) / seconds
     print(
-        f"steps, mixed_precision {mixed}: {rate:.1f} images/s, {memory / 1e9:.2f} GB at most, losses {losses[:3]} ..."
+        f"steps, mixed_precision {mixed}: {rate:.2f} images/s, {memory / 1e9:.2f} GB at most, losses {losses[:3]} ..."
     )
     return {"images_per_second": rate, "memory_gb": memory / 1e9, "first_loss": losses[0], "last_loss": losses[-1]}
 
@@ -168,6 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20, help="at least 4")
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--toy", action="store_true", help="a small fusion, to try the script without a GPU")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args()
 
