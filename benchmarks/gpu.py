@@ -130,7 +130,7 @@ def steps(options: argparse.Namespace, file: str, *, mixed: str, directory: Path
 
     def trained() -> None:
         _, history = train(
-            run=run, scenes=source, text_cache=text_cache, directory=directory, quiet=True, device=options.device
+            run=run, source=source, text_cache=text_cache, directory=directory, quiet=True, device=options.device
         )
         losses.extend(row["loss"] for row in history)
 

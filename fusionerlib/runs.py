@@ -24,6 +24,7 @@ from fusionerlib.training.batch_sources import BatchSource, names_of, training_b
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.loop import Validate, train
 from fusionerlib.training.resume import History
+from fusionerlib.training.steps import in_steps
 
 VALIDATION_SCENES = 100
 
@@ -69,12 +70,12 @@ def train_run(
 ) -> TrainedRun:
     """Train ``context.run``. A model without parameters is only built.
 
-    directory, validate, quiet: as in ``train``. source: the run's own batch source (``training_batch_source``) if None.
-    text_cache: the context's own if None. Raises FusionerError as ``train`` does, and if data or weights are missing.
+    The checkpoint's run has the steps that its epochs made. directory, validate, quiet: as in ``train``. source: the
+    run's own batch source (``training_batch_source``) if None. text_cache: the context's own if None. Raises FusionerError as ``train`` does, and if data or weights are missing.
     """
-    run = context.run
     text_cache = context.text_cache if text_cache is None else text_cache
     source = training_batch_source(context, quiet=quiet) if source is None else source
+    run = in_steps(context.run, pairs=len(source.pairs()))
     started, core_started = time.perf_counter(), time.process_time()
     model = build(run.fusion, visual_width=source.width, text_width=text_cache.encoder.width)
     history: History = []
@@ -121,7 +122,7 @@ def train_and_evaluate(
         if checkpoint is not None:
             made = trained.checkpoint
             checkpoints.save(checkpoint, model=made.model, run=made.run, trained_names=made.trained_names)
-        write_run_record(record, context.run, **evaluate(trained))
+        write_run_record(record, trained.checkpoint.run, **evaluate(trained))
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
     distributed.wait()

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from importlib.util import find_spec
 from itertools import product
@@ -19,8 +20,7 @@ from pydantic import Field
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
-from fusionerlib.evaluation.queries import single_queries
-from fusionerlib.evaluation.scoring import evaluate
+from fusionerlib.evaluation.queries import Inference
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import claim
 from fusionerlib.files import exclusive, plain_name, write_text
@@ -28,6 +28,9 @@ from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import names_of
 from studies.encoder_pairs.study import FUSIONS
 from studies.tables import markdown_table
+
+INFERENCES: tuple[Inference, ...] = ("whole", "sliding")
+"""How each training is measured: images resized to the input size, and windows at their own size (the authors' way)."""
 
 
 class Grid(Frozen):
@@ -85,14 +88,15 @@ class Grid(Frozen):
 
 
 def rows_of(grid: Grid, folder: Path) -> list[dict[str, Any]]:
-    """A row for every pair and fusion: visual, text, fusion, mIoU (0-1) by fold (``fold 0``, ...; None without a record
-    in ``folder``), and their mean if there are four."""
+    """A row for every pair, fusion and inference: visual, text, fusion, inference, mIoU (0-1) by fold (``fold 0``, ...;
+    None without a record in ``folder``), and their mean if there are four."""
     rows = []
-    for (visual, text), fusion in product(grid.pairs, grid.fusions):
-        folds = {fold: _miou(record_of(folder, _stem(visual, text, fusion, fold))) for fold in grid.folds}
+    for (visual, text), fusion, inference in product(grid.pairs, grid.fusions, INFERENCES):
+        records = {fold: record_of(folder, _stem(visual, text, fusion, fold)) for fold in grid.folds}
+        folds = {fold: _miou(record, inference) for fold, record in records.items()}
         known = [level for level in folds.values() if level is not None]
         mean = sum(known) / len(known) if len(known) == 4 else None
-        row = {"visual": visual, "text": text, "fusion": fusion}
+        row = {"visual": visual, "text": text, "fusion": fusion, "inference": inference}
         rows.append(row | {f"fold {fold}": level for fold, level in folds.items()} | {"mean": mean})
     return rows
 
@@ -111,8 +115,13 @@ def _stem(visual: str, text: str, fusion: str, fold: int) -> str:
     return f"{plain_name(visual)}.{plain_name(text)}.{fusion}.fold{fold}"
 
 
-def _miou(record: Path) -> float | None:
-    return json.loads(record.read_text(encoding="utf-8"))["measured"]["miou"] if record.is_file() else None
+def _miou(record: Path, inference: str) -> float | None:
+    if not record.is_file():
+        return None
+    measured = json.loads(record.read_text(encoding="utf-8"))["measured"]
+    if inference not in measured:
+        raise FusionerError(f"{record} has no figures for {inference!r}: delete it and run the grid again")
+    return float(measured[inference]["miou"])
 
 
 def run_job(job: str, leaves: dict[str, Any], folder: Path, *, device: str = "") -> Path:
@@ -136,20 +145,22 @@ def run_job(job: str, leaves: dict[str, Any], folder: Path, *, device: str = "")
 
 
 def evaluate_fold(trained: TrainedRun) -> dict[str, Any]:
-    """The held-out classes of the run's fold by the paper's protocol: every published pair, one name at a time."""
-    context = trained.context
-    pairs = context.sets.test_pairs["novel"]
-    test = context.features(context.sets.tests["novel"], "test features")
-    found = evaluate(trained.checkpoint.model, test, context.text_cache, single_queries(pairs))
-    counts = found.counts.only(set(names_of(pairs)))
-    measured = {
-        "miou": counts.miou,
-        "fb_iou": counts.fb_iou,
-        "classes": {row["name"]: row["iou"] for row in counts.table()},
-        "pairs": len(pairs),
+    """The held-out classes of the run's fold by the paper's protocol: every published pair, one name at a time.
+
+    Both on whole images and with sliding windows.
+    """
+    benchmark = trained.evaluator().benchmarks(all_at_once=False)["novel"]
+    assert benchmark.pairs is not None
+    measured: dict[str, Any] = {
+        "pairs": len(benchmark.pairs),
         "loss": trained.mean_loss(50),
         "parameters": trained.parameters,
     }
+    for inference in INFERENCES:
+        found = replace(trained.evaluator(), inference=inference)(benchmark, description=f"test, {inference}")
+        counts = found.counts.only(set(names_of(benchmark.pairs)))
+        classes = {row["name"]: row["iou"] for row in counts.table()}
+        measured[inference] = {"miou": counts.miou, "fb_iou": counts.fb_iou, "classes": classes}
     return {"measured": measured}
 
 

@@ -58,8 +58,15 @@ def test_a_mean_stands_only_beside_four_folds(tmp_path: Path) -> None:
         assert rows_of(grid, tmp_path)[0]["mean"] is None
         file = record_of(tmp_path, f"a.b.early.fold{fold}")
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"measured": {"miou": level}}))
-    assert markdown(rows_of(grid, tmp_path)).split("\n")[2] == "| a | b | early | 50.0 | 25.0 | 75.0 | 50.0 | 50.0 |"
+        measured = {"whole": {"miou": level}, "sliding": {"miou": level / 2}}
+        file.write_text(json.dumps({"measured": measured}))
+    assert markdown(rows_of(grid, tmp_path)).split("\n")[2:] == [
+        "| a | b | early | whole | 50.0 | 25.0 | 75.0 | 50.0 | 50.0 |",
+        "| a | b | early | sliding | 25.0 | 12.5 | 37.5 | 25.0 | 25.0 |",
+    ]
+    file.write_text(json.dumps({"measured": {"miou": 0.5}}))
+    with pytest.raises(FusionerError, match="has no figures for 'whole': delete it"):
+        rows_of(grid, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +108,10 @@ def test_a_dry_run_lists_the_trainings(tmp_path: Path, capfd: pytest.CaptureFixt
     assert result.exit_code == 0, result.stderr
     told = capfd.readouterr()
     assert any(line.split() == ["training", "96"] for line in (told.out + told.err).split("\n"))
-    assert result.stdout.count("| early |") == 12 and not (tmp_path / "grid" / "records").exists()
+    assert (
+        result.stdout.count("| early | whole |") == result.stdout.count("| early | sliding |") == 12
+        and not (tmp_path / "grid" / "records").exists()
+    )
 
 
 def test_a_grid_goes_on_past_failures_and_resumes(voc: Path, tmp_path: Path) -> None:
@@ -117,15 +127,18 @@ def test_a_grid_goes_on_past_failures_and_resumes(voc: Path, tmp_path: Path) -> 
     result = CliRunner().invoke(app, command(voc, folder, pairs='[["packaged","packaged"]]'))
     assert result.exit_code == 0, result.stderr
     assert record_of(folder, early).stat().st_mtime_ns == made, "what has a record stays"
-    assert result.stdout.count("| packaged | packaged |") == 2
+    assert result.stdout.count("| packaged | packaged |") == 4, "early and late, whole and sliding"
     assert (folder / "table.md").read_text().strip() == result.stdout.strip()
     listed = {number for _, number in validation_pairs(3)[:4]}
     for job, kind in ((early, "fusioner"), (late, "late")):
         record = json.loads(record_of(folder, job).read_text())
         assert record["config"]["fusion"]["kind"] == kind and record["config"]["data"]["fold"] == 3
         measured = record["measured"]
-        assert measured["pairs"] == 4 and len(measured["classes"]) == len(listed)
-        assert np.nanmean(list(measured["classes"].values())) == pytest.approx(measured["miou"])
+        assert measured["pairs"] == 4
+        for inference in ("whole", "sliding"):
+            found = measured[inference]
+            assert len(found["classes"]) == len(listed)
+            assert np.nanmean(list(found["classes"].values())) == pytest.approx(found["miou"])
         assert checkpoints.load(folder / "checkpoints" / job).run.fusion.kind == kind
     assert not list((folder / "training").glob("packaged.packaged.*"))
 
