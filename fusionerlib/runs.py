@@ -71,7 +71,8 @@ def train_run(
     """Train ``context.run``. A model without parameters is only built.
 
     The checkpoint's run has the steps that its epochs made. directory, validate, quiet: as in ``train``. source: the
-    run's own batch source (``training_batch_source``) if None. text_cache: the context's own if None. Raises FusionerError as ``train`` does, and if data or weights are missing.
+    run's own batch source (``training_batch_source``) if None. text_cache: the context's own if None.
+    Raises FusionerError as ``train`` does, and if data or weights are missing.
     """
     text_cache = context.text_cache if text_cache is None else text_cache
     source = training_batch_source(context, quiet=quiet) if source is None else source

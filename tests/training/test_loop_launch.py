@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from fusionerlib import checkpoints
 from fusionerlib.cli.app import app
+from fusionerlib.config import RunConfig
+from fusionerlib.runs import fit
 from tests.conftest import ROOT
 from tests.training.test_resume import ENVIRONMENT, free_port
 
@@ -73,6 +75,16 @@ def test_a_notebook_s_two_processes_end_where_the_command_line_s_one_does(data: 
     assert record["processes"] == 2 and done.stderr.count("3 of 3 steps") == 1, "the main process alone shows progress"
     assert history(tmp_path / "two") == pytest.approx(history(tmp_path / "one"), abs=1e-5)
     assert len(history(tmp_path / "one")) == 3
+
+
+def test_a_record_holds_the_steps_that_the_epochs_made(data: Path, tmp_path: Path) -> None:
+    """Six of the pictures train, four a batch: two steps an epoch, the last of two."""
+    run = RunConfig.flat(**{**leaves(data, tmp_path / "features"), "epochs": 2, "warmup_epochs": 1, "batch": 4})
+    made = checkpoints.load(fit(run, tmp_path / "made", device="cpu", quiet=True)).run.training
+    record = json.loads((tmp_path / "made" / "records" / "training.json").read_text())
+    written = record["config"]["training"]
+    assert (made.steps, made.warmup, made.epochs) == (4, 2, 2)
+    assert (written["steps"], written["warmup"], len(record["history"])) == (4, 2, 4)
 
 
 def test_a_run_s_own_config_is_read_and_changed(data: Path, tmp_path: Path) -> None:
