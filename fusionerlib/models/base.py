@@ -106,7 +106,7 @@ class SegmentationModel(nn.Module):
         return []
 
     def undecayed(self, *, category: bool = True) -> list[nn.Parameter]:
-        """Parameters that get no weight decay: biases and norms, and ``category``: a vector added to all text tokens."""
+        """Parameters without weight decay: biases, norms and, where ``category``, a vector added to all text tokens."""
         return [parameter for parameter in self.parameters() if parameter.ndim < 2]
 
     def trainable(self) -> dict[str, int]:
