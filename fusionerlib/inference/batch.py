@@ -158,6 +158,7 @@ def predict_into(
     with exclusive(out / "records" / f"{part.title}.lock", f"predicting {part.title} into {out}"):
         failed: list[tuple[str, str]] = []
         left = remaining(out, files, settings, shard=shard)
+        _drop_torn_files(out, left)
         if left and segmenter is not None:
             mine = len(files[part.number - 1 :: part.of])
             with bar("predict", total=mine, done=mine - len(left), unit="image", quiet=quiet) as shown:
@@ -302,6 +303,16 @@ def _drop_torn_line(records: Path) -> None:
         return
     whole = sum(length for _, _, length in _offsets(records))
     os.truncate(records, whole)
+
+
+def _drop_torn_files(out: Path, left: Sequence[Path]) -> None:
+    """Delete what a killed call had begun to write of ``left``; other parts' files may be in work on other machines."""
+    stems = {file.stem for file in left}
+    for folder in ("masks", "overlays", "soft", "images"):
+        for torn in (out / folder).glob("*.part"):
+            # STEM.png.PID.part, see write_bytes.
+            if torn.name.rsplit(".", 3)[0] in stems:
+                torn.unlink(missing_ok=True)
 
 
 def _list_failures(place: Path, failed: Sequence[tuple[str, str]]) -> None:
