@@ -17,6 +17,7 @@ from fusionerlib.models import build
 from fusionerlib.training.subsets import OBJECT, OneObject, TrainingSubset, families_of
 from studies.ablations.study import DEFAULT, PAIRS, SHARES, VARIANTS, ablate, chosen_variants
 from studies.published import HOLE
+from studies.variants import train_variant
 from tests.conftest import ROOT
 from tests.small_runs import drawn, small_run
 from workbook.notebook import AblationNotebook
@@ -162,6 +163,15 @@ def test_an_ablation_runs_and_its_table_has_a_hole_for_what_was_not_published(tm
     mean, half = 100 * sum(values) / 2, 100 * abs(values[0] - values[1]) / 2
     assert late["mIoU, objects"] == f"{mean:.1f} ± {half * 2**0.5:.1f}"
     assert {line[PUBLISHED] for table in tables.values() for line in table} == {HOLE}
+
+
+def test_where_files_lie_does_not_decide_the_folder_of_a_variant(tmp_path: Path, openmoji: Path) -> None:
+    context = RunContext(small_run(tmp_path, openmoji))
+    (tmp_path / "moved").symlink_to(openmoji)
+    moved = {"root": tmp_path / "moved", "features": tmp_path / "elsewhere", "coco": tmp_path / "coco"}
+    for changes, folders in (({}, 1), (moved, 1), ({"lr": 0.5}, 2)):
+        train_variant(context.with_run(context.run.changed(**changes)), directory=tmp_path / "variants")
+        assert len(list((tmp_path / "variants").iterdir())) == folders
 
 
 def test_only_the_papers_own_pairs_get_its_numbers() -> None:

@@ -16,6 +16,7 @@ __all__ = ["data"]
 
 def test_a_study_trains_measures_and_is_not_trained_again(data: dict[str, Path], tmp_path: Path) -> None:
     settings = {"run_dir": str(tmp_path), "folds": (3,), "seeds": (0,), "settings": (), "steps": 2, "size": 64, **data}
+    settings["jobs"] = 2  # in a process of its own; the pairs' study trains in this one
     study = CostAggregationStudy.model_validate(settings)
     (row,) = run_study(study, quiet=True)
     assert (row["setting"], row["fold"], row["seed"], row["steps"], row["images"]) == (BASE, 3, 0, 2, 24)
