@@ -121,7 +121,7 @@ class _InstanceNorm(torch.autograd.Function):
         scale = (square - mean.square() + INSTANCE_NORM_EPS).rsqrt()
         normed, shift = torch.empty_like(features), -mean * scale
         for rows in _row_blocks(features):
-            normed[:, rows] = torch.addcmul(shift, features[:, rows] - rough, scale)
+            torch.addcmul(shift, features[:, rows] - rough, scale, out=normed[:, rows])
         ctx.save_for_backward(normed, scale)
         return normed
 
@@ -140,7 +140,7 @@ class _InstanceNorm(torch.autograd.Function):
         found = torch.empty_like(gradient)
         for rows in _row_blocks(gradient):
             block = (gradient[:, rows] - mean).addcmul_(normed[:, rows].to(scale.dtype), along, value=-1)
-            found[:, rows] = block.mul_(scale)
+            torch.mul(block, scale, out=found[:, rows])
         return found
 
 
