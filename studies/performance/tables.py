@@ -101,9 +101,6 @@ def targets(records: Mapping[str, Record]) -> list[Row]:
         for what in ("five cold", "twenty cached"):
             both = {"fastest": found[what], "median": found[f"{what}, median"]}
             add(f"new words, {pixels} pixels, {what}", both, 60.0, "ms", at_most=True)
-    if "data" in records:
-        both = {"fastest": records["data"]["ratio"], "median": records["data"]["median_ratio"]}
-        add("loading, ours / bare Pillow, on one core", both, 0.9, "times")
     for what, target in INSPECTOR.items():
         if found := records.get("inspector", {}).get(what):
             add(f"mask inspector, {what}", {"median": found["median"]}, target, "ms", at_most=True)
