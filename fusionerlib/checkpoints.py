@@ -3,6 +3,7 @@
 ``save`` writes one, ``load`` rebuilds its model, ``convert`` brings one of version 0.1 into today's format.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,9 +63,11 @@ def save(
     run: RunConfig,
     trained_names: Sequence[str],
     number_format: torch.dtype | None = None,
+    published: bool = False,
 ) -> None:
     """Write ``model`` and everything needed to rebuild it into ``directory`` (made if missing).
 
+    published: write the sha256 of the weights into ``config.json``, which ``load`` then compares.
     number_format: of the parameters, None for their own. Buffers keep theirs: running statistics of tokens are numbers
     so small that half precision would lose them.
     """
@@ -80,7 +83,7 @@ def save(
         name: (tensor.to(number_format) if number_format and name in parameters else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    _write(directory, tensors, description)
+    _write(directory, tensors, description, published=published)
 
 
 def load(directory: Path | str) -> Checkpoint:
@@ -96,7 +99,13 @@ def load(directory: Path | str) -> Checkpoint:
             f"checkpoint {directory} is of version 0.1 (format 1), expected format {FORMAT}: convert it with "
             f"`fusioner convert {directory}`"
         )
-    return _rebuilt(directory, description, _weights(directory))
+    weights, published = _weights(directory), description.get("sha256")
+    if published is not None and published != (found := _sha256(directory / WEIGHTS)):
+        raise FusionerError(
+            f"{directory / WEIGHTS} has sha256 {found}, {CONFIG} says {published}: copy both files again from where "
+            "they were published"
+        )
+    return _rebuilt(directory, description, weights)
 
 
 def convert(directory: Path | str, target: Path | str | None = None) -> Path:
@@ -193,10 +202,19 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
     return Checkpoint(model=model.eval(), run=run, trained_names=names)
 
 
-def _write(directory: Path, tensors: dict[str, Tensor], description: Mapping[str, Any]) -> None:
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write(
+    directory: Path, tensors: dict[str, Tensor], description: Mapping[str, Any], *, published: bool = False
+) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / f"{WEIGHTS}.part"
     save_file(tensors, part)
+    if published:
+        description = {**description, "sha256": _sha256(part)}
     part.replace(directory / WEIGHTS)
     write_text(directory / CONFIG, json.dumps(description, indent=1))
 

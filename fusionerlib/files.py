@@ -21,10 +21,15 @@ PACKAGED = "packaged"
 
 
 def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, given as a folder, as the name of a run in ``outputs``, or as ``packaged``.
+    """The folder of a checkpoint, given as a folder, as the name of a run in ``outputs``, as ``packaged``, or as hf://...
 
+    ``hf://USER/NAME`` and ``hf://USER/NAME@REVISION`` are downloaded where they are missing (``hub.checkpoint_of``).
     Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
     """
+    if str(checkpoint).startswith("hf://"):
+        from fusionerlib import hub  # which imports this module
+
+        return hub.checkpoint_of(str(checkpoint))
     tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
     if checkpoint == PACKAGED:
         tried.append(Path(__file__).parent / "checkpoint")

@@ -13,6 +13,7 @@ from functools import cached_property
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -21,13 +22,15 @@ from jaxtyping import Bool, Float, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fusionerlib import checkpoints
+from fusionerlib import checkpoints, hub
+from fusionerlib.checkpoints import Checkpoint
+from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.files import find_checkpoint, write_bytes, write_text
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.inference import formats
+from fusionerlib.inference import formats, publish
 from fusionerlib.inference.inspection import text_attention
 from fusionerlib.inference.overlay import overlay
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
@@ -158,6 +161,7 @@ class Segmenter:
     stride: sliding windows (the paper's second mode): windows of size x size pixels over the image at its own size,
         every ``stride`` pixels; logits are averaged where windows overlap. None resizes the whole image.
     trained_names: the names that the fusion module was trained on, () where that is unknown.
+    run: the config of its training; only ``save_pretrained`` and ``push_to_hub`` need it.
 
     Raises FusionerError for a size that the encoder does not accept, and for a stride without a size or outside 1 to
     the size.
@@ -172,6 +176,7 @@ class Segmenter:
         size: int | None = 224,
         stride: int | None = None,
         trained_names: Sequence[str] = (),
+        run: RunConfig | None = None,
     ) -> None:
         if size is not None and (size <= 0 or size % visual.multiple):
             raise FusionerError(
@@ -180,7 +185,7 @@ class Segmenter:
         if stride is not None and not 1 <= stride <= (size or 0):
             raise FusionerError(f"stride {stride} with size {size}: windows need a size, and a stride from 1 to it")
         self.model, self.visual, self.text_cache = model.eval(), visual, text_cache
-        self.size, self.stride, self.trained_names = size, stride, tuple(trained_names)
+        self.size, self.stride, self.trained_names, self.run = size, stride, tuple(trained_names), run
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
         self._windows: EncodedWindows | None = None
@@ -191,7 +196,10 @@ class Segmenter:
         """Load a checkpoint with its encoders.
 
         checkpoint: a checkpoint folder; or the name N of a run, for ``outputs/N/checkpoint`` in the current folder; or
-            "packaged", the checkpoint that is installed with the library (photographs, no class held out).
+            "packaged", the checkpoint that is installed with the library (photographs, no class held out); or
+            "hf://USER/NAME" or "hf://USER/NAME@REVISION", one on the Hugging Face hub. Its two files are downloaded
+            where they are missing, and their digests are checked; without a revision the first load decides which
+            commit later ones take (``hub.checkpoint_of``).
         sliding: sliding windows at the paper's stride instead of the whole image resized. device: such as "cuda".
         Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
         """
@@ -204,7 +212,53 @@ class Segmenter:
             size=trained.run.data.size,
             stride=stride_of(trained.run.data.size) if sliding else None,
             trained_names=trained.trained_names,
+            run=trained.run,
         )
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        title: str = "",
+        data: str = "",
+        licence: str = "",
+        figures: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write weights, config and a model card into ``folder``, for other machines to load; returns the folder.
+
+        No path of this machine is written (``publish.plain_run``), and ``config.json`` holds the weights' sha256. The
+        frozen encoders are named, not copied. title, data, licence, figures: of the card, see ``publish.model_card``.
+        Raises FusionerError for a segmenter without ``run``, and where its text side needs a file of this machine.
+        """
+        if self.run is None:
+            raise FusionerError("this segmenter has no run: load it by Segmenter.load, or pass run=... when making it")
+        folder, run = Path(folder), publish.plain_run(self.run)
+        made = Checkpoint(model=self.model, run=run, trained_names=self.trained_names)
+        title = title or folder.resolve().name
+        card = publish.model_card(made, title=title, data=data, licence=licence, figures=figures)
+        checkpoints.save(folder, model=self.model, run=run, trained_names=self.trained_names, published=True)
+        write_text(folder / publish.CARD, card)
+        return folder
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Upload a checkpoint",
+        data: str = "",
+        licence: str = "",
+        figures: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Publish this checkpoint as ``repo`` (USER/NAME) on the Hugging Face hub; returns "hf://USER/NAME@COMMIT".
+
+        The repository is made if it is missing. token: "" or None takes that of `hf auth login`. The others are those
+        of ``save_pretrained``. Raises FusionerError as it does, and where the hub refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, title=repo, data=data, licence=licence, figures=figures)
+            return hub.upload(Path(folder), repo, private=private, token=token or None, message=message)
 
     @torch.no_grad()
     def set_image(self, image: ImageLike, *, answer_size: tuple[int, int] | None = None) -> Self:

@@ -1,0 +1,139 @@
+"""Checkpoints on the Hugging Face hub: ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, downloaded and checked.
+
+Only ``config.json`` and ``model.safetensors`` are downloaded, and neither can hold code. The first load of an address
+without a revision records the repository's commit, and later loads take that commit; ``@main`` asks for the newest.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import CHECKPOINT_FILES, exclusive, write_text
+
+SCHEME = "hf://"
+PATIENCE = 10.0
+"""Seconds to wait for a silent server."""
+_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def checkpoint_of(address: str) -> Path:
+    """The folder of the checkpoint at ``address``, downloaded where it is missing.
+
+    ``config.json`` names the sha256 of the weights (``Segmenter.save_pretrained`` writes it), and the sha256 of both
+    files are recorded at the first download of a commit (``fusioner/checkpoints.json`` in the user's cache folder).
+    Raises FusionerError for an address of another form, for a repository, revision or file that can't be downloaded,
+    for a config without a digest, and for a file whose digest is another one.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise FusionerError(f"{address!r} is no address on the hub: expected hf://USER/NAME or hf://USER/NAME@REVISION")
+    repo, revision = match["repo"], match["revision"]
+    known = _records()
+    wanted = revision or known.get(f"{SCHEME}{repo}", {}).get("commit") or "main"
+    config = _downloaded(repo, CHECKPOINT_FILES[0], wanted, address)
+    commit = config.parent.name
+    weights = _downloaded(repo, CHECKPOINT_FILES[1], commit, address)
+    found = {file.name: _digest(file) for file in (config, weights)}
+    pinned = f"{SCHEME}{repo}@{commit}"
+    remedy = f"delete {config.parents[2]} to download it again, and tell its author if that does not help"
+    recorded = known.get(pinned, {}).get("sha256", found)
+    if changed := [name for name in found if found[name] != recorded.get(name)]:
+        raise FusionerError(
+            f"{pinned}: {changed[0]} has sha256 {found[changed[0]]}, at its first download it was "
+            f"{recorded.get(changed[0])}: {remedy}"
+        )
+    published = _published_digest(config, address)
+    if published != found[weights.name]:
+        raise FusionerError(
+            f"{pinned}: {weights.name} has sha256 {found[weights.name]}, its config.json says {published}: {remedy}"
+        )
+    new = {pinned: {"sha256": found}} | ({} if revision else {f"{SCHEME}{repo}": {"commit": commit}})
+    if any(known.get(key) != value for key, value in new.items()):
+        _record(new)
+    return config.parent
+
+
+def upload(folder: Path, repo: str, *, private: bool, token: str | None, message: str) -> str:
+    """Upload the files of ``folder`` to the repository ``repo`` (USER/NAME), made if missing; its address, pinned.
+
+    Raises FusionerError where the hub refuses, with its reason.
+    """
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(endpoint=constants.ENDPOINT, token=token)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+    except Exception as error:  # the client raises its HTTP library's errors, which are not always an OSError
+        raise FusionerError(
+            f"{repo!r} can't be uploaded ({_one_line(error)}): run `hf auth login`, or pass token=..., and check that "
+            "the name is USER/NAME with a user or organisation of yours"
+        ) from error
+    return f"{SCHEME}{repo}@{commit.oid}"
+
+
+def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    # A commit never changes, so what is in the cache is not asked for again.
+    cached = try_to_load_from_cache(repo, file, revision=revision)
+    if isinstance(cached, str) and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return Path(cached)
+    try:
+        if not HF_HUB_OFFLINE:
+            # hf_hub_download alone asks six times, for up to several minutes, before it reports no network.
+            get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=PATIENCE)
+        return Path(hf_hub_download(repo, file, revision=revision))
+    except Exception as error:  # as in ``upload``
+        raise FusionerError(
+            f"{address}: {file} can't be downloaded ({_one_line(error)}): check the name and the revision, run "
+            "`hf auth login` for a private repository, or copy the folder here and pass its path"
+        ) from error
+
+
+def _published_digest(config: Path, address: str) -> str:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FusionerError(f"{address}: config.json is no checkpoint's config ({error})") from error
+    published = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(published, str):
+        raise FusionerError(
+            f"{address}: config.json has no sha256 of the weights: publish it with `Segmenter.push_to_hub`"
+        )
+    return published
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _record_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fusioner" / "checkpoints.json"
+
+
+def _records() -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = json.loads(_record_file().read_text(encoding="utf-8"))
+        return held
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise FusionerError(f"{_record_file()} can't be read ({error}): delete it") from error
+
+
+def _record(new: dict[str, Any]) -> None:
+    file = _record_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(file.with_suffix(".lock"), f"writing {file}"):
+        write_text(file, json.dumps(_records() | new, indent=1, sort_keys=True) + "\n")
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -1,0 +1,90 @@
+"""What leaves the machine with a checkpoint: a config without paths of this machine, and the model card."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusionerlib.checkpoints import Checkpoint
+from fusionerlib.config import PLACES, PairConfig, RunConfig
+from fusionerlib.encoders.registry import get_spec
+from fusionerlib.encoders.weights import licence_notice
+from fusionerlib.errors import FusionerError
+
+CARD = "README.md"
+PROTOCOL = ("recipe", "steps", "batch", "positives", "negatives", "loss", "lr", "text_noise", "feed", "seed")
+"""Leaves of ``TrainingConfig`` that the card states."""
+
+
+def plain_run(run: RunConfig) -> RunConfig:
+    """``run`` without paths of this machine: folders of data become ``data/root`` and so on, paths of weights "".
+
+    Weights are then looked for where `fusioner fetch` puts them. Raises FusionerError where templates, synonyms or a
+    table of vectors are files of this machine: without them the checkpoint could not be used.
+    """
+    files = {leaf: value for leaf, value in _files(run.pair).items() if value}
+    if files:
+        leaf, value = next(iter(files.items()))
+        raise FusionerError(
+            f"{leaf} = {value!r} is a file of this machine, which a published checkpoint can't name: train with a "
+            "registered text encoder, set of templates and set of synonyms (`fusioner encoders`), or hand the "
+            "checkpoint's folder on together with that file"
+        )
+    places: dict[str, Any] = {place: Path("data") / place for place in PLACES}
+    return run.changed(**places, visual_weights="", text_weights="")
+
+
+def _files(pair: PairConfig) -> dict[str, str]:
+    named = {leaf: getattr(pair, leaf) for leaf in ("templates", "synonyms")}
+    found = {leaf: value for leaf, value in named.items() if Path(value).suffix or os.sep in value}
+    return found | ({"text": pair.text} if pair.text.startswith("vectors:") else {})
+
+
+def model_card(
+    checkpoint: Checkpoint, *, title: str, data: str = "", licence: str = "", figures: Mapping[str, Any] | None = None
+) -> str:
+    """The card of ``checkpoint`` as Markdown: data, trained names, protocol, figures, encoders and their licences.
+
+    title: the heading. data: a sentence about the training images; without it the card names the kind of data set only.
+    licence: an identifier of the hub, such as "mit". figures: values by name; a float is written with three digits.
+    """
+    run = checkpoint.run
+    head = ["---", "library_name: fusioner", "pipeline_tag: image-segmentation"]
+    head += [f"license: {licence}"] if licence else []
+    head += ["tags:", "- open-vocabulary", "- semantic-segmentation", "---"]
+    training = run.training.model_dump(mode="json")
+    protocol = ", ".join(f"{leaf} = {training[leaf]}" for leaf in PROTOCOL)
+    names = ", ".join(checkpoint.trained_names) or "unknown"
+    address = f'"hf://{title}"' if "/" in title else '"PATH/OF/THIS/FOLDER"'
+    parts = [
+        "\n".join(head),
+        f"# {title}",
+        f"Open-vocabulary semantic segmentation: a fusion module ({run.fusion.kind}, {_count(checkpoint)} trained "
+        "parameters) over frozen encoders. Weights are safetensors, the config is JSON.",
+        f"```python\nfrom fusionerlib import Segmenter\n\nsegmenter = Segmenter.load({address})\n```",
+        f"## Data\n\n{data or f'Data set of kind `{run.data.dataset}`; its author gave no description.'}",
+        f"## Names of training ({len(checkpoint.trained_names)})\n\n{names}\n\nAny other name can be asked too; "
+        "training had no mask of it.",
+        f"## Protocol\n\nImages resized to {run.data.size} pixels; {protocol}.",
+        f"## Figures\n\n{_figures(figures)}",
+        "## Frozen encoders\n\n"
+        + "\n".join(
+            f"- {licence_notice(spec)}; {spec.pretraining}"
+            for spec in (get_spec("visual", run.pair.visual), get_spec("text", run.pair.text))
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _count(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.model.trainable()['total']:,}"
+
+
+def _figures(figures: Mapping[str, Any] | None) -> str:
+    if not figures:
+        return "None were given."
+    rows = [
+        f"| {name} | {value:.3f} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in figures.items()
+    ]
+    return "\n".join(["| figure | value |", "|---|---|", *rows])
