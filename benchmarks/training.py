@@ -7,7 +7,8 @@ reference   benchmarks/reference.py: image by image, 32 templates and the image 
 cached      the same with names encoded once
 online      ours: images through the visual encoder in every step, names encoded once; without augmentation
 stored      ours: stored features, names encoded once
-modern      ours: the packaged pair and the ``modern`` fusion with the packaged checkpoint's recipe, stored features
+modern      ours: the packaged pair and the ``modern`` fusion with the packaged checkpoint's recipe, stored features;
+            also in float32 (no) and in bf16, with which of them ``auto`` takes on this machine
 
 A step is forward pass, backward pass and optimiser over ``--images`` images. Before anything is timed, loss and
 gradients of reference, online and stored are compared on the same images. Sides run in turns; the fastest turn counts.
@@ -26,6 +27,7 @@ from stages import measured, stages
 
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.prompts import templates
+from fusionerlib.features.text import in_precision_of
 from fusionerlib.runs import packaged_run
 from fusionerlib.training.steps import AUTOCAST
 
@@ -122,7 +124,22 @@ def modern(paper: Ours, options: argparse.Namespace, folder: Path) -> dict[str, 
     for key in ("fusion_gigaflops", "parameters", "tower_gigaflops"):
         rows[f"share_of_{key}"] = rows["modern"][key] / rows["bmvc2022"][key]
         print(f"modern / bmvc2022, {key}: {rows[f'share_of_{key}']:.4f}")
+    rows["precision"] = precisions(small, options)
     return rows
+
+
+def precisions(ours: Ours, options: argparse.Namespace) -> dict[str, Any]:
+    """The step of ``ours`` in float32 and in bf16, and what ``auto`` takes."""
+    batch = ours.stored()
+    steppers = {name: ours.stepper(ours.run.changed(mixed_precision=name)) for name in ("no", "bf16")}
+    runs = {name: lambda stepper=stepper: ours.train(batch, stepper) for name, stepper in steppers.items()}
+    seconds = paired(runs, options.turns, device=options.device)
+    auto = in_precision_of(ours.run.changed(mixed_precision="auto"), options.device).training.mixed_precision
+    for name, best in fastest(seconds).items():
+        print(f"modern, mixed_precision {name}: {best:.3f} s a step{' (auto takes it)' * (name == auto)}", flush=True)
+    found = ratio(seconds, "bf16", "no")
+    print(f"bf16 / no: {found['fastest']:.2f} (fastest), {found['median']:.2f} (median of turns)")
+    return {"seconds": seconds, "auto": auto, "bf16 by no": found}
 
 
 def arguments() -> argparse.Namespace:

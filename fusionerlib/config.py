@@ -60,7 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hard_negatives": 0.0,
         "loss": "bce+dice",
         "lr": 2e-3,
-        "mixed_precision": "bf16",
+        "mixed_precision": "auto",
         "warmup": 30,
         "weight_decay": 0.05,
         "final_weight_decay": 0.05,
@@ -183,7 +183,9 @@ class PairConfig(Frozen):
     synonyms: other words for class names; "", "everyday", or a JSON file that maps a name to a list of words.
     normalisation: mean and standard deviation of pixel values before the visual encoder. "encoder" uses those that it
     was trained with, "pascal" and "coco" the paper's own for these data sets.
-    precision: number format of the encoders. compiled: whether the visual encoder runs through ``torch.compile``.
+    precision: number format of the encoders; auto is bfloat16 where the device multiplies it natively, else float32;
+    it is replaced as ``TrainingConfig.mixed_precision`` is.
+    compiled: whether the visual encoder runs through ``torch.compile``.
     """
 
     visual: str = "packaged"
@@ -195,7 +197,7 @@ class PairConfig(Frozen):
     templates: str = "none"
     synonyms: str = ""
     normalisation: Literal["encoder", "pascal", "coco"] = "encoder"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     compiled: bool = False
 
 
@@ -323,7 +325,8 @@ class TrainingConfig(Frozen):
     that is added to all text tokens gets weight decay as a matrix does (the authors' runs), not none as a bias does.
     text_noise: length of the Gaussian noise added to each unit-length text token, as a root mean square; 0 for none.
     mixed_precision: number format of the model's matrix products while it trains; weights, similarities and losses stay
-    in float32.
+    in float32. auto is bf16 where the device multiplies it natively, else no; a ``RunContext`` puts the one of its
+    device in its place, so that records and checkpoints never say auto.
     feed: stored trains on features that were computed once, of ``data.views`` views of each image; online opens and
     augments each image anew and runs the visual encoder in every step.
     augmentation: which data set's augmentation of the paper the online feed uses.
@@ -356,7 +359,7 @@ class TrainingConfig(Frozen):
     peak_in_warmup: bool = False
     decay_category: bool = False
     text_noise: float = Field(default=0.0, ge=0.0)
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     validate_every: int = Field(default=200, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
     feed: Literal["stored", "online"] = "stored"

@@ -1,4 +1,6 @@
-"""Choosing a torch device by its name."""
+"""Choosing a torch device by its name, and the number format that suits it."""
+
+from pathlib import Path
 
 import torch
 
@@ -22,3 +24,28 @@ def chosen_device(name: str) -> torch.device:
             f"device {name!r} can't be used here ({reason}): give cpu, or cuda where torch sees such a GPU"
         ) from error
     return device
+
+
+def has_native_bf16(device: torch.device | str) -> bool:
+    """Whether ``device`` has instructions that multiply bfloat16: without them it is slower than float32.
+
+    CPU: AVX512-BF16, AMX-BF16 or ARM's BF16. CUDA: compute capability 8.0 (Ampere) or newer. Others: False.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool(bf16_instructions())
+
+
+def bf16_instructions() -> list[str]:
+    """The processor's bfloat16 instruction sets by their names, such as avx512_bf16; empty if there are none."""
+    return sorted(flag for flag in _processor_flags() if "bf16" in flag.lower())
+
+
+def _processor_flags() -> set[str]:
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than the oldest torch that this library takes
+        return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return set(next(found, "").split())

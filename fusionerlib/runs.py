@@ -205,7 +205,7 @@ def train_packaged(run: RunConfig, target: Path, *, quiet: bool = False) -> Path
     running = target / "training"
     made = train_run(RunContext(run), directory=running, quiet=quiet).checkpoint
     # Paths of the machine that trained it do not belong into a published checkpoint.
-    plain = run.changed(**{place: Path("data") / place for place in PLACES})
+    plain = made.run.changed(**{place: Path("data") / place for place in PLACES})
     checkpoints.save(target, model=made.model, run=plain, trained_names=made.trained_names, number_format=torch.half)
     shutil.rmtree(running, ignore_errors=True)
     return target

@@ -175,7 +175,8 @@ def finished(study: PhotoStudy, trial: Training) -> bool:
         ) from error
     old = {**_decisive(config), **kept.get("study", {})}
     new = {**_decisive(study.run_of(trial)), **study.limits}
-    changed = next((key for key in new if old.get(key) != new[key]), None)
+    # "auto" was replaced when the training began (``RunContext``).
+    changed = next((key for key in new if new[key] != "auto" and old.get(key) != new[key]), None)
     if changed is not None:
         raise FusionerError(
             f"{file} is of another study ({changed} was {old.get(changed)!r}, is {new[changed]!r}): "

@@ -146,13 +146,15 @@ def torch_devices() -> Section:
     """Threads, the processor's vector instructions, bf16 among them, and the accelerators that torch sees."""
     import torch
 
+    from fusionerlib.devices import bf16_instructions, has_native_bf16
+
     found: Section = {"threads": torch.get_num_threads(), "CPU instructions": torch.backends.cpu.get_cpu_capability()}
-    if hasattr(torch.cpu, "get_capabilities"):  # newer than the oldest torch that this library takes
-        flags = [name for name, has in torch.cpu.get_capabilities().items() if has is True and "bf16" in name]
-        found["bf16 on the CPU"] = ", ".join(flags) or "no instructions for it: float32 is faster"
+    found["bf16 on the CPU"] = ", ".join(bf16_instructions()) or "no instructions for it: float32 is faster"
     found["CUDA"] = [
-        f"{gpu.name}, {size_text(gpu.total_memory)}, compute capability {gpu.major}.{gpu.minor}"
-        for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        f"{gpu.name}, {size_text(gpu.total_memory)}, compute capability {gpu.major}.{gpu.minor}, "
+        f"bf16 {'native' if has_native_bf16(f'cuda:{index}') else 'not native'}"
+        for index in range(torch.cuda.device_count())
+        for gpu in [torch.cuda.get_device_properties(index)]
     ] or f"no GPU (torch is built for {torch.version.cuda or 'no CUDA'})"
     found["MPS"] = torch.backends.mps.is_available()
     return found

@@ -13,7 +13,7 @@ from fusionerlib.datasets.sets import DataSets, load_datasets
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.features.alignment import check_tokens
 from fusionerlib.features.store import FeatureStore, StoredScenes
-from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
+from fusionerlib.features.text import TextEmbeddingCache, in_precision_of, text_cache_of, visual_of
 
 VISUAL_SIDE = ("visual", "visual_weights", "visual_tokens")
 TEXT_SIDE = ("text", "text_weights", "text_tokens", "templates", "synonyms")
@@ -24,7 +24,8 @@ Part = TypeVar("Part")
 class RunContext:
     """The frozen parts of a run, each of which is loaded when it is first used.
 
-    device: where the encoders run. A context made by ``with_run`` shares the parts that both runs need alike.
+    device: where the encoders run; a precision "auto" of ``run`` becomes the one that suits it. A context
+    made by ``with_run`` shares the parts that both runs need alike.
     Raises FusionerError at once if the tokens of the run's pair do not suit its model.
     """
 
@@ -33,6 +34,8 @@ class RunContext:
     _loaded: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Only here both the run and its device are known.
+        object.__setattr__(self, "run", in_precision_of(self.run, self.device))
         check_tokens(self.run)
 
     @classmethod

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fusionerlib.config import PairConfig
+from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.datasets.names import identifier
+from fusionerlib.devices import has_native_bf16
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
 from fusionerlib.encoders.prompts import synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
@@ -31,14 +32,33 @@ NORMALISATIONS: dict[str, dict[str, tuple[float, float, float]]] = {
 Spelling = Literal["words", "identifiers"]
 
 
+def in_precision_of(run: RunConfig, device: str) -> RunConfig:
+    """``run`` with every precision "auto" replaced by the one that suits ``device`` (``devices.has_native_bf16``)."""
+    if "auto" not in (run.pair.precision, run.training.mixed_precision):
+        return run
+    mixed = run.training.mixed_precision
+    if mixed == "auto":
+        mixed = "bf16" if has_native_bf16(device) else "no"
+    training = run.training.model_copy(update={"mixed_precision": mixed})
+    return run.model_copy(update={"pair": _pair_on(run.pair, device), "training": training})
+
+
+def _pair_on(pair: PairConfig, device: str) -> PairConfig:
+    if pair.precision != "auto":
+        return pair
+    return pair.model_copy(update={"precision": "bfloat16" if has_native_bf16(device) else "float32"})
+
+
 def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
     """The frozen visual encoder of ``pair``."""
+    precision = _pair_on(pair, device).precision
+    assert precision != "auto"
     return load_visual(
         pair.visual,
         device=device,
         weights=pair.visual_weights,
         tokens=pair.visual_tokens,
-        precision=pair.precision,
+        precision=precision,
         compiled=pair.compiled,
         **NORMALISATIONS[pair.normalisation],
     )
@@ -56,8 +76,10 @@ def text_cache_of(
 
     names: ``DataConfig.names``. folder, limit: as in ``TextEmbeddingCache``.
     """
+    precision = _pair_on(pair, device).precision
+    assert precision != "auto"
     encoder = load_text(
-        pair.text, device=device, weights=pair.text_weights, tokens=pair.text_tokens, precision=pair.precision
+        pair.text, device=device, weights=pair.text_weights, tokens=pair.text_tokens, precision=precision
     )
     return TextEmbeddingCache(
         encoder=encoder,

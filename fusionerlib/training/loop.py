@@ -11,7 +11,7 @@ import torch
 from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
-from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.features.text import TextEmbeddingCache, in_precision_of
 from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
@@ -66,7 +66,7 @@ def train(
             "there is nothing to train on: no (scene, name) pair; check the data set's root and fold, or take a larger "
             "share of its images or names"
         )
-    run = in_steps(run, pairs=len(pairs))
+    run = in_steps(in_precision_of(run, str(distributed.device)), pairs=len(pairs))
     config = run.training
     vocabulary = names_of(pairs)
     text_cache.add(vocabulary)
