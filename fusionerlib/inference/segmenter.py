@@ -5,6 +5,7 @@ The frozen visual encoder runs once an image; new names cost the text encoder an
 
 import copy
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int32, UInt8
+from jaxtyping import Bool, Float, Int, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -44,8 +45,10 @@ CACHED_NAMES = 10_000
 """Most names whose text tokens are kept in memory."""
 DECODERS = 2
 """Threads that decode images in ``Segmenter.predict``."""
-CHUNK_BYTES = 64 * 2**20
-"""Most bytes of full-size logits in memory at once in ``best_names``."""
+TILE_ROWS, TILE_COLUMNS = 96, 512
+"""Most rows and columns of a tile in ``best_names``; one tile's logits stay in the processor's cache."""
+MARGIN = 1e-4
+"""How far below another name, relative to the largest logit of a tile, a name is left out there."""
 Given = TypeVar("Given", bound=ImageLike)
 
 
@@ -423,20 +426,75 @@ def best_names(
     """The largest logit of each pixel at ``size`` (height, width), and the index of its name (the first in a tie).
 
     thresholds: of each name; logits whose sigmoid does not exceed it count as -inf, also in the result.
-    Names are resized a few at a time, so that memory stays bounded.
+    Tile by tile: only the rows of ``coarse`` that a tile needs are resized, and without thresholds only the names that
+    can win in it. Memory beside the result is that of ``TILE_ROWS`` rows of the names in the picture.
     """
-    step = max(1, CHUNK_BYTES // (4 * size[0] * size[1]))
-    best, winner = torch.full(tuple(size), -torch.inf), torch.zeros(tuple(size), dtype=torch.int32)
-    for start in range(0, len(coarse), step):
-        logits = _resized(coarse[start : start + step], size)
-        if thresholds is not None:
-            least = thresholds[start : start + step, None, None]
-            logits = logits.masked_fill(logits.sigmoid() <= least, -torch.inf)
-        value, index = logits.max(dim=0)
-        better = value > best  # strictly, so that the first name wins a tie
-        best = torch.where(better, value, best)
-        winner = torch.where(better, index.to(torch.int32) + start, winner)
+    height, width = size[0], size[1]
+    best, winner = torch.full((height, width), -torch.inf), torch.zeros(height, width, dtype=torch.int32)
+    rows, columns = _axis(coarse.shape[1], height), _axis(coarse.shape[2], width)
+    for top, bottom in _tiles(rows.first, TILE_ROWS):
+        low, high = int(rows.first[top]), int(rows.second[bottom - 1]) + 1
+        needed = coarse[:, low:high]
+        # Bilinear weights are a product: first along the columns for the few rows needed, then along the rows.
+        across = _resized(needed, (high - low, width))
+        first, second = rows.first[top:bottom] - low, rows.second[top:bottom] - low
+        weights = rows.first_weight[top:bottom, None], rows.second_weight[top:bottom, None]
+        for left, right in _tiles(columns.first, TILE_COLUMNS):
+            corners = needed[:, :, int(columns.first[left]) : int(columns.second[right - 1]) + 1].flatten(1)
+            names = range(len(coarse)) if thresholds is not None else _possible(corners)
+            tile, index = best[top:bottom, left:right], winner[top:bottom, left:right]
+            for name in names:
+                part = across[name, :, left:right]
+                # In this order a fused product and sum gives the bits of torch's own bilinear resize.
+                logits = torch.addcmul(part[second] * weights[1], part[first], weights[0])
+                if thresholds is not None:
+                    logits.masked_fill_(logits.sigmoid() <= thresholds[name], -torch.inf)
+                index.masked_fill_(logits > tile, name)  # strictly, so that the first name wins a tie
+                torch.maximum(tile, logits, out=tile)
     return best, winner.numpy()
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Of each pixel of an axis, the two coarse places that it lies between and their bilinear weights."""
+
+    first: Int[Tensor, " pixels"]
+    second: Int[Tensor, " pixels"]
+    first_weight: Float[Tensor, " pixels"]
+    second_weight: Float[Tensor, " pixels"]
+
+
+def _axis(places: int, pixels: int) -> _Axis:
+    source = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * (places / pixels) - 0.5).clamp(0, places - 1)
+    first = source.long()
+    second = (first + 1).clamp(max=places - 1)
+    # torch's own weights, to the last bit: of two neighbouring places one is odd, so a resized 1, 0, 1, 0, ... has the
+    # weight of the even one.
+    odd = torch.arange(places, dtype=torch.float32) % 2
+    even_weight, odd_weight = _resized(torch.stack([1 - odd, odd])[:, :, None], (pixels, 1))[:, :, 0]
+    weights = torch.where(first % 2 == 0, even_weight, odd_weight), torch.where(first % 2 == 0, odd_weight, even_weight)
+    return _Axis(first, second, weights[0], weights[1].masked_fill(second == first, 0.0))
+
+
+def _tiles(first: Int[Tensor, " pixels"], most: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each tile of an axis: at most ``most`` pixels, cut where a coarse place ends if one does."""
+    ends = [*(torch.nonzero(first.diff()).flatten() + 1).tolist(), len(first)]
+    start = 0
+    while start < len(first):
+        reached = ends[max(0, bisect_right(ends, start + most) - 1)]
+        end = reached if reached > start else min(start + most, len(first))
+        yield start, end
+        start = end
+
+
+def _possible(corners: Float[Tensor, "names places"]) -> list[int]:
+    """The names that can be the largest somewhere between ``corners``, where logits are weighted means of theirs.
+
+    A name that is below another one at every corner is below it in between too; ``MARGIN`` allows for rounding.
+    """
+    leader = corners[corners.mean(dim=1).argmax()]
+    margin = MARGIN * corners.abs().amax()
+    return torch.nonzero((corners >= leader - margin).any(dim=1)).flatten().tolist()
 
 
 def _resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:

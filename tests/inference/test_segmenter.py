@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.data import chelsea
 
@@ -103,16 +105,60 @@ def test_logits_are_the_models_resized(segmenter, photo):
     np.testing.assert_allclose(found.logits.numpy(), np.stack(expected), atol=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [1, 2 * 120 * 200 * 4, 10**9])
-def test_masks_are_the_decision_of_the_metrics_however_chunked(segmenter, photo, chunk, monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.segmenter.CHUNK_BYTES", chunk)
+@pytest.mark.parametrize("tile", [1, 50, 10**9])
+def test_masks_are_the_decision_of_the_metrics_however_tiled(segmenter, photo, tile, monkeypatch):
+    in_tiles(monkeypatch, tile)
     found = segmenter.set_image(photo).segment([f"name {i}" for i in range(5)], threshold=0.4)
     probabilities = found.logits.double().sigmoid().numpy()
     np.testing.assert_array_equal(found.labels, decide(probabilities, threshold=0.4))
 
 
-def test_of_equals_the_first_name_wins_across_chunks(monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.segmenter.CHUNK_BYTES", 1)
+def in_tiles(monkeypatch, side: int) -> None:
+    monkeypatch.setattr("fusionerlib.inference.segmenter.TILE_ROWS", side)
+    monkeypatch.setattr("fusionerlib.inference.segmenter.TILE_COLUMNS", side)
+
+
+sides = st.integers(1, 40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(grid=st.tuples(sides, sides), size=st.tuples(sides, st.integers(1, 700)), data=st.data())
+def test_winners_are_those_of_all_names_resized_at_once(grid, size, data) -> None:
+    count, smooth, some = data.draw(st.tuples(st.integers(4, 9), st.booleans(), st.booleans()))
+    torch.manual_seed(grid[0] * 41 + grid[1])
+    coarse = 5 * torch.randn(count, *grid)
+    if smooth:  # some names can't win in some tiles
+        coarse = coarse / 10 + torch.randn(count, 1, 1) * 3
+    thresholds = torch.rand(count) if some else None
+    full = F.interpolate(coarse[None], size=size, mode="bilinear", align_corners=False)[0]
+    clear = torch.ones(size, dtype=torch.bool)
+    if thresholds is not None:
+        above = full.sigmoid() - thresholds[:, None, None]
+        clear = (above.abs() > 1e-4).all(dim=0)
+        full = full.masked_fill(above <= 0, -torch.inf)
+    best, winner = best_names(coarse, size, thresholds=thresholds)
+    expected, first = full.max(dim=0)
+    # torch rounds places on the grid to float32, in small and shrunk pictures otherwise than in large ones.
+    torch.testing.assert_close(best[clear], expected[clear], atol=1e-4, rtol=0)
+    # Names may change places only where they are as good as equal.
+    index = torch.from_numpy(winner).long()
+    chosen = torch.gather(full, 0, index[None])[0]
+    assert ((index == first) | (chosen > expected - 1e-4) | ~clear).all()
+
+
+def test_a_large_picture_has_the_bits_of_torchs_own_resize():
+    torch.manual_seed(0)
+    coarse = 3 * torch.randn(6, 40, 30)
+    expected, first = F.interpolate(coarse[None], size=(1100, 1300), mode="bilinear", align_corners=False)[0].max(0)
+    best, winner = best_names(coarse, (1100, 1300))
+    # A processor without fused products rounds once more.
+    torch.testing.assert_close(best, expected, atol=4e-6, rtol=0)
+    assert (winner != first.numpy()).mean() < 1e-6
+
+
+@pytest.mark.parametrize("tile", [1, 10**9])
+def test_of_equals_the_first_name_wins_across_tiles(tile, monkeypatch):
+    in_tiles(monkeypatch, tile)
     best, winner = best_names(torch.tensor([1.0, 2.0, 2.0])[:, None, None].expand(3, 2, 2), (4, 6))
     assert (best == 2).all() and (winner == 1).all()
 
@@ -128,9 +174,9 @@ def test_threshold_can_be_asked_again_without_the_model(segmenter, photo):
         segmenter.segment(NAMES, threshold=-0.1)
 
 
-@pytest.mark.parametrize("chunk", [1, 10**9])
-def test_thresholds_by_name_choose_the_best_of_those_above_their_own(segmenter, photo, chunk, monkeypatch):
-    monkeypatch.setattr("fusionerlib.inference.segmenter.CHUNK_BYTES", chunk)
+@pytest.mark.parametrize("tile", [1, 10**9])
+def test_thresholds_by_name_choose_the_best_of_those_above_their_own(segmenter, photo, tile, monkeypatch):
+    in_tiles(monkeypatch, tile)
     plain = segmenter.set_image(photo).segment(NAMES)
     # Without the first name's winning pixels another name must take over where it exceeds its own threshold.
     middles = {name: float(plain.probabilities[place].median()) for place, name in enumerate(NAMES)}
