@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,24 @@ RENAMED_WEIGHTS = {"likeness.": "statistics.", "context.": "guidance."}
 
 
 @dataclass(frozen=True)
+class Parent:
+    """A checkpoint that a training started from: what it was called there, and the sha256 of its weights."""
+
+    checkpoint: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A model in eval mode, the run that trained it, and the names that it was trained on."""
+    """A model in eval mode, the run that trained it, and the names that it was trained on, its parents' included.
+
+    parents: the checkpoint that training started from, then the one that that one's training started from, and so on.
+    """
 
     model: SegmentationModel
     run: RunConfig
     trained_names: tuple[str, ...]
+    parents: tuple[Parent, ...] = ()
 
 
 def packaged_folder() -> Path:
@@ -62,12 +74,14 @@ def save(
     model: SegmentationModel,
     run: RunConfig,
     trained_names: Sequence[str],
+    parents: Sequence[Parent] = (),
     number_format: torch.dtype | None = None,
     published: bool = False,
 ) -> None:
     """Write ``model`` and everything needed to rebuild it into ``directory`` (made if missing).
 
     published: write the sha256 of the weights into ``config.json``, which ``load`` then compares.
+    parents: of the checkpoint.
     number_format: of the parameters, None for their own. Buffers keep theirs: running statistics of tokens are numbers
     so small that half precision would lose them.
     """
@@ -77,6 +91,7 @@ def save(
         "visual_width": model.visual_width,
         "text_width": model.text_width,
         "trained_names": sorted(trained_names),
+        "parents": [asdict(parent) for parent in parents],
     }
     parameters = dict(model.named_parameters())
     tensors = {
@@ -100,7 +115,7 @@ def load(directory: Path | str) -> Checkpoint:
             f"`fusioner convert {directory}`"
         )
     weights, published = _weights(directory), description.get("sha256")
-    if published is not None and published != (found := _sha256(directory / WEIGHTS)):
+    if published is not None and published != (found := weights_sha256(directory)):
         raise FusionerError(
             f"{directory / WEIGHTS} has sha256 {found}, {CONFIG} says {published}: copy both files again from where "
             "they were published"
@@ -189,6 +204,7 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
         widths = {side: int(description[side]) for side in ("visual_width", "text_width")}
         run = checked(RunConfig, description["run"])
         names = tuple(description["trained_names"])
+        parents = tuple(Parent(**parent) for parent in description.get("parents", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise _no_config(directory, error) from error
     model = build(run.fusion, **widths)
@@ -199,7 +215,12 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
             "the two files come from different runs; restore the config.json that was written beside these weights"
         )
     model.load_state_dict(weights)
-    return Checkpoint(model=model.eval(), run=run, trained_names=names)
+    return Checkpoint(model=model.eval(), run=run, trained_names=names, parents=parents)
+
+
+def weights_sha256(directory: Path) -> str:
+    """The sha256 (hex) of the weights of the checkpoint in ``directory``."""
+    return _sha256(directory / WEIGHTS)
 
 
 def _sha256(file: Path) -> str:

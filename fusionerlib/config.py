@@ -4,6 +4,7 @@ A ``RunConfig`` has four sections: ``pair`` (the frozen encoders), ``fusion`` (t
 ``training``. ``RunConfig.flat`` builds one from leaf names, with the presets and recipes named here filled in.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fusionerlib.errors import FusionerError, nearest
+from fusionerlib.files import find_checkpoint
 
 PRESETS: dict[str, dict[str, Any]] = {
     "bmvc2022": {},
@@ -271,8 +273,9 @@ class DataConfig(Frozen):
     dataset: openmoji (drawn scenes), pascal (PASCAL-5i), coco (COCO-20i), photos (PASCAL VOC at root and COCO at coco
     together), fss1000, or folder (your own images and masks). root: its folder. coco: COCO's folder, for photos.
     fold: which classes of pascal, coco and photos are held out of training; -1 for none (not for coco).
+    held_out: names of folder, such as ["cat"], that training does without, under any synonym.
     novel: the label that pixels of held-out classes get in training, background or ignore; "" for the protocol's own,
-    background for pascal and coco (paper), ignore for photos.
+    background for pascal and coco (paper), ignore for photos and folder.
     names: what the text encoder is given for a class: words, as in English ("dining table"), or identifiers, as the
     data set spells them ("diningtable", as in the paper's runs).
     present_only: leave out listed images of coco that are not on disk, instead of stopping.
@@ -287,6 +290,7 @@ class DataConfig(Frozen):
     dataset: Literal["openmoji", "pascal", "photos", "coco", "fss1000", "folder"] = "openmoji"
     root: Path = Path("data/openmoji")
     coco: Path = Path("data/coco")
+    held_out: tuple[str, ...] = ()
     novel: Literal["", "ignore", "background"] = ""
     names: Literal["words", "identifiers"] = "words"
     present_only: bool = False
@@ -300,6 +304,12 @@ class DataConfig(Frozen):
     views: int = Field(default=1, ge=1)
     data_seed: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _only_a_folder_holds_names_out(self) -> "DataConfig":
+        if self.held_out and self.dataset != "folder":
+            raise ValueError(f"held_out is for dataset = 'folder', not {self.dataset!r}: choose a fold instead")
+        return self
+
 
 PLACES = ("root", "coco", "features")
 """Leaves of ``DataConfig`` that are folders: they differ between machines and do not change the results."""
@@ -309,6 +319,11 @@ class TrainingConfig(Frozen):
     """The optimisation. The defaults suit the preset ``small``; the recipe ``bmvc2022`` is the paper's.
 
     recipe: which named set of values the section started from (``RECIPES``).
+    init: a trained checkpoint whose weights training starts from: packaged, a folder, the name of a run, or hf://...;
+    "" for random weights. Without a preset the run takes the pair, the fusion and the recipe of that checkpoint.
+    rehearsal: weight of a second loss that keeps the names of ``init``: the cross-entropy between the model and that
+    checkpoint for some of its names that these data do not have, on the training images. Running statistics of tokens
+    then stay those of the checkpoint. 0 for none.
     steps: optimiser steps; batches go on from one pass over the data into the next. epochs: passes over all (scene,
     name) pairs, the last batch of a pass is smaller where they do not fill it; 0 to train for ``steps``. Training
     records the steps that epochs came to. ``steps`` given without ``epochs`` drops a recipe's epochs.
@@ -340,6 +355,8 @@ class TrainingConfig(Frozen):
     """
 
     recipe: Literal["small", "bmvc2022", "modern"] = "small"
+    init: str = ""
+    rehearsal: float = Field(default=0.0, ge=0.0)
     steps: int = Field(default=800, ge=1)
     epochs: int = Field(default=0, ge=0)
     batch: int = Field(default=16, ge=1)
@@ -391,12 +408,17 @@ class RunConfig(Frozen):
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
-    def _noise_fits_the_tokens(self) -> "RunConfig":
+    def _leaves_fit_together(self) -> "RunConfig":
         posteriors = self.fusion.kind == "cost_aggregation" and self.fusion.similarity == "class_posteriors"
         if posteriors and self.training.text_noise:
             raise FusionerError(
                 f"text_noise {self.training.text_noise} does not fit similarity 'class_posteriors': a distribution "
                 "over classes with noise added is no distribution; set text_noise = 0, or similarity = 'learned'"
+            )
+        if self.training.rehearsal and not self.training.init:
+            raise FusionerError(
+                f"rehearsal {self.training.rehearsal} needs a checkpoint whose names it keeps: set init = 'packaged', "
+                "or rehearsal = 0"
             )
         return self
 
@@ -406,14 +428,18 @@ class RunConfig(Frozen):
 
         A preset implies the recipe of its own name, and the tokens, templates and synonyms that it needs from the
         packaged pair; explicit values win. A leaf that is None counts as not given. With neither preset nor recipe the
-        run is ``DEMO``. Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
+        run is ``DEMO``. With ``init`` and no preset it has the pair, the fusion and the recipe of that checkpoint.
+        Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
         """
         homes = cls.leaf_sections()
         for leaf, value in leaves.items():
             if leaf not in homes:
                 raise FusionerError(f"unknown parameter {leaf!r} = {value!r}: {nearest(leaf, sorted(homes))}")
         nested: dict[str, dict[str, Any]] = {name: {} for name in cls.model_fields}
-        for leaf, value in resolved({leaf: value for leaf, value in leaves.items() if value is not None}).items():
+        given = {leaf: value for leaf, value in leaves.items() if value is not None}
+        if given.get("init") and "preset" not in given:
+            given = {**inherited(str(given["init"])), **given}
+        for leaf, value in resolved(given).items():
             nested[homes[leaf]][leaf] = value
         return checked(cls, nested)
 
@@ -435,6 +461,29 @@ class RunConfig(Frozen):
         """
         new = {leaf: value for leaf, value in leaves.items() if value is not None}
         return self.flat(**{**undecided(self.leaves, fusion=FusionConfig.model_fields, new=new), **new})
+
+
+NOT_INHERITED = frozenset({"visual_weights", "text_weights", "precision", "compiled"})
+"""Leaves of ``PairConfig`` that say where weights lie and how fast they run."""
+ADJUSTABLE = frozenset({"preset", "dropout", "logit_bias", "confidence_rescaling", "offset"})
+"""Leaves of ``FusionConfig`` that may differ from those of the checkpoint in ``init``: its weights fit all the same."""
+
+
+def inherited(init: str) -> dict[str, Any]:
+    """The leaves that a run takes from the checkpoint ``init``: its pair, its fusion, its recipe and spelling of names.
+
+    Raises FusionerError where there is no such checkpoint, or its config is not one of this version.
+    """
+    folder = find_checkpoint(init)
+    try:
+        run = checked(RunConfig, json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"])
+    except (KeyError, TypeError, ValueError, FusionerError) as error:
+        raise FusionerError(
+            f"init {init!r}: {folder / 'config.json'} is not the config of a checkpoint of this version ({error}): "
+            f"convert it with `fusioner convert {folder}`, or train without init"
+        ) from error
+    pair = {leaf: value for leaf, value in run.pair if leaf not in NOT_INHERITED}
+    return {**pair, **dict(run.fusion), "recipe": run.training.recipe, "names": run.data.names}
 
 
 def _section(field: Any) -> type[BaseModel]:

@@ -24,6 +24,7 @@ from fusionerlib.training.batch_sources import BatchSource, names_of, training_b
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.loop import Validate, train
 from fusionerlib.training.resume import History
+from fusionerlib.training.start import starting_point
 from fusionerlib.training.steps import in_steps
 
 VALIDATION_SCENES = 100
@@ -95,7 +96,10 @@ def train_run(
         if not quiet:
             print(f"{run.fusion.kind}: nothing to train, it has no parameters")
     seconds, core_seconds = time.perf_counter() - started, time.process_time() - core_started
-    checkpoint = Checkpoint(model=model, run=run, trained_names=names_of(source.pairs()))
+    start = starting_point(run)
+    own, before = names_of(source.pairs()), start.checkpoint.trained_names if start else ()
+    parents = start.parents if start else ()
+    checkpoint = Checkpoint(model=model, run=run, trained_names=tuple(sorted({*own, *before})), parents=parents)
     return TrainedRun(context, checkpoint, history, seconds, core_seconds)
 
 
@@ -122,7 +126,9 @@ def train_and_evaluate(
     if distributed.main:
         if checkpoint is not None:
             made = trained.checkpoint
-            checkpoints.save(checkpoint, model=made.model, run=made.run, trained_names=made.trained_names)
+            checkpoints.save(
+                checkpoint, model=made.model, run=made.run, trained_names=made.trained_names, parents=made.parents
+            )
         write_run_record(record, trained.checkpoint.run, **evaluate(trained))
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)

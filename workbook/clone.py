@@ -52,6 +52,11 @@ def located(parameters: Parameters, base: Path) -> Parameters:
     return parameters.model_copy(update={name: _located(name, value, base) for name, value in parameters})
 
 
+def located_checkpoint(given: str, base: Path) -> str:
+    """``given`` as ``Segmenter.load`` takes it, counted from ``base`` where it is a folder or the name of a run."""
+    return next((str(one) for one in (base / given, base / "outputs" / given / "checkpoint") if one.is_dir()), given)
+
+
 def _located(name: str, value: Any, base: Path) -> Any:
     if isinstance(value, BaseModel):
         return located(value, base)
@@ -61,11 +66,8 @@ def _located(name: str, value: Any, base: Path) -> Any:
         return type(value)(base / value)
     if name == "text" and value.startswith("vectors:"):
         return f"vectors:{base / value.removeprefix('vectors:')}"
-    if name == "checkpoint" and value:
-        # As in Segmenter.load: a folder, or the name of a run.
-        return next(
-            (str(one) for one in (base / value, base / "outputs" / value / "checkpoint") if one.is_dir()), value
-        )
+    if name in ("checkpoint", "init") and value:
+        return located_checkpoint(value, base)
     if name in ("templates", "synonyms") and value and (base / value).is_file():
         return str(base / value)
     return value

@@ -18,7 +18,7 @@ from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.evaluation.queries import Inference, Rule
 from studies.cost_aggregation.study import CostAggregationStudy
 from studies.encoder_pairs.study import Study
-from workbook.clone import base_folder, located
+from workbook.clone import base_folder, located, located_checkpoint
 from workbook.parameter_cells import bound_parameters, require_known
 
 
@@ -56,6 +56,8 @@ class NotebookParameters(Frozen):
         values = bound_parameters(namespace, known=cls.known())
         for name, value in values.items():
             require_known(name, cls.known(), f"of {cls.__name__} (its value: {value!r})")
+        if values.get("init"):  # its config is read before the other paths are located
+            values["init"] = located_checkpoint(values["init"], base_folder())
         return located(cls.flat(**values), base_folder())
 
     @classmethod

@@ -20,6 +20,10 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Leaves of the config: steps=200")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="Start from its weights: packaged, a run's name, a folder, hf://..."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = "",
 ) -> None:
     """Train the run of CONFIG; an interrupted run goes on.
@@ -29,7 +33,8 @@ def train(
     from fusionerlib.runs import fit
     from fusionerlib.training.distributed import Distributed
 
-    checkpoint = fit(configured(config, settings or []), output, device=device)
+    given = [*(settings or []), *([] if init is None else [f"init={init}"])]
+    checkpoint = fit(configured(config, given), output, device=device)
     if Distributed.joined(device).main:
         typer.echo(f"checkpoint: {checkpoint}")
 

@@ -15,11 +15,12 @@ from fusionerlib.datasets.all_classes import (
 )
 from fusionerlib.datasets.coco import Coco20i, CocoInstances
 from fusionerlib.datasets.folder import read_folder
-from fusionerlib.datasets.names import VocCoco, canonical, held_out, unseen
+from fusionerlib.datasets.names import VocCoco, all_names, canonical, held_out, names_of, unseen
 from fusionerlib.datasets.openmoji.scenes import drawn_scenes
 from fusionerlib.datasets.pascal import NAMES, NO_FOLD, Pascal5i, Split, validation_pairs
 from fusionerlib.datasets.scene import Scenes
-from fusionerlib.datasets.transforms import Concat, Resized, Subset, Views
+from fusionerlib.datasets.transforms import Concat, Resized, Subset, Views, Without
+from fusionerlib.errors import FusionerError, nearest
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,23 @@ def _fss1000(config: DataConfig) -> DataSets:
 
 def _folder(config: DataConfig) -> DataSets:
     train, val = (_labelled(read_folder(config.root, split=split)) for split in get_args(Split))
+    if config.held_out:
+        train = _without(train, config)
     return DataSets(train=train, tests={"validation": val})
+
+
+def _without(train: Scenes, config: DataConfig) -> Scenes:
+    """``train`` without the names in ``config.held_out``, under any of their synonyms."""
+    known = sorted({name for index in range(len(train)) for name in train.names(index)})
+    for name in config.held_out:
+        if not names_of(name) & set(known):
+            raise FusionerError(f"held_out {name!r}: no training image shows it: {nearest(name, known)}")
+    kept = Without(train, all_names(config.held_out), novel=config.novel or "ignore")
+    if not len(kept):
+        raise FusionerError(
+            f"held_out {', '.join(config.held_out)}: no training image shows another name; hold out fewer"
+        )
+    return kept
 
 
 def _labelled(scenes: Scenes) -> Subset:

@@ -1,14 +1,15 @@
 """Data sets made from other data sets: a subset, one size for all, augmented views, corruptions, a concatenation."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-from fusionerlib.datasets.scene import Scene, Scenes, resized
+from fusionerlib.datasets.scene import IGNORE, Scene, Scenes, resized
 from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
 
@@ -93,6 +94,37 @@ class Resized(Mapped):
 
     def __getitem__(self, index: int) -> Scene:
         return resized(self.scenes[index], width=self.size, height=self.size)
+
+
+class Without:
+    """``scenes`` without the names in ``names``; a scene that has no name left is dropped.
+
+    novel: the label of their pixels, ignore (255) or background (0).
+    """
+
+    def __init__(self, scenes: Scenes, names: Collection[str], *, novel: Literal["ignore", "background"]) -> None:
+        self.scenes, self.without, self.label = scenes, frozenset(names), IGNORE if novel == "ignore" else 0
+        self._indices = [index for index in range(len(scenes)) if self._kept(scenes.names(index))]
+        self.fingerprint = fingerprint(scenes.fingerprint, "without", sorted(self.without), novel)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names that scene ``index`` keeps, without opening its image."""
+        return self._kept(self.scenes.names(self._indices[index]))
+
+    def __getitem__(self, index: int) -> Scene:
+        scene = self.scenes[self._indices[index]]
+        names = self._kept(scene.names)
+        table = np.zeros(256, dtype=np.uint8)
+        table[IGNORE] = IGNORE
+        for label, name in enumerate(scene.names, start=1):
+            table[label] = names.index(name) + 1 if name in names else self.label
+        return replace(scene, labels=table[scene.labels], names=names)
+
+    def _kept(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name not in self.without)
 
 
 class Views:

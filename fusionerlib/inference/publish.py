@@ -31,7 +31,15 @@ def plain_run(run: RunConfig) -> RunConfig:
             "checkpoint's folder on together with that file"
         )
     places: dict[str, Any] = {place: Path("data") / place for place in PLACES}
-    return run.changed(**places, visual_weights="", text_weights="")
+    init = run.training.init
+    init = Path(init).name if Path(init).is_absolute() or Path(init).exists() else init
+    return run.model_copy(
+        update={
+            "pair": run.pair.model_copy(update={"visual_weights": "", "text_weights": ""}),
+            "data": run.data.model_copy(update=places),
+            "training": run.training.model_copy(update={"init": init}),
+        }
+    )
 
 
 def _files(pair: PairConfig) -> dict[str, str]:
@@ -65,7 +73,7 @@ def model_card(
         f"## Data\n\n{data or f'Data set of kind `{run.data.dataset}`; its author gave no description.'}",
         f"## Names of training ({len(checkpoint.trained_names)})\n\n{names}\n\nAny other name can be asked too; "
         "training had no mask of it.",
-        f"## Protocol\n\nImages resized to {run.data.size} pixels; {protocol}.",
+        f"## Protocol\n\nImages resized to {run.data.size} pixels; {protocol}. {_parents(checkpoint)}",
         f"## Figures\n\n{_figures(figures)}",
         "## Frozen encoders\n\n"
         + "\n".join(
@@ -74,6 +82,11 @@ def model_card(
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _parents(checkpoint: Checkpoint) -> str:
+    found = " from ".join(f"`{parent.checkpoint}` (sha256 {parent.sha256})" for parent in checkpoint.parents)
+    return f"Training started from {found}." if found else "Training started from random weights."
 
 
 def _count(checkpoint: Checkpoint) -> str:

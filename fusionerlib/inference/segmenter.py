@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from fusionerlib import checkpoints, hub
-from fusionerlib.checkpoints import Checkpoint
+from fusionerlib.checkpoints import Checkpoint, Parent
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
@@ -164,7 +164,8 @@ class Segmenter:
     stride: sliding windows (the paper's second mode): windows of size x size pixels over the image at its own size,
         every ``stride`` pixels; logits are averaged where windows overlap. None resizes the whole image.
     trained_names: the names that the fusion module was trained on, () where that is unknown.
-    run: the config of its training; only ``save_pretrained`` and ``push_to_hub`` need it.
+    run, parents: the config of its training, and the checkpoints that it started from; only ``save_pretrained`` and
+        ``push_to_hub`` read them.
 
     Raises FusionerError for a size that the encoder does not accept, and for a stride without a size or outside 1 to
     the size.
@@ -180,6 +181,7 @@ class Segmenter:
         stride: int | None = None,
         trained_names: Sequence[str] = (),
         run: RunConfig | None = None,
+        parents: Sequence[Parent] = (),
     ) -> None:
         if size is not None and (size <= 0 or size % visual.multiple):
             raise FusionerError(
@@ -189,6 +191,7 @@ class Segmenter:
             raise FusionerError(f"stride {stride} with size {size}: windows need a size, and a stride from 1 to it")
         self.model, self.visual, self.text_cache = model.eval(), visual, text_cache
         self.size, self.stride, self.trained_names, self.run = size, stride, tuple(trained_names), run
+        self.parents = tuple(parents)
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
         self._windows: EncodedWindows | None = None
@@ -216,6 +219,7 @@ class Segmenter:
             stride=stride_of(trained.run.data.size) if sliding else None,
             trained_names=trained.trained_names,
             run=trained.run,
+            parents=trained.parents,
         )
 
     def save_pretrained(
@@ -236,10 +240,17 @@ class Segmenter:
         if self.run is None:
             raise FusionerError("this segmenter has no run: load it by Segmenter.load, or pass run=... when making it")
         folder, run = Path(folder), publish.plain_run(self.run)
-        made = Checkpoint(model=self.model, run=run, trained_names=self.trained_names)
+        made = Checkpoint(model=self.model, run=run, trained_names=self.trained_names, parents=self.parents)
         title = title or folder.resolve().name
         card = publish.model_card(made, title=title, data=data, licence=licence, figures=figures)
-        checkpoints.save(folder, model=self.model, run=run, trained_names=self.trained_names, published=True)
+        checkpoints.save(
+            folder,
+            model=self.model,
+            run=run,
+            trained_names=self.trained_names,
+            parents=self.parents,
+            published=True,
+        )
         write_text(folder / publish.CARD, card)
         return folder
 

@@ -16,7 +16,9 @@ from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.progress import TrainingProgress
+from fusionerlib.training.rehearsal import Rehearsal
 from fusionerlib.training.resume import History, TrainingState
+from fusionerlib.training.start import starting_point
 from fusionerlib.training.steps import Stepper, in_steps
 
 Validate = Callable[[SegmentationModel], dict[str, float]]
@@ -29,7 +31,9 @@ EXECUTION = {"workers", "accumulate", "channels_last", "compile_fusion", "tensor
 def identity_of(run: RunConfig, source: BatchSource, text_cache: TextEmbeddingCache) -> dict[str, Any]:
     """What decides the weights of a training, as JSON. Where files lie (``config.PLACES``) is not part of it."""
     leaves = run.model_dump(mode="json", exclude={"training": EXECUTION, "data": set(PLACES)})
-    return {"run": leaves, "scenes": source.fingerprint, "words": text_cache.encoder.fingerprint}
+    start = starting_point(run)
+    parents = {"parents": [parent.sha256 for parent in start.parents]} if start else {}
+    return {"run": leaves, "scenes": source.fingerprint, "words": text_cache.encoder.fingerprint, **parents}
 
 
 def train(
@@ -52,7 +56,8 @@ def train(
     losses equal those of one process up to rounding. Only the main process validates and writes, and all processes must
     see the same ``directory``. device: of a single process.
     Raises FusionerError if ``directory`` holds a checkpoint of another config or other data, if ``source`` is of the
-    other kind or has no pair, if a batch can't be shared equally, and if the loss is not finite.
+    other kind or has no pair, if the checkpoint ``init`` has another pair or model (``starting_point``), if a batch
+    can't be shared equally, and if the loss is not finite.
     """
     distributed = Distributed.joined(device)
     if source.kind != run.training.feed:
@@ -70,11 +75,24 @@ def train(
     config = run.training
     vocabulary = names_of(pairs)
     text_cache.add(vocabulary)
+    start = starting_point(run)
     torch.manual_seed(config.seed)
     model = build(run.fusion, visual_width=source.width, text_width=text_cache.encoder.width).to(distributed.device)
+    if start is not None:
+        start.load_into(model)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    stepper = Stepper(model, run=run, text_cache=text_cache, distributed=distributed)
+    rehearsal = None
+    if start is not None and config.rehearsal:
+        rehearsal = Rehearsal(
+            start,
+            vocabulary=vocabulary,
+            text_cache=text_cache,
+            weight=config.rehearsal,
+            seed=config.seed,
+            device=distributed.device,
+        )
+    stepper = Stepper(model, run=run, text_cache=text_cache, distributed=distributed, rehearsal=rehearsal)
     identity = identity_of(run, source, text_cache)
     state = TrainingState(model, stepper.optimiser, stepper.scaler)
     state.resume(directory, identity)

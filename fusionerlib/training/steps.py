@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from fusionerlib.models import SegmentationModel
 from fusionerlib.models.losses import segmentation_loss
 from fusionerlib.training.batch_sources import Batch
 from fusionerlib.training.distributed import Distributed
+from fusionerlib.training.rehearsal import Rehearsal
 
 
 def in_steps(run: RunConfig, *, pairs: int) -> RunConfig:
@@ -83,8 +85,15 @@ class Stepper:
     """
 
     def __init__(
-        self, model: SegmentationModel, *, run: RunConfig, text_cache: TextEmbeddingCache, distributed: Distributed
+        self,
+        model: SegmentationModel,
+        *,
+        run: RunConfig,
+        text_cache: TextEmbeddingCache,
+        distributed: Distributed,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
+        self.rehearsal = rehearsal
         self.model, self.config, self.text_cache, self.distributed = model, run.training, text_cache, distributed
         distributed.share(self.config.batch, parts=self.config.accumulate)
         self.optimiser = make_optimiser(model, self.config)
@@ -112,8 +121,10 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.distributed.device)
         # Statistics are those of the whole batch, also where a forward pass sees a part of it.
-        patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.distributed.device)
-        self.model.update_statistics(self.distributed.gather(patches, total=len(whole)))
+        if self.rehearsal is None:
+            patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.distributed.device)
+            self.model.update_statistics(self.distributed.gather(patches, total=len(whole)))
+        rehearsed = None if self.rehearsal is None else self.rehearsal.text_tokens(step)
         own, has_rows = len(batch.samples), self.distributed.has_rows(len(whole))
         size = math.ceil(own / self.config.accumulate)
         for start in range(0, own, size):
@@ -121,7 +132,7 @@ class Stepper:
             # Gradients are averaged over processes, the loss over images: processes differ in number of images.
             weight = self.distributed.count * (rows.stop - start) / len(whole) if has_rows else 0.0
             with nullcontext() if last else self.distributed.no_sync(self.forward):
-                part = self._loss(batch.part(rows), text[rows], names_mask[rows]) * weight
+                part = self._loss(batch.part(rows), text[rows], names_mask[rows], rehearsed) * weight
                 self.scaler.scale(part).backward()
             loss += part.detach()
         self.scaler.step(self.optimiser)
@@ -137,27 +148,42 @@ class Stepper:
         return text[rows], names_mask[rows]
 
     def _loss(
-        self, batch: Batch, text: Float[Tensor, "batch names dim"], names_mask: Bool[Tensor, "batch names"]
+        self,
+        batch: Batch,
+        text: Float[Tensor, "batch names dim"],
+        names_mask: Bool[Tensor, "batch names"],
+        rehearsed: Float[Tensor, "old dim"] | None,
     ) -> Float[Tensor, ""]:
-        """The loss of ``batch`` on every ``loss_stride``-th pixel of both axes."""
+        """The loss of ``batch`` on every ``loss_stride``-th pixel of both axes. rehearsed: text tokens of old names."""
         stride, device = self.config.loss_stride, self.distributed.device
         labels = batch.labels[:, ::stride, ::stride]
+        asked = text.shape[1]
+        if rehearsed is not None:  # in the same forward pass: a model may let its names attend to each other
+            text = torch.cat([text.to(device), rehearsed.to(device).expand(len(text), -1, -1)], dim=1)
+            names_mask = F.pad(names_mask, (0, len(rehearsed)), value=True)
         dtype = AUTOCAST.get(self.config.mixed_precision)
+        patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(device)
+        grid, size = (batch.tokens.shape[1], batch.tokens.shape[2]), (labels.shape[-2], labels.shape[-1])
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             logits = self.forward(
-                rearrange(batch.tokens, "b h w d -> b (h w) d").to(device),
+                patches,
                 text.to(device),
-                grid=(batch.tokens.shape[1], batch.tokens.shape[2]),
-                size=(labels.shape[-2], labels.shape[-1]),
+                grid=grid,
+                size=size,
                 names_mask=None if bool(names_mask.all()) else names_mask.to(device),
             )
-        return segmentation_loss(
-            logits.to(torch.promote_types(logits.dtype, torch.float32)),
-            name_masks(labels, batch.names, batch.samples, names_mask.shape[1]).to(device),
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = segmentation_loss(
+            logits[:, :asked],
+            name_masks(labels, batch.names, batch.samples, asked).to(device),
             valid=(labels != 255).to(device),
-            names_mask=names_mask.to(device),
+            names_mask=names_mask[:, :asked].to(device),
             kind=self.config.loss,
         )
+        if self.rehearsal is None:
+            return loss
+        target = self.rehearsal.probabilities(patches, text[:, asked:].to(device), grid=grid, size=size)
+        return loss + self.rehearsal.weight * F.binary_cross_entropy_with_logits(logits[:, asked:], target)
 
 
 def name_masks(
