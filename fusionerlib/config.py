@@ -104,6 +104,9 @@ INPUTS: dict[str, dict[str, dict[str, str]]] = {
 }
 """By recipe and data set, what the encoders are given in the paper's own runs (docs/protocol.md says what differs)."""
 
+FINE_TUNING: dict[str, Any] = {"lr": 5e-4, "rehearsal": 10.0}
+"""Leaves of a training that starts from a checkpoint, where neither preset nor recipe are given."""
+
 OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise"}
 """Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, sets."""
 
@@ -320,10 +323,11 @@ class TrainingConfig(Frozen):
 
     recipe: which named set of values the section started from (``RECIPES``).
     init: a trained checkpoint whose weights training starts from: packaged, a folder, the name of a run, or hf://...;
-    "" for random weights. Without a preset the run takes the pair, the fusion and the recipe of that checkpoint.
+    "" for random weights. Without a preset the run takes the pair, the fusion and the recipe of that checkpoint, and
+    without a recipe the learning rate and the rehearsal of ``FINE_TUNING``.
     rehearsal: weight of a second loss that keeps the names of ``init``: the cross-entropy between the model and that
     checkpoint for some of its names that these data do not have, on the training images. Running statistics of tokens
-    then stay those of the checkpoint. 0 for none.
+    then stay those of the checkpoint. 0 for none; without effect where these data have all its names.
     steps: optimiser steps; batches go on from one pass over the data into the next. epochs: passes over all (scene,
     name) pairs, the last batch of a pass is smaller where they do not fill it; 0 to train for ``steps``. Training
     records the steps that epochs came to. ``steps`` given without ``epochs`` drops a recipe's epochs.
@@ -428,7 +432,8 @@ class RunConfig(Frozen):
 
         A preset implies the recipe of its own name, and the tokens, templates and synonyms that it needs from the
         packaged pair; explicit values win. A leaf that is None counts as not given. With neither preset nor recipe the
-        run is ``DEMO``. With ``init`` and no preset it has the pair, the fusion and the recipe of that checkpoint.
+        run is ``DEMO``. With ``init`` and no preset it has the pair, the fusion and the recipe of that checkpoint, and
+        without a recipe the leaves ``FINE_TUNING``.
         Raises FusionerError naming an unknown or ill-typed value and the nearest known name.
         """
         homes = cls.leaf_sections()
@@ -438,7 +443,7 @@ class RunConfig(Frozen):
         nested: dict[str, dict[str, Any]] = {name: {} for name in cls.model_fields}
         given = {leaf: value for leaf, value in leaves.items() if value is not None}
         if given.get("init") and "preset" not in given:
-            given = {**inherited(str(given["init"])), **given}
+            given = {**inherited(str(given["init"])), **({} if "recipe" in given else FINE_TUNING), **given}
         for leaf, value in resolved(given).items():
             nested[homes[leaf]][leaf] = value
         return checked(cls, nested)
@@ -470,7 +475,7 @@ ADJUSTABLE = frozenset({"preset", "dropout", "logit_bias", "confidence_rescaling
 
 
 def inherited(init: str) -> dict[str, Any]:
-    """The leaves that a run takes from the checkpoint ``init``: its pair, its fusion, its recipe and spelling of names.
+    """The leaves that a run takes from the checkpoint ``init``: pair, fusion, recipe, spelling of names and input size.
 
     Raises FusionerError where there is no such checkpoint, or its config is not one of this version.
     """
@@ -483,7 +488,7 @@ def inherited(init: str) -> dict[str, Any]:
             f"convert it with `fusioner convert {folder}`, or train without init"
         ) from error
     pair = {leaf: value for leaf, value in run.pair if leaf not in NOT_INHERITED}
-    return {**pair, **dict(run.fusion), "recipe": run.training.recipe, "names": run.data.names}
+    return {**pair, **dict(run.fusion), "recipe": run.training.recipe, "names": run.data.names, "size": run.data.size}
 
 
 def _section(field: Any) -> type[BaseModel]:

@@ -106,9 +106,7 @@ def _fss1000(config: DataConfig) -> DataSets:
 
 def _folder(config: DataConfig) -> DataSets:
     train, val = (_labelled(read_folder(config.root, split=split)) for split in get_args(Split))
-    if config.held_out:
-        train = _without(train, config)
-    return DataSets(train=train, tests={"validation": val})
+    return DataSets(train=_without(train, config) if config.held_out else train, tests={"validation": val})
 
 
 def _without(train: Scenes, config: DataConfig) -> Scenes:

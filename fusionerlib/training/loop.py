@@ -16,7 +16,7 @@ from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.progress import TrainingProgress
-from fusionerlib.training.rehearsal import Rehearsal
+from fusionerlib.training.rehearsal import Rehearsal, old_names
 from fusionerlib.training.resume import History, TrainingState
 from fusionerlib.training.start import starting_point
 from fusionerlib.training.steps import Stepper, in_steps
@@ -83,7 +83,7 @@ def train(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     rehearsal = None
-    if start is not None and config.rehearsal:
+    if start is not None and config.rehearsal and old_names(start, vocabulary):
         rehearsal = Rehearsal(
             start,
             vocabulary=vocabulary,

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import build
 from fusionerlib.training.start import Start
@@ -20,10 +19,15 @@ NAMES = 6
 """Old names in each step."""
 
 
+def old_names(start: Start, vocabulary: Collection[str]) -> list[str]:
+    """The names that the checkpoint was trained on and that are not in ``vocabulary``, sorted."""
+    return sorted(set(start.checkpoint.trained_names) - set(vocabulary))
+
+
 class Rehearsal:
     """The soft targets of the checkpoint ``start``, for those of its names that are not in ``vocabulary``.
 
-    weight: of the second loss. seed: of the names of each step. Raises FusionerError where no old name is left.
+    weight: of the second loss. seed: of the names of each step. There must be such a name (``old_names``).
     """
 
     def __init__(
@@ -37,12 +41,7 @@ class Rehearsal:
         device: torch.device,
     ) -> None:
         self.weight, self.seed, self.text_cache = weight, seed, text_cache
-        self.names = sorted(set(start.checkpoint.trained_names) - set(vocabulary))
-        if not self.names:
-            raise FusionerError(
-                f"rehearsal = {weight}: every name of init {start.init!r} is a name of these data too, so none is left "
-                "to keep; set rehearsal = 0"
-            )
+        self.names = old_names(start, vocabulary)
         text_cache.add(self.names)
         old = start.checkpoint.model
         # Logits are rescaled at test time only, and the model that learns from these targets is in training.
@@ -61,7 +60,7 @@ class Rehearsal:
     def probabilities(
         self,
         patches: Float[Tensor, "batch patches dim"],
-        text: Float[Tensor, "batch old width"],
+        text: Float[Tensor, "batch old text_dim"],
         *,
         grid: tuple[int, int],
         size: tuple[int, int],

@@ -6,6 +6,7 @@ from pathlib import Path
 from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint, Parent
 from fusionerlib.config import ADJUSTABLE, NOT_INHERITED, RunConfig
+from fusionerlib.datasets.names import all_names
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import find_checkpoint
 from fusionerlib.models import SegmentationModel
@@ -36,7 +37,7 @@ def starting_point(run: RunConfig) -> Start | None:
     """The checkpoint that ``run.training.init`` names; None where it names none.
 
     Raises FusionerError where there is no such checkpoint, and, naming the leaf, where it has another pair of encoders,
-    another model, or another spelling of names than ``run``.
+    another model, or another spelling of names than ``run``, or was trained on a name that ``run`` holds out.
     """
     init = run.training.init
     if not init:
@@ -55,6 +56,11 @@ def starting_point(run: RunConfig) -> Start | None:
                 f"init {init!r} has {leaf} = {before!r}, this run {leaf} = {now!r}: set {leaf} = {before!r}, or give "
                 f"neither {leaf} nor a preset, which takes both from the checkpoint, or train without init"
             )
+    if known := sorted(all_names(run.data.held_out) & set(checkpoint.trained_names)):
+        raise FusionerError(
+            f"held_out {known[0]!r}: init {init!r} was trained on it, so it would not be unseen: hold out another "
+            "name, or train without init"
+        )
     # A folder's name, not its path: checkpoints are handed on to other machines.
     name = Path(init).name if Path(init).exists() else init
     parent = Parent(checkpoint=name, sha256=checkpoints.weights_sha256(folder))

@@ -76,11 +76,23 @@ def test_it_keeps_what_the_parent_says_of_other_names(tmp_path):
     assert kept < plain / 2
 
 
-def test_nothing_to_rehearse_is_refused(tmp_path):
+def test_nothing_to_rehearse_is_no_error(tmp_path):
     root = drawn(tmp_path / "things")
     checkpoint = fit(small_run(tmp_path, root), tmp_path / "run", quiet=True)
-    with pytest.raises(FusionerError, match=r"every name of init .* is a name of these data too"):
-        fit(small_run(tmp_path, root, init=str(checkpoint), rehearsal=1.0), tmp_path / "own", quiet=True)
+    own = [
+        checkpoints.load(fit(small_run(tmp_path, root, init=str(checkpoint), rehearsal=weight), folder, quiet=True))
+        for weight, folder in ((0.0, tmp_path / "without"), (1.0, tmp_path / "with"))
+    ]
+    states = [one.model.state_dict() for one in own]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_start_without_preset_and_recipe_rehearses():
+    run = RunConfig.flat(init="packaged")
+    assert (run.training.lr, run.training.rehearsal) == (5e-4, 10.0)
+    assert RunConfig.flat(init="packaged", rehearsal=0, lr=1e-3).training.rehearsal == 0
+    by_recipe = RunConfig.flat(init="packaged", recipe="modern").training
+    assert (by_recipe.lr, by_recipe.rehearsal) == (2e-3, 0)
 
 
 def test_without_a_parent_it_is_refused():

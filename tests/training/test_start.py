@@ -75,6 +75,11 @@ def test_another_pair_or_model_is_refused_by_name(leaves, message):
         starting_point(RunConfig.flat(init="packaged", **leaves))
 
 
+def test_a_name_that_the_checkpoint_knows_can_not_be_held_out():
+    with pytest.raises(FusionerError, match="held_out 'couch': init 'packaged' was trained on it"):
+        starting_point(RunConfig.flat(init="packaged", dataset="folder", held_out=["sofa"]))
+
+
 def test_no_checkpoint_is_refused_when_the_run_is_made():
     with pytest.raises(FusionerError, match="no checkpoint 'nowhere'"):
         RunConfig.flat(init="nowhere")
