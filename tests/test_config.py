@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from fusionerlib import checkpoints
 from fusionerlib.cli.train import configured
-from fusionerlib.config import DEMO, PRESETS, RECIPES, TOKENS, FusionConfig, RunConfig, TrainingConfig
+from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.presets import DEMO, PRESETS, RECIPES, TOKENS
 from fusionerlib.runs import packaged_run
 from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
 from studies.encoder_pairs.study import TEMPLATE, Study, Variant

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from fusionerlib import checkpoints
-from fusionerlib.config import DEMO, PRESETS, FusionConfig, RunConfig, TrainingConfig
+from fusionerlib.config import FusionConfig, RunConfig, TrainingConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.context import RunContext
+from fusionerlib.presets import DEMO, PRESETS
 from tests.conftest import ROOT, MakeNotebook
 from workbook.clone import PATHS
 from workbook.execution import own_kernel
