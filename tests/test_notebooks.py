@@ -161,7 +161,7 @@ def test_the_page_of_performance_is_written_from_records(tmp_path: Path) -> None
     text = (tmp_path / "run" / "performance.md").read_text(encoding="utf-8")
     assert [title for title in TITLES.values() if f"\n## {title}\n" not in text] == []
     assert "Abacus 5" in text and "This is an estimate" in text and "250 TFLOP/s assumed" in text
-    assert text.count("left no record") == 2 and "`benchmarks/data.py` left no record" in text
+    assert text.count("has no record of") == 2 and "has no record of `benchmarks/data.py`" in text
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"09_training.png", "09_scale.png"}
     reached = json.loads((tmp_path / "run" / "metrics.json").read_text())["performance"]
     assert reached["training step, reference / stored, processor"] == 4.0
