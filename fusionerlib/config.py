@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fusionerlib.errors import FusionerError, nearest
-from fusionerlib.files import find_checkpoint
+from fusionerlib.hub import find_checkpoint
 from fusionerlib.presets import FINE_TUNING, PRESETS, RECIPES, resolved, undecided
 
 Config = TypeVar("Config", bound=BaseModel)

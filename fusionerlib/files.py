@@ -20,29 +20,6 @@ PACKAGED = "packaged"
 """Name of the checkpoint that comes with the installation."""
 
 
-def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, given as a folder, as the name of a run in ``outputs``, as ``packaged``, or as hf://...
-
-    ``hf://USER/NAME`` and ``hf://USER/NAME@REVISION`` are downloaded where they are missing (``hub.checkpoint_of``).
-    Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
-    """
-    if str(checkpoint).startswith("hf://"):
-        from fusionerlib import hub  # which imports this module
-
-        return hub.checkpoint_of(str(checkpoint))
-    tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
-    if checkpoint == PACKAGED:
-        tried.append(Path(__file__).parent / "checkpoint")
-    for folder in tried:
-        if all((folder / file).is_file() for file in CHECKPOINT_FILES):
-            return folder
-    places = " nor ".join(str(folder.absolute()) for folder in tried)
-    raise FusionerError(
-        f"no checkpoint {str(checkpoint)!r}: neither {places} holds {' and '.join(CHECKPOINT_FILES)}; pass a "
-        f"checkpoint folder, or load {PACKAGED!r}"
-    )
-
-
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically as UTF-8, making its folder: readers see the old file or the new one."""
     write_bytes(path, text.encode())

@@ -1,4 +1,6 @@
-"""Checkpoints on the Hugging Face hub: ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, downloaded and checked.
+"""Where a checkpoint is found (``find_checkpoint``): a folder, a run, the packaged one, or the Hugging Face hub.
+
+On the hub it is ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, downloaded and checked.
 
 Only ``config.json`` and ``model.safetensors`` are downloaded, and neither can hold code. The first load of an address
 without a revision records the repository's commit, and later loads take that commit; ``@main`` asks for the newest.
@@ -12,12 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import CHECKPOINT_FILES, exclusive, write_text
+from fusionerlib.files import CHECKPOINT_FILES, PACKAGED, exclusive, write_text
 
 SCHEME = "hf://"
 PATIENCE = 10.0
 """Seconds to wait for a silent server."""
 _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint, given as a folder, as the name of a run in ``outputs``, as ``packaged``, or as hf://...
+
+    ``hf://USER/NAME`` and ``hf://USER/NAME@REVISION`` are downloaded where they are missing (``checkpoint_of``).
+    Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
+    """
+    if str(checkpoint).startswith("hf://"):
+        return checkpoint_of(str(checkpoint))
+    tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
+    if checkpoint == PACKAGED:
+        tried.append(Path(__file__).parent / "checkpoint")
+    for folder in tried:
+        if all((folder / file).is_file() for file in CHECKPOINT_FILES):
+            return folder
+    places = " nor ".join(str(folder.absolute()) for folder in tried)
+    raise FusionerError(
+        f"no checkpoint {str(checkpoint)!r}: neither {places} holds {' and '.join(CHECKPOINT_FILES)}; pass a "
+        f"checkpoint folder, or load {PACKAGED!r}"
+    )
 
 
 def checkpoint_of(address: str) -> Path:

@@ -9,7 +9,8 @@ import typer
 from fusionerlib.cli import inputs
 from fusionerlib.cli.segment import Device, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
 from fusionerlib.errors import FusionerError, nearest, one_of
-from fusionerlib.files import PACKAGED, find_checkpoint
+from fusionerlib.files import PACKAGED
+from fusionerlib.hub import find_checkpoint
 
 if TYPE_CHECKING:
     from fusionerlib.datasets.scene import Scenes

@@ -9,7 +9,7 @@ import typer
 
 from fusionerlib.cli import inputs
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import find_checkpoint
+from fusionerlib.hub import find_checkpoint
 
 Checkpoint = Annotated[
     str,

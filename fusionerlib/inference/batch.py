@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive, find_checkpoint, write_text
+from fusionerlib.files import exclusive, write_text
+from fusionerlib.hub import find_checkpoint
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.progress import bar
 from fusionerlib.records import environment

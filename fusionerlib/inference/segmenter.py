@@ -29,7 +29,8 @@ from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
-from fusionerlib.files import find_checkpoint, write_bytes, write_text
+from fusionerlib.files import write_bytes, write_text
+from fusionerlib.hub import find_checkpoint
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference import formats, publish
 from fusionerlib.inference.inspection import text_attention

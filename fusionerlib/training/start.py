@@ -8,7 +8,7 @@ from fusionerlib.checkpoints import Checkpoint, Parent
 from fusionerlib.config import ADJUSTABLE, NOT_INHERITED, RunConfig
 from fusionerlib.datasets.names import all_names
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import find_checkpoint
+from fusionerlib.hub import find_checkpoint
 from fusionerlib.models import SegmentationModel
 
 
