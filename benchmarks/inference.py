@@ -32,7 +32,7 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
-from fusionerlib.inference.segmenter import best_names
+from fusionerlib.inference.segmentation import best_names
 from fusionerlib.inference.windows import corners, cut, stride_of
 from fusionerlib.models import base as fusion_model
 from fusionerlib.models import build

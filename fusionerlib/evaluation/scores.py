@@ -21,7 +21,8 @@ from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.evaluation.metrics import boundary_counts, confusion_matrix, mask_counts
 from fusionerlib.evaluation.queries import absent_queries, single_queries
 from fusionerlib.inference.requests import THRESHOLD, Threshold
-from fusionerlib.inference.segmenter import Segmentation, Segmenter, best_names
+from fusionerlib.inference.segmentation import Segmentation, best_names
+from fusionerlib.inference.segmenter import Segmenter
 
 FIGURES = {
     "miou": "mIoU, all classes",

@@ -31,7 +31,8 @@ from fusionerlib.progress import bar
 from fusionerlib.records import environment
 
 if TYPE_CHECKING:
-    from fusionerlib.inference.segmenter import Segmentation, Segmenter
+    from fusionerlib.inference.segmentation import Segmentation
+    from fusionerlib.inference.segmenter import Segmenter
 
 FORMATS = ("index", "coco", "overlay", "soft")
 IMAGES = ("link", "copy", "none")

@@ -13,7 +13,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.inference.palette import LIMIT, palette
 
 if TYPE_CHECKING:
-    from fusionerlib.inference.segmenter import Segmentation
+    from fusionerlib.inference.segmentation import Segmentation
 
 Row = dict[str, Any]
 SAVED = (".png", ".json", ".npz")

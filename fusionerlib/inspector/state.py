@@ -16,7 +16,9 @@ from torch import Tensor
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.inference.segmenter import Segmentation, Segmenter, best_names, checked_names, checked_threshold
+from fusionerlib.inference.requests import checked_names, checked_threshold
+from fusionerlib.inference.segmentation import Segmentation, best_names
+from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.cases import Case, as_cases
 from fusionerlib.models.decoder import resize
 

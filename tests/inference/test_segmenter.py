@@ -18,7 +18,8 @@ from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.features.text import TextEmbeddingCache
-from fusionerlib.inference.segmenter import LONGEST, best_names
+from fusionerlib.inference.segmentation import best_names
+from fusionerlib.inference.segmenter import LONGEST
 from fusionerlib.models import build
 
 
@@ -114,8 +115,8 @@ def test_masks_are_the_decision_of_the_metrics_however_tiled(segmenter, photo, t
 
 
 def in_tiles(monkeypatch, side: int) -> None:
-    monkeypatch.setattr("fusionerlib.inference.segmenter.TILE_ROWS", side)
-    monkeypatch.setattr("fusionerlib.inference.segmenter.TILE_COLUMNS", side)
+    monkeypatch.setattr("fusionerlib.inference.segmentation.TILE_ROWS", side)
+    monkeypatch.setattr("fusionerlib.inference.segmentation.TILE_COLUMNS", side)
 
 
 sides = st.integers(1, 40)

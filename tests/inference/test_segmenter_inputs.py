@@ -7,7 +7,7 @@ from PIL import Image
 from fusionerlib import Segmenter
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
-from fusionerlib.inference.segmenter import checked_names
+from fusionerlib.inference.requests import checked_names
 from tests.inference.test_segmenter import make, photo, segmenter
 
 __all__ = ["photo", "segmenter"]

@@ -1,0 +1,213 @@
+"""The result of a segmentation: labels, masks and logits at the image's size, and the best name of each pixel."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int32, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fusionerlib.files import write_bytes, write_text
+from fusionerlib.inference import formats
+from fusionerlib.inference.overlay import overlay
+from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_threshold
+from fusionerlib.models.decoder import resize
+
+TILE_ROWS, TILE_COLUMNS = 96, 512
+"""Most rows and columns of a tile in ``best_names``; one tile's logits stay in the processor's cache."""
+MARGIN = 1e-4
+"""How far below another name, relative to the largest logit of a tile, a name is left out there."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result of ``Segmenter.segment``; everything of length K (names) is in the order of ``names``.
+
+    image: the segmented image, RGB 0-255, EXIF orientation applied.
+    coarse: logits at the resolution of the model; ``logits`` resizes them to that of the image.
+    best, winner: of each pixel the largest logit and the index of its name (the first one in a tie).
+    threshold: 0-1, for all names or by name. background: whether a pixel may belong to none of the names.
+
+    A pixel belongs to the name with the largest probability among those whose probability exceeds their own threshold
+    (the first one in a tie), and to the background where there is no such name. Without background it belongs to the
+    name with the largest probability, and thresholds have no effect.
+    """
+
+    names: tuple[str, ...]
+    image: UInt8[np.ndarray, "height width 3"]
+    coarse: Float[Tensor, "names rows columns"]
+    best: Float[Tensor, "height width"]
+    winner: Int32[np.ndarray, "height width"]
+    threshold: Threshold = THRESHOLD
+    background: bool = True
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "names height width"]:
+        """Logits at the image's size, float32. Computed on first use; takes 4 bytes a name and pixel."""
+        return _resized(self.coarse, self.image.shape[:2])
+
+    @property
+    def probabilities(self) -> Float[Tensor, "names height width"]:
+        """Sigmoid of the logits, 0-1. Every name has its own sigmoid, so they don't sum to 1."""
+        return self.logits.sigmoid()
+
+    @property
+    def labels(self) -> Int32[np.ndarray, "height width"]:
+        """k + 1 for the name k that the pixel belongs to, 0 for background (paper)."""
+        return self._decided[0]
+
+    @property
+    def best_probability(self) -> Float[np.ndarray, "height width"]:
+        """The probability (0-1) of the name that the pixel belongs to; in the background the largest of all names."""
+        return self._decided[1]
+
+    @cached_property
+    def _decided(self) -> tuple[Int32[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
+        probability = self.best.sigmoid()
+        if not self.background:
+            return self.winner + np.int32(1), probability.numpy()
+        if not isinstance(self.threshold, Mapping):
+            labels = np.where((probability > self.threshold).numpy(), self.winner + 1, np.int32(0))
+            return labels, probability.numpy()
+        each = [self.threshold.get(name, THRESHOLD) for name in self.names]
+        best, winner = best_names(self.coarse, self.image.shape[:2], thresholds=torch.tensor(each))
+        above = best > -torch.inf
+        labels = np.where(above.numpy(), winner + 1, np.int32(0))
+        return labels, torch.where(above, best.sigmoid(), probability).numpy()
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "names height width"]:
+        """One mask a name at the image's size. They don't overlap; background is in none of them."""
+        return self.labels == np.arange(1, len(self.names) + 1)[:, None, None]
+
+    def at(self, threshold: Threshold, *, background: bool = True) -> "Segmentation":
+        """The same result at another ``threshold``, or without background, without running the model again.
+
+        Raises FusionerError for a threshold outside 0-1, and for one of a name that was not asked.
+        """
+        return replace(self, threshold=checked_threshold(threshold, self.names), background=background)
+
+    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
+        """The masks drawn over the image. opacity: 0-1. legend: below it each name with its share of the pixels."""
+        return overlay(self.image, self.labels, self.names, opacity=opacity, legend=legend, shares=True, ignore=None)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a name: name, share (0-1), box (left, top, width, height), mean and max probability.
+
+        ``pandas.DataFrame(result.table())`` makes a table of it; see ``formats.table``.
+        """
+        return formats.table(self)
+
+    def to_coco(self, *, file: str = "image", instances: bool = False) -> dict[str, Any]:
+        """The masks as a COCO file's content: images, annotations (run lengths), categories. Needs pycocotools.
+
+        file: the image's ``file_name``. instances: one annotation a connected part instead of one a name.
+        """
+        return formats.coco(self, file=file, instances=instances)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the masks: ``.png`` an index mask (0 is background, k the k-th name) with ``STEM.names.txt`` beside it,
+        ``.json`` a COCO file, ``.npz`` soft masks (float16). Raises FusionerError for another suffix.
+        """
+        path = Path(path)
+        write_bytes(path, formats.encoded(self, path.suffix.lower(), file=path.stem))
+        if path.suffix.lower() == ".png":
+            write_text(path.with_name(f"{path.stem}.names.txt"), formats.names_text(self.names))
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, which Jupyter shows for a result at the end of a cell."""
+        stream = BytesIO()
+        self.overlay().save(stream, "PNG")
+        return stream.getvalue()
+
+
+def best_names(
+    coarse: Float[Tensor, "names rows columns"],
+    size: tuple[int, ...],
+    *,
+    thresholds: Float[Tensor, " names"] | None = None,
+) -> tuple[Float[Tensor, "height width"], Int32[np.ndarray, "height width"]]:
+    """The largest logit of each pixel at ``size`` (height, width), and the index of its name (the first in a tie).
+
+    thresholds: of each name; logits whose sigmoid does not exceed it count as -inf, also in the result.
+    Tile by tile: only the rows of ``coarse`` that a tile needs are resized, and without thresholds only the names that
+    can win in it. Memory beside the result is that of ``TILE_ROWS`` rows of the names in the picture.
+    """
+    height, width = size[0], size[1]
+    best, winner = torch.full((height, width), -torch.inf), torch.zeros(height, width, dtype=torch.int32)
+    rows, columns = _axis(coarse.shape[1], height), _axis(coarse.shape[2], width)
+    for top, bottom in _tiles(rows.first, TILE_ROWS):
+        low, high = int(rows.first[top]), int(rows.second[bottom - 1]) + 1
+        needed = coarse[:, low:high]
+        # Bilinear weights are a product: first along the columns for the few rows needed, then along the rows.
+        across = _resized(needed, (high - low, width))
+        first, second = rows.first[top:bottom] - low, rows.second[top:bottom] - low
+        weights = rows.first_weight[top:bottom, None], rows.second_weight[top:bottom, None]
+        for left, right in _tiles(columns.first, TILE_COLUMNS):
+            corners = needed[:, :, int(columns.first[left]) : int(columns.second[right - 1]) + 1].flatten(1)
+            names = range(len(coarse)) if thresholds is not None else _possible(corners)
+            tile, index = best[top:bottom, left:right], winner[top:bottom, left:right]
+            for name in names:
+                part = across[name, :, left:right]
+                # In this order a fused product and sum gives the bits of torch's own bilinear resize.
+                logits = torch.addcmul(part[second] * weights[1], part[first], weights[0])
+                if thresholds is not None:
+                    logits.masked_fill_(logits.sigmoid() <= thresholds[name], -torch.inf)
+                index.masked_fill_(logits > tile, name)  # strictly, so that the first name wins a tie
+                torch.maximum(tile, logits, out=tile)
+    return best, winner.numpy()
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Of each pixel of an axis, the two coarse places that it lies between and their bilinear weights."""
+
+    first: Int[Tensor, " pixels"]
+    second: Int[Tensor, " pixels"]
+    first_weight: Float[Tensor, " pixels"]
+    second_weight: Float[Tensor, " pixels"]
+
+
+def _axis(places: int, pixels: int) -> _Axis:
+    source = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * (places / pixels) - 0.5).clamp(0, places - 1)
+    first = source.long()
+    second = (first + 1).clamp(max=places - 1)
+    # torch's own weights, to the last bit: of two neighbouring places one is odd, so a resized 1, 0, 1, 0, ... has the
+    # weight of the even one.
+    odd = torch.arange(places, dtype=torch.float32) % 2
+    even_weight, odd_weight = _resized(torch.stack([1 - odd, odd])[:, :, None], (pixels, 1))[:, :, 0]
+    weights = torch.where(first % 2 == 0, even_weight, odd_weight), torch.where(first % 2 == 0, odd_weight, even_weight)
+    return _Axis(first, second, weights[0], weights[1].masked_fill(second == first, 0.0))
+
+
+def _tiles(first: Int[Tensor, " pixels"], most: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each tile of an axis: at most ``most`` pixels, cut where a coarse place ends if one does."""
+    ends = [*(torch.nonzero(first.diff()).flatten() + 1).tolist(), len(first)]
+    start = 0
+    while start < len(first):
+        reached = ends[max(0, bisect_right(ends, start + most) - 1)]
+        end = reached if reached > start else min(start + most, len(first))
+        yield start, end
+        start = end
+
+
+def _possible(corners: Float[Tensor, "names places"]) -> list[int]:
+    """The names that can be the largest somewhere between ``corners``, where logits are weighted means of theirs.
+
+    A name that is below another one at every corner is below it in between too; ``MARGIN`` allows for rounding.
+    """
+    leader = corners[corners.mean(dim=1).argmax()]
+    margin = MARGIN * corners.abs().amax()
+    return torch.nonzero((corners >= leader - margin).any(dim=1)).flatten().tolist()
+
+
+def _resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    return resize(logits[None], (size[0], size[1]))[0]
