@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "xxhash": "python-xxhash"}
 # Modules of the extras, none of which the core may import, directly or indirectly.
 EXTRAS = (
     "jupyterlab", "ipykernel", "IPython", "ipywidgets", "papermill", "nbconvert", "nbformat", "matplotlib", "seaborn",

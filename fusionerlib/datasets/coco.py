@@ -21,6 +21,7 @@ from jaxtyping import Bool, UInt8
 from fusionerlib.datasets.mask_folder import read_indices, read_pair
 from fusionerlib.datasets.pascal import Novel, Split
 from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
+from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
 from fusionerlib.images import read_image
@@ -74,14 +75,15 @@ class CocoInstances:
     (2014 and 2017 have one for each split). images: the folder of the image files; by default the first of
     ``<split>`` (such as ``val2017``), ``images/<split>``, ``images`` and the root that has them.
     categories: every name of the file, in its order. files: the image file of each scene. sizes: (height, width) by
-    image id, of all images of the file. missing: how many listed images with objects are not on disk.
+    image id, of all images of the file. digest: sha256 of the file. missing: how many listed images with objects are
+    not on disk.
     Raises FusionerError where the file or the images are not found or the file is not of COCO's format; on access for
     a broken image, an image whose size is not the file's, and a segmentation that is neither polygons nor RLE.
     """
 
     def __init__(self, root: Path, *, annotations: Path | None = None, images: Path | None = None) -> None:
         self.file = Path(annotations) if annotations is not None else _instances_file(Path(root))
-        rows, self.categories, self._objects, digest = _read(self.file)
+        rows, self.categories, self._objects, self.digest = _read(self.file)
         self.sizes = {int(row["id"]): (int(row["height"]), int(row["width"])) for row in rows}
         kept = [row for row in rows if any(not item.crowd for item in self.instances(row["id"]))]
         self.images = Path(images) if images is not None else _image_folder(Path(root), self.file, kept)
@@ -93,8 +95,8 @@ class CocoInstances:
                 "point images= at the folder of the files that its file_name entries name"
             )
         self.files = [self.images / row["file_name"] for row in self._rows]
-        sizes = [(row["file_name"], file.stat().st_size) for row, file in zip(self._rows, self.files, strict=True)]
-        self.fingerprint = fingerprint("coco", digest, sizes)
+        names = [row["file_name"] for row in self._rows]
+        self.fingerprint = fingerprint("coco", self.digest, names, content_digests(self.files))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -258,11 +260,11 @@ class Coco20i:
         self.source: Source = source or ("png" if folder.is_dir() else "instances")
         if self.source == "png":
             self._masks = _masks(folder, split, self._images)
-            files = [file for pair in zip(self._images.values(), self._masks.values(), strict=True) for file in pair]
-            origin = [str(file.stat().st_size) for file in files]
         else:
             self._painters = _painters(self.root, split, self._images)
-            origin = sorted({painter.fingerprint for painter in self._painters.values()})
+        origin = content_digests([*self._images.values(), *(self._masks.values() if self.source == "png" else ())])
+        if self.source == "instances":
+            origin += sorted({painter.scenes.digest for painter in self._painters.values()})
         self.fingerprint = fingerprint("coco20i", fold, split, self._ignored, self._ids, present, self.source, origin)
 
     def __len__(self) -> int:
@@ -310,7 +312,6 @@ class _Painter:
 
     def __init__(self, root: Path, *, annotations: Path, images: Path) -> None:
         self.scenes = CocoInstances(root, annotations=annotations, images=images)
-        self.fingerprint = self.scenes.fingerprint
         if odd := sorted(set(self.scenes.categories) - set(NAMES)):
             raise FusionerError(
                 f"{annotations} has categories that are none of COCO's 80 ({', '.join(odd[:3])}): COCO-20i needs "

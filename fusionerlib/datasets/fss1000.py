@@ -14,6 +14,7 @@ from PIL import Image
 
 from fusionerlib.datasets.mosaics import Mosaics, mosaic_indices
 from fusionerlib.datasets.scene import Scene
+from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
 
@@ -58,7 +59,12 @@ class FSSFolder:
             raise FusionerError(
                 f"{self.root} holds no class folder with images: expected <class>/<n>.jpg and <class>/<n>.png"
             )
-        self.fingerprint = fingerprint("fss", [(file.parent.name, file.name, _bytes(file)) for file in self._files])
+        if lost := next((file for file in self._files if not file.is_file()), None):
+            raise FusionerError(f"{lost} is missing: copy the data set again")
+        masks = [file.with_suffix(".png") for file in self._files]
+        files = [*self._files, *(mask for mask in masks if mask.is_file())]
+        keys = [(file.parent.name, file.name) for file in self._files]
+        self.fingerprint = fingerprint("fss", keys, content_digests(files))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -98,13 +104,6 @@ def _numbers(folder: Path) -> list[int]:
     if not numbers:
         raise FusionerError(f"class folder {folder} holds no <n>.jpg: copy the data set again, or leave that class out")
     return numbers
-
-
-def _bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError as error:
-        raise FusionerError(f"{file} is missing: copy the data set again") from error
 
 
 @cache

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
+from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES, fingerprint
 from fusionerlib.images import read_image
@@ -39,8 +40,10 @@ class MaskFolder:
         self._files, self._by_index, self._ignored = files, dict(sorted(classes.items())), sorted(ignored)
         self._known, self._meaning = {*classes, *background, *ignored}, meaning
         self._present: dict[int, tuple[int, ...]] = {}
-        sizes = [(key, image.stat().st_size, mask.stat().st_size) for key, image, mask in files]
-        self.fingerprint = fingerprint("mask folder", self._by_index, sorted(background), self._ignored, sizes)
+        digests = content_digests([file for _, *pair in files for file in pair])
+        self.fingerprint = fingerprint(
+            "mask folder", self._by_index, sorted(background), self._ignored, self.keys, digests
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

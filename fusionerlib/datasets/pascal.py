@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from fusionerlib.datasets.mask_folder import indices_in, read_indices, read_pair
 from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
+from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
 
@@ -84,9 +85,9 @@ class Pascal5i:
             classes[image].append(number)
         self._classes = [tuple(sorted(classes[key])) for key in self.keys]
         self._ignored = fold_classes(fold) if split == "train" and novel == "ignore" else ()
-        sizes = [(key, self._images[key].stat().st_size, self._masks[key].stat().st_size) for key in self.keys]
+        digests = content_digests([file for key in self.keys for file in (self._images[key], self._masks[key])])
         numbers = [(place[image], number) for image, number in present]
-        self.fingerprint = fingerprint("pascal5i", fold, split, self._ignored, numbers, sizes)
+        self.fingerprint = fingerprint("pascal5i", fold, split, self._ignored, numbers, self.keys, digests)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -134,14 +135,14 @@ def class_present_pairs(masks: dict[str, Path], *, without: Collection[int] = ()
     masks: image to mask file. without: classes that are left out. Raises FusionerError as ``read_mask`` does.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(_classes_in, masks.values(), [file.stat().st_mtime_ns for file in masks.values()])
+        found = pool.map(_classes_in, masks.values(), content_digests([*masks.values()]))
         pairs = [(number, image) for image, numbers in zip(masks, found, strict=True) for number in numbers]
     return [(image, number) for number, image in sorted(pairs) if number not in without]
 
 
 @cache
-def _classes_in(file: Path, changed: int) -> frozenset[int]:
-    """The classes in a mask, remembered until the file is changed (``changed``: its time of modification)."""
+def _classes_in(file: Path, digest: str) -> frozenset[int]:
+    """The classes in a mask, remembered until the file holds something else (``digest``)."""
     return frozenset(indices_in(read_mask(file)) - {0, IGNORE})
 
 

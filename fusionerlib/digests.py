@@ -1,0 +1,173 @@
+"""Digests of files by content, and a cache of them, so that a data set is read through only once.
+
+What a file holds is known by its digest alone: size and time of modification stay as they are where masks are
+renumbered, a picture without compression is exchanged, or a copy keeps the time (``cp -p``).
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive, write_text
+from fusionerlib.progress import bar
+
+READERS = 4
+"""Threads that read files: reading and hashing do not hold Python's lock."""
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
+SETTLED = 2 * 10**9
+"""Nanoseconds that a file must have been left alone before its digest is kept: clocks of file systems are that coarse,
+so a file that is changed again within them may keep its times."""
+SHOWN_FROM = 2_000
+"""Files to read from which on progress is shown."""
+
+SEAL = "digest"
+"""Key of the digest of a JSON object, inside it."""
+
+State = tuple[int, int, int, int]
+"""Size, time of modification, time of the last change of the file or its entry (both in ns), and inode.
+
+Copying over a file with ``cp -p`` sets the first two, never the third."""
+Known = dict[str, tuple[State, str]]
+"""State and digest by absolute path."""
+
+_known: Known = {}
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of ``file`` in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """The xxh3 digest of ``text`` (32 hex digits)."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` (of JSON) with a last entry ``digest`` over all others, which ``unsealed`` compares."""
+    plain = json.loads(json.dumps({key: value for key, value in values.items() if key != SEAL}))
+    return {**plain, SEAL: text_digest(_canonical(plain))}
+
+
+def unsealed(text: str, *, required: bool = False) -> dict[str, Any]:
+    """The object in the JSON ``text`` without its digest. Spaces and the order of keys may have changed.
+
+    required: whether an object without a digest is refused too. Raises ValueError for a text that is no object of JSON,
+    and where the digest is another one.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds {type(values).__name__} instead of an object")
+    kept = values.pop(SEAL, None)
+    if kept is None and required:
+        raise ValueError("its digest is missing")
+    if kept is not None and kept != text_digest(_canonical(values)):
+        raise ValueError("its content does not fit its digest, so it was changed or damaged after it was written")
+    return values
+
+
+def _canonical(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def content_digests(files: Sequence[Path]) -> list[str]:
+    """The xxh3 digest (32 hex digits) of what each of ``files`` holds, in their order.
+
+    A file is read where its size, times or inode differ from those at which its digest was kept, in this process or in
+    the user's cache folder (``fusioner/digests``). A cache that is damaged, in use or not writable costs time only.
+    Raises FusionerError for a file that can't be read.
+    """
+    paths = [os.path.abspath(file) for file in files]
+    cache = _cache_file(paths)
+    states = {path: _state(path) for path in paths}
+    if any(_found(path, state) is None for path, state in states.items()):
+        _known.update(_stored(cache))
+    now = time.time_ns()
+    new = [path for path, state in states.items() if _found(path, state) is None]
+    fresh: Known = {}
+    if new:
+        with (
+            ThreadPoolExecutor(READERS) as pool,
+            bar("checking files", total=len(new), unit="file", quiet=len(new) < SHOWN_FROM) as shown,
+        ):
+            for path, digest in zip(new, pool.map(_digest, new), strict=True):
+                fresh[path] = (states[path], digest)
+                shown.update()
+        settled = {path: (state, digest) for path, (state, digest) in fresh.items() if max(state[1:3]) < now - SETTLED}
+        _known.update(settled)
+        _store(cache, settled)
+    return [fresh[path][1] if path in fresh else _known[path][1] for path in paths]
+
+
+def _found(path: str, state: State) -> str | None:
+    kept = _known.get(path)
+    return kept[1] if kept is not None and kept[0] == state else None
+
+
+def _state(path: str) -> State:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _digest(path: str) -> str:
+    digest = xxhash.xxh3_128()
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def _unreadable(path: str, error: OSError) -> FusionerError:
+    reason = error.strerror or str(error)
+    return FusionerError(f"{path} can't be read ({reason}): copy it there again, or take it out of the data set")
+
+
+def _cache_file(paths: Sequence[str]) -> Path | None:
+    """The cache of the files below the folder that all ``paths`` have in common; None where there can't be one."""
+    if not paths:
+        return None
+    try:
+        common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath([*map(os.path.dirname, paths)])
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except (ValueError, RuntimeError):  # files on two Windows drives; a user without a home
+        return None
+    return home / "fusioner" / "digests" / f"{text_digest(common)}.json"
+
+
+def _stored(cache: Path | None) -> Known:
+    return {} if cache is None else dict(_rows(cache))
+
+
+def _rows(cache: Path) -> Iterator[tuple[str, tuple[State, str]]]:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        for path, (size, modified, changed, inode, digest) in unsealed(cache.read_text("utf-8"), required=True).items():
+            yield path, ((size, modified, changed, inode), digest)
+
+
+def _store(cache: Path | None, new: Known) -> None:
+    """Add ``new`` to the file ``cache``; another process may have added to it since it was read."""
+    if cache is None or not new:
+        return
+    with suppress(OSError, FusionerError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(cache.with_suffix(".lock"), "keeping digests of files"):
+            known = {**_stored(cache), **new}
+            files = {path: [*state, digest] for path, (state, digest) in known.items() if os.path.exists(path)}
+            write_text(cache, json.dumps(sealed(files)))
