@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fusionerlib.encoders.registry import load_text as load_text
     from fusionerlib.encoders.registry import load_visual as load_visual
     from fusionerlib.errors import FusionerError as FusionerError
+    from fusionerlib.errors import FusionerWarning as FusionerWarning
     from fusionerlib.evaluation import metrics as metrics
     from fusionerlib.evaluation.scores import evaluate as evaluate
     from fusionerlib.inference.segmenter import Segmenter as Segmenter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "FusionerError",
+    "FusionerWarning",
     "RunConfig",
     "Segmenter",
     "add_encoder",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "FusionerError": "fusionerlib.errors:FusionerError",
+    "FusionerWarning": "fusionerlib.errors:FusionerWarning",
     "RunConfig": "fusionerlib.config:RunConfig",
     "Segmenter": "fusionerlib.inference.segmenter:Segmenter",
     "add_encoder": "fusionerlib.encoders.registry:add_encoder",

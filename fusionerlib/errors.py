@@ -1,4 +1,4 @@
-"""The one error type of the library, and the hint for a misspelt name."""
+"""The error and the warning of the library, and the hint for a misspelt name."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,10 @@ from collections.abc import Iterable, Sequence
 
 class FusionerError(ValueError):
     """Bad input. The message names the value, what was expected, and what to do about it."""
+
+
+class FusionerWarning(UserWarning):
+    """Something in the user's data was left out or read otherwise than written; the message counts and names it."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
-"""Atomic writes, file locks that end with their process, and fingerprints."""
+"""Atomic writes, text of any encoding, file locks that end with their process, and fingerprints."""
 
+import codecs
 import hashlib
 import os
 import re
@@ -31,6 +32,42 @@ def write_bytes(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)
     part.replace(path)
+
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+"""Byte order marks, the longer ones first: UTF-32's begins as UTF-16's does."""
+
+
+def text_of(content: bytes, file: Path | str) -> str:
+    """A text file's content: by its byte order mark, else as UTF-8. Raises FusionerError naming ``file`` otherwise."""
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    coding = _MARKS.get(mark, "utf-8")
+    body = content[len(mark) :]
+    try:
+        text = body.decode(coding)
+    except UnicodeDecodeError as error:
+        lines = body[: error.start].splitlines()
+        place = f"line {max(len(lines), 1)}, byte {body[error.start]:#04x}"
+        raise FusionerError(
+            f"{file} is not text in {coding.upper()} ({place}): save it as UTF-8 in a text editor"
+        ) from error
+    if "\0" in text:
+        raise FusionerError(f"{file} holds zero bytes and is no text in UTF-8: save it as UTF-8 in a text editor")
+    return text
+
+
+def read_text(file: Path) -> str:
+    """The text of ``file``, as ``text_of``. Raises FusionerError where it can't be read."""
+    try:
+        return text_of(file.read_bytes(), file)
+    except OSError as error:
+        raise FusionerError(f"{file} can't be read ({error.strerror}): expected a text file in UTF-8") from error
 
 
 def plain_name(name: str) -> str:

@@ -15,6 +15,10 @@ from fusionerlib.errors import FusionerError
 
 JPEG = b"\xff\xd8\xff"
 """The first bytes of every JPEG file."""
+PIXEL_LIMIT = 89_478_485
+"""Most pixels of an image, which is Pillow's limit too: its decoded channels take a quarter of a gigabyte."""
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag, and its values that exchange width and height."""
 ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
 
 
@@ -54,6 +58,19 @@ def read_image(image: Any) -> UInt8[np.ndarray, "height width 3"]:
         raise FusionerError(
             f"image {os.fspath(image)!r} can't be read ({reason}): open and save it anew as JPEG or PNG"
         ) from error
+
+
+def shown_size(file: Path) -> tuple[int, int]:
+    """(height, width) of an image file as it is shown, EXIF orientation applied; reads the header alone.
+
+    Raises FusionerError where it is no image.
+    """
+    try:
+        with Image.open(file) as opened:
+            width, height = opened.size
+            return (width, height) if opened.getexif().get(_ORIENTATION, 1) in _TURNED else (height, width)
+    except Exception as error:
+        raise FusionerError(f"image {str(file)!r} can't be read ({type(error).__name__}): copy it again") from error
 
 
 def _jpeg(content: bytes) -> np.ndarray | None:

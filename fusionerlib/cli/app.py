@@ -2,6 +2,8 @@
 
 import ast
 import json
+import warnings
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +19,7 @@ from fusionerlib.cli.evaluate import evaluate
 from fusionerlib.cli.predict import predict
 from fusionerlib.cli.segment import segment
 from fusionerlib.cli.train import train
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, FusionerWarning
 
 CLONE_COMMANDS = "fusioner.commands"
 """Group of entry points: commands that need a clone, with its notebooks and studies."""
@@ -60,7 +62,10 @@ def first_line(entry: EntryPoint) -> str:
 
 
 class _Commands(TyperGroup):
-    """The library's commands, then those of a clone. A FusionerError is one message on stderr and exit status 2."""
+    """The library's commands, then those of a clone. A FusionerError is one message on stderr and exit status 2.
+
+    A FusionerWarning is one message on stderr.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The library's commands, then the clone's."""
@@ -74,10 +79,24 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _told(warnings.showwarning)
+                return super().invoke(ctx)
         except FusionerError as error:
             typer.echo(f"fusioner: {error}", err=True)
             raise typer.Exit(2) from error
+
+
+def _told(other: Callable[..., None]) -> Callable[..., None]:
+    """A ``warnings.showwarning`` that prints a FusionerWarning without the place in the source."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, FusionerWarning):
+            typer.echo(f"fusioner: {message}", err=True)
+        else:
+            other(message, category, *place, **more)
+
+    return show
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)

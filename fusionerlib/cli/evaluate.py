@@ -50,6 +50,7 @@ def evaluate(
     split: Annotated[
         Part, typer.Option(help="Of one's own folder: val is what training leaves out (every fifth without lists).")
     ] = Part.val,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop where an image or object can't be read.")] = False,
     names: Annotated[
         str, typer.Option(metavar="TEXT|FILE", help="Ask for these alone: 'cat,dog', or a .txt file; all by default.")
     ] = "",
@@ -75,7 +76,7 @@ def evaluate(
     asked = inputs.names_given(names) if names else ()
     if output is not None and output.exists() and not output.is_dir():
         raise FusionerError(f"{output} is a file: give a folder with -o")
-    scenes = labelled_scenes(data, dataset, split)
+    scenes = labelled_scenes(data, dataset, split, strict=strict)
     known = tuple(getattr(scenes, "classes", ()) or getattr(scenes, "categories", ()))
     if asked and known and not set(asked) & set(known):
         raise FusionerError(f"{data} labels none of the {len(asked)} names asked: {nearest(asked[0], known)}")
@@ -111,7 +112,7 @@ def evaluate(
             talk.result(f"written: {file}")
 
 
-def labelled_scenes(data: Path, dataset: str, split: Part) -> "Scenes":
+def labelled_scenes(data: Path, dataset: str, split: Part, *, strict: bool = False) -> "Scenes":
     """The scenes to score; no image is opened. Raises FusionerError as the readers do, and for an unknown data set."""
     from fusionerlib.datasets import folder
     from fusionerlib.datasets.all_classes import ALL_CLASSES_TESTS, all_classes_test
@@ -121,7 +122,7 @@ def labelled_scenes(data: Path, dataset: str, split: Part) -> "Scenes":
     one_of("dataset", dataset, ALL_CLASSES_TESTS)
     if dataset == OWN:
         parts: dict[Part, folder.Part] = {Part.train: "train", Part.val: "val"}
-        return folder.read_folder(data, split=parts.get(split))
+        return folder.read_folder(data, split=parts.get(split), strict=strict)
     if split is not Part.val:
         raise FusionerError(f"--split {split} with --dataset {dataset}: its published test images are scored, leave it")
     return all_classes_test(dataset, data)

@@ -3,28 +3,29 @@ COCO 2014, whose 80 classes are in four folds by index, each held out in turn.
 """
 
 import gzip
-import hashlib
-import json
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
+from fusionerlib.datasets.formats.coco_json import CocoFile, Crowds, Instance, Row
+from fusionerlib.datasets.formats.findings import Findings
+from fusionerlib.datasets.formats.names import BACKGROUND
+from fusionerlib.datasets.formats.shapes import object_mask
 from fusionerlib.datasets.mask_folder import read_indices, read_pair
 from fusionerlib.datasets.pascal import Novel, Split
 from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
 from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
-from fusionerlib.images import read_image
+from fusionerlib.images import read_image, shown_size
 
 NAMES = (
     "person", "bicycle", "car", "motorcycle",
@@ -50,17 +51,12 @@ NAMES = (
 )  # fmt: skip
 """COCO's names in the order of its categories, class c (0-79) at ``NAMES[c]``; a column is a fold."""
 
+_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+PUBLISHED = dict(zip((number for number in range(1, 91) if number not in _GAPS), NAMES, strict=True))
+"""The ids of COCO's categories, to their names."""
 FOLDS = range(4)
 Source = Literal["png", "instances"]
 _FILE = re.compile(r"(\d{12})\.jpg")
-
-
-class Instance(NamedTuple):
-    """One object: its category's name, its COCO ``segmentation``, and whether it is a crowd (``iscrowd``)."""
-
-    name: str
-    shape: Any
-    crowd: bool
 
 
 class CocoInstances:
@@ -74,93 +70,107 @@ class CocoInstances:
     root: the folder that holds ``annotations/instances*.json``. annotations: the file, needed where there are several
     (2014 and 2017 have one for each split). images: the folder of the image files; by default the first of
     ``<split>`` (such as ``val2017``), ``images/<split>``, ``images`` and the root that has them.
+    stems: only the images whose file names have these stems; all if None.
+    crowds: what ``iscrowd`` means, see ``CocoFile.read_objects``. strict: raise FusionerError where anything has to be
+    left out; otherwise a FusionerWarning counts it, with examples.
     categories: every name of the file, in its order. files: the image file of each scene. sizes: (height, width) by
     image id, of all images of the file. digest: sha256 of the file. missing: how many listed images with objects are
-    not on disk.
+    not on disk. findings: what was left out.
     Raises FusionerError where the file or the images are not found or the file is not of COCO's format; on access for
-    a broken image, an image whose size is not the file's, and a segmentation that is neither polygons nor RLE.
+    a broken image, and an image whose size is not the file's.
     """
 
-    def __init__(self, root: Path, *, annotations: Path | None = None, images: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        annotations: Path | None = None,
+        images: Path | None = None,
+        stems: Collection[str] | None = None,
+        crowds: Crowds = "ignored",
+        strict: bool = False,
+    ) -> None:
         self.file = Path(annotations) if annotations is not None else _instances_file(Path(root))
-        rows, self.categories, self._objects, self.digest = _read(self.file)
-        self.sizes = {int(row["id"]): (int(row["height"]), int(row["width"])) for row in rows}
-        kept = [row for row in rows if any(not item.crowd for item in self.instances(row["id"]))]
-        self.images = Path(images) if images is not None else _image_folder(Path(root), self.file, kept)
-        self._rows = [row for row in kept if (self.images / row["file_name"]).is_file()]
-        self.missing = len(kept) - len(self._rows)
-        if not self._rows:
+        self.findings = Findings()
+        content = CocoFile(self.file, self.findings)
+        listed = list(content.rows.values())
+        self.images = Path(images) if images is not None else _image_folder(Path(root), self.file, listed)
+        for row in [row for row in listed if not row.height]:
+            self._measure(content.rows, row)
+        self.categories = content.categories
+        self.sizes = {row.id: (row.height, row.width) for row in content.rows.values()}
+        self._objects = content.read_objects(crowds=crowds, published=PUBLISHED)
+        kept = [row for row in content.rows.values() if self._shown(row.id)]
+        if many := [row for row in kept if len(self._shown(row.id)) >= IGNORE]:
+            kind = f"images left out, they show more than {IGNORE - 1} categories"
+            self.findings.problem(kind, [f"{row.file_name} ({len(self._shown(row.id))})" for row in many])
+            kept = [row for row in kept if row not in many]
+        lost = [row.file_name for row in kept if not (self.images / row.file_name).is_file()]
+        self.missing = len(lost)
+        self.findings.problem(f"images left out, they are not in {self.images}", lost)
+        there = [row for row in kept if row.file_name not in set(lost)]
+        self._rows = there if stems is None else [row for row in there if Path(row.file_name).stem in stems]
+        if not there:
+            why = f" ({'; '.join(self.findings.problems)})" if self.findings.count() else ""
             raise FusionerError(
-                f"{self.images} holds none of the {len(kept)} images with objects that {self.file} lists: "
+                f"{self.images} holds none of the {len(kept)} images with objects that {self.file} lists{why}: "
                 "point images= at the folder of the files that its file_name entries name"
+                if kept
+                else f"{self.file} has no object that can be used{why}: mend the objects, or export the file again"
             )
-        self.files = [self.images / row["file_name"] for row in self._rows]
-        names = [row["file_name"] for row in self._rows]
-        self.fingerprint = fingerprint("coco", self.digest, names, content_digests(self.files))
+        self.files = [self.images / row.file_name for row in self._rows]
+        self.digest = content.digest
+        names = [row.file_name for row in self._rows]
+        self.fingerprint = fingerprint("coco", self.digest, names, content_digests(self.files), crowds)
+        self.findings.tell(self.file, strict=strict)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def names(self, index: int) -> tuple[str, ...]:
         """The category names of the objects in scene ``index``, without opening its image."""
-        present = {item.name for item in self.instances(self._rows[index]["id"]) if not item.crowd}
+        present = self._shown(self._rows[index].id)
         return tuple(name for name in self.categories if name in present)
 
-    def instances(self, image: int) -> tuple[Instance, ...]:
+    def instances(self, image: int | str) -> tuple[Instance, ...]:
         """The objects of the image with id ``image``, in the file's order; none for an unknown id."""
         return tuple(self._objects.get(image, ()))
 
     def labels(self, index: int) -> UInt8[np.ndarray, "height width"]:
         """The label map of scene ``index``, without opening its image."""
-        row, names = self._rows[index], self.names(index)
-        height, width = self.sizes[row["id"]]
-        objects = self.instances(row["id"])
-        where = f"{self.file}, image {row['file_name']}"
-        masks = [object_mask(item.shape, height, width, where=where) for item in objects]
-        labels = np.zeros((height, width), dtype=np.uint8)
+        row, names = self._rows[index], (BACKGROUND, *self.names(index))
+        objects = self.instances(row.id)
+        where = f"{self.file}, image {row.file_name}"
+        masks = [object_mask(item.shape, row.height, row.width, where=where) for item in objects]
+        labels = np.zeros((row.height, row.width), dtype=np.uint8)
         # Later ones are on top: crowds first, then objects from large to small, equal ones in the file's order.
         for place in sorted(range(len(masks)), key=lambda k: (not objects[k].crowd, -int(masks[k].sum()))):
             item = objects[place]
-            labels[masks[place]] = IGNORE if item.crowd else names.index(item.name) + 1
+            labels[masks[place]] = IGNORE if item.crowd else names.index(item.name)
         return labels
 
     def __getitem__(self, index: int) -> Scene:
         row = self._rows[index]
         image = read_image(self.files[index])
-        if image.shape[:2] != (row["height"], row["width"]):
+        if image.shape[:2] != (row.height, row.width):
             raise FusionerError(
                 f"{self.files[index]} is {image.shape[1]}x{image.shape[0]} pixels, {self.file} says "
-                f"{row['width']}x{row['height']}: take the image that the file describes, or scale the file with it"
+                f"{row.width}x{row.height}: take the image that the file describes, or scale the file with it"
             )
-        return Scene(image=image, labels=self.labels(index), names=self.names(index), key=str(row["id"]))
+        return Scene(image=image, labels=self.labels(index), names=self.names(index), key=str(row.id))
 
+    def _shown(self, image: int | str) -> set[str]:
+        """The names of an image's objects."""
+        return {item.name for item in self.instances(image) if not item.crowd} - {BACKGROUND}
 
-def object_mask(shape: Any, height: int, width: int, *, where: str) -> Bool[np.ndarray, "height width"]:
-    """A COCO ``segmentation`` (polygons, or RLE, compressed or not) as a mask.
-
-    Raises FusionerError naming ``where`` for anything else.
-    """
-    try:
-        from pycocotools import mask as runs
-    except ImportError as error:
-        raise FusionerError("COCO's masks need pycocotools: run `pip install -e '.[data]'` in the clone") from error
-    try:
-        if isinstance(shape, dict):
-            packed = shape if isinstance(shape["counts"], str | bytes) else runs.frPyObjects(shape, height, width)
-            if list(shape["size"]) != [height, width]:
-                raise ValueError(f"run lengths of size {shape['size']}, expected {[height, width]}")
-        else:
-            # pycocotools would read four numbers as a box, and drop an odd last one.
-            if not shape or any(len(polygon) < 6 or len(polygon) % 2 for polygon in shape):
-                raise ValueError("a polygon needs three points or more, x and y in turn")
-            packed = runs.merge(runs.frPyObjects(shape, height, width))
-        mask: UInt8[np.ndarray, "height width"] = runs.decode(packed)
-    except Exception as error:  # pycocotools' C code raises exceptions of any type
-        raise FusionerError(
-            f"{where}: an object's segmentation can't be read ({error}): expected polygons or run lengths as COCO "
-            "publishes them; mend or drop the object"
-        ) from error
-    return mask.astype(bool)
+    def _measure(self, rows: dict[int | str, Row], row: Row) -> None:
+        """Give a row of unknown size that of its picture, or take it off."""
+        try:
+            height, width = shown_size(self.images / row.file_name)
+            rows[row.id] = row._replace(height=height, width=width)
+        except FusionerError:
+            del rows[row.id]
+            self.findings.problem("images left out, they have no size and no picture to take it from", row.file_name)
 
 
 def _instances_file(root: Path) -> Path:
@@ -174,36 +184,17 @@ def _instances_file(root: Path) -> Path:
     return found[0]
 
 
-def _image_folder(root: Path, file: Path, rows: list[dict[str, Any]]) -> Path:
+def _image_folder(root: Path, file: Path, rows: list[Row]) -> Path:
     split = file.stem.removeprefix("instances").removeprefix("_")
     places = [root / split, root / "images" / split, root / "images", root]
     for place in dict.fromkeys(places):
-        if any((place / row["file_name"]).is_file() for row in rows):
+        if any((place / row.file_name).is_file() for row in rows):
             return place
-    example = rows[0]["file_name"] if rows else "no image at all"
+    example = rows[0].file_name if rows else "no image at all"
     raise FusionerError(
-        f"none of the {len(rows)} images with objects of {file} (such as {example}) is in "
+        f"none of the {len(rows)} images of {file} (such as {example}) is in "
         f"{', '.join(map(str, dict.fromkeys(places)))}: unpack the images there, or pass images="
     )
-
-
-def _read(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[int, list[Instance]], str]:
-    """Images, category names, objects by image id, and the sha256 of the file."""
-    try:
-        content = file.read_bytes()
-        given = json.loads(content)
-        names = {int(row["id"]): str(row["name"]) for row in given["categories"]}
-        rows = [{key: row[key] for key in ("id", "file_name", "height", "width")} for row in given["images"]]
-        objects: dict[int, list[Instance]] = defaultdict(list)
-        for row in given["annotations"]:
-            name = names[row["category_id"]]
-            objects[row["image_id"]].append(Instance(name, row["segmentation"], bool(row.get("iscrowd", 0))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FusionerError(
-            f"{file} can't be read as COCO instances ({error!r}): expected a JSON object with images, annotations and "
-            "categories (instances_*.json, not captions or keypoints); copy it again"
-        ) from error
-    return rows, tuple(dict.fromkeys(names.values())), dict(objects), hashlib.sha256(content).hexdigest()
 
 
 class Coco20i:

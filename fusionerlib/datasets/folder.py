@@ -10,7 +10,6 @@ import numpy as np
 from fusionerlib.datasets.coco import CocoInstances
 from fusionerlib.datasets.mask_folder import MaskFolder, image_files, paired, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
-from fusionerlib.datasets.transforms import Subset
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES
 
@@ -24,7 +23,7 @@ CHECKED_FIRST = 8
 _NUMBERED = re.compile(r"(\d+)\s*[\s:,]\s*(\S.*)")
 
 
-def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
+def read_folder(root: Path, *, split: Part | None = None, strict: bool = False) -> Scenes:
     """The scenes of the user's folder ``root``: all of them, or one split.
 
     With ``masks/``: an index PNG for each image, with the same stem, and ``names.txt``. Line k of it is the name of
@@ -38,6 +37,7 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
     ``train.txt`` and ``val.txt`` list stems or file names, one in each line. Where only one of them exists, the other
     split is the remaining images; where none exists, every fifth image (sorted by file name) validates. Write lists
     where neighbouring images are alike, such as frames of one video.
+    What of the COCO file can't be used is left out, and a FusionerWarning counts it; strict: FusionerError instead.
     Raises FusionerError for missing images, masks, names or lists, a list with an image that does not exist, an image
     in both lists, and as ``MaskFolder`` and ``CocoInstances`` do on access.
     """
@@ -56,10 +56,11 @@ def read_folder(root: Path, *, split: Part | None = None) -> Scenes:
         )
     own = {part: root / "annotations" / f"instances_{part}.json" for part in ("train", "val")}
     if split is not None and any(file.is_file() for file in own.values()):
-        return CocoInstances(root, annotations=own[split], images=root / "images")
-    scenes = CocoInstances(root, annotations=_coco_file(root), images=root / "images")
-    wanted = set(_stems(root, list(found), split))
-    return Subset(scenes, [index for index, file in enumerate(scenes.files) if file.stem in wanted])
+        return CocoInstances(root, annotations=own[split], images=root / "images", crowds="by file", strict=strict)
+    stems = set(_stems(root, list(found), split))
+    return CocoInstances(
+        root, annotations=_coco_file(root), images=root / "images", stems=stems, crowds="by file", strict=strict
+    )
 
 
 def read_names(file: Path) -> dict[int, str]:

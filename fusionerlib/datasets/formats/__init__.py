@@ -1,0 +1,1 @@
+"""How pictures, masks, lists of names and COCO files lie on disk."""
