@@ -13,7 +13,7 @@ MIOU    = $(if $(wildcard $(VOC)),--checkpoint fusionerlib/checkpoint --root $(V
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint unit soak docs hooks checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
+.PHONY: help venv install quickstart demo test lint unit soak docs hooks checkpoint pictures notebooks-clean grid-dry benchmarks lab clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -25,12 +25,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV): downloads about 3 GB, takes about 6 GB of disk, and several minutes." \
+		"Without a GPU, the packages for the CPU alone are a third of that: see docs/troubleshooting.md."
 	$(BIN)/python -m pip install --quiet --editable '.[workbook,runs,data,dev,docs]'
 	@touch $@
 
 venv: $(BIN)/python ## make .venv
 
 install: $(STAMP) ## install the project and all its extras into .venv
+
+quickstart: install ## segment sample photographs with the packaged checkpoint: outputs/quickstart/first_look.html
+	$(BIN)/fusioner quickstart
 
 demo: install ## train and evaluate at profile demo; leaves outputs/demo/index.html
 	$(BIN)/fusioner run demo

@@ -1,4 +1,4 @@
-"""The commands ``fusioner run``, ``fusioner notebook`` and ``fusioner pages``.
+"""The commands ``fusioner run``, ``notebook``, ``quickstart`` and ``pages``.
 
 They are entry points of the group ``fusioner.commands``. The first line of each docstring is its line in the help.
 """
@@ -50,6 +50,15 @@ def notebook(
         raise FusionerError(f"--parameters {parameters!r} is no JSON object: write '{{\"steps\": 20}}'") from error
     given |= {name: parsed(value) for name, value in pairs(parameter or []).items()}
     execute_notebook(path, output, parameters=given)
+
+
+def quickstart(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the page.")] = Path("outputs/quickstart"),
+) -> None:
+    """Segment sample photographs with the packaged checkpoint, as one page."""
+    from workbook.report.first_look import write_first_look
+
+    typer.echo(f"open {write_first_look(output).resolve()}")
 
 
 def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:

@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,22 @@ from fusionerlib.files import exclusive
 from workbook.clone import find_clone
 from workbook.execution import own_kernel
 from workbook.parameter_cells import check_parameters, parameter_names
+from workbook.run_log import STEPS, RunLog, new_lines
+
+POLL = 0.5
+"""Seconds between two looks at the log of a run."""
 
 
 class Profile(Frozen):
-    """The size of a run. data: options of `fusioner data openmoji`. notebooks: the parameters of each, by file stem."""
+    """The size of a run. data: options of `fusioner data openmoji`. notebooks: the parameters of each, by file stem.
+
+    first_look: start with a page of the packaged checkpoint on sample photographs. seconds: what each rule of the
+    Snakefile takes on two cores, half of it where two run at once; only for the time that is left.
+    """
 
     name: str
+    first_look: bool = False
+    seconds: dict[str, float] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     notebooks: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -71,7 +83,7 @@ def with_overrides(profile: Profile, overrides: Mapping[str, str], *, notebooks:
             raise FusionerError(f"--set {key}={text}: no notebook of profile {profile.name!r} has {key!r}; {hint}")
         for name in homes:
             (data if name == "data" else given[name])[leaf] = parsed(text)
-    return Profile(name=profile.name, data=data, notebooks=given)
+    return profile.model_copy(update={"data": data, "notebooks": given})
 
 
 def run_profile(
@@ -100,9 +112,12 @@ def run_profile(
         config = Path(scratch if dry_run else folder) / "profile.json"
         config.write_text(profile.model_dump_json(indent=2), encoding="utf-8")
         own_kernel()
-        code = _snakemake(root, folder, config, cores=cores, dry_run=dry_run, keep_open=lock.fileno())
-    if dry_run:
-        return folder
+        command = _command(root, folder, config, cores=cores, dry_run=dry_run)
+        given = {"cwd": root, "env": _environment(), "pass_fds": (lock.fileno(),)}
+        if dry_run:
+            subprocess.run(command, check=False, **given)
+            return folder
+        code = _watched(command, profile, folder, **given)
     if code:
         from workbook.report import failures, write_site
 
@@ -114,21 +129,53 @@ def run_profile(
     return folder
 
 
-def _snakemake(root: Path, folder: Path, config: Path, *, cores: int | None, dry_run: bool, keep_open: int) -> int:
+def _command(root: Path, folder: Path, config: Path, *, cores: int | None, dry_run: bool) -> list[str]:
+    """The call of Snakemake."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder]
     command += ["--configfile", config, "--config", f"output={folder}"]
     command += ["--cores", str(cores or len(os.sched_getaffinity(0)))]
     command += ["--rerun-triggers", "mtime", "params", "--rerun-incomplete", "--keep-going"]
     # `exclusive` holds the lock: Snakemake's own would stay after a killed run and refuse the next.
-    command += ["--nolock", "--quiet", "host", "rules", *(["--dry-run"] if dry_run else ["progress", "reason"])]
-    # Kernels and shell commands must find the programs of this environment first.
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    process = subprocess.Popen([str(part) for part in command], cwd=root, env=environment, pass_fds=(keep_open,))
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        raise FusionerError(f"stopped; the same command continues the run in {folder}") from None
+    command += ["--nolock", *(["--quiet", "host", "rules", "--dry-run"] if dry_run else [])]
+    return [str(part) for part in command]
+
+
+def _environment() -> dict[str, str]:
+    """This environment, whose programs kernels and shell commands must find first."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def _watched(command: list[str], profile: Profile, folder: Path, **given: Any) -> int:
+    """Run Snakemake with its output in the run's log, tell each step as it is done, and return the exit status."""
+    log = folder / "run.log"
+    shown = RunLog(folder, seconds=profile.seconds, tell=partial(print, flush=True))
+    with log.open("w", encoding="utf-8") as writing, log.open(encoding="utf-8", errors="replace") as reading:
+        process = subprocess.Popen(command, stdout=writing, stderr=subprocess.STDOUT, **given)
+        try:
+            if profile.first_look:
+                print(f"open {_first_look(folder)}", flush=True)
+            print(f"messages: {log}", flush=True)
+            ended = False
+            while not ended:
+                ended = process.poll() is not None
+                shown.read(new_lines(reading))
+                time.sleep(0 if ended else POLL)
+        except KeyboardInterrupt:
+            process.wait()
+            raise FusionerError(f"stopped; the same command continues the run in {folder}") from None
+        finally:
+            if process.poll() is None:  # the first page failed: no run goes on that nobody watches
+                process.terminate()
+                process.wait()
+    return process.returncode
+
+
+def _first_look(folder: Path) -> Path:
+    """The page of the packaged checkpoint on sample photographs, written where it is missing."""
+    from workbook.report.first_look import NAME, write_first_look
+
+    pages = [(title, f"pages/{stem}.html" if stem else "") for title, stem in STEPS.values()]
+    return folder / NAME if (folder / NAME).is_file() else write_first_look(folder, steps=pages)
 
 
 def _profiles() -> Any:

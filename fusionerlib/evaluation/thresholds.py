@@ -48,8 +48,12 @@ class ThresholdTable:
         # The number of thresholds t / STEPS below the probability, compared in the probability's own precision as
         # ``decide`` does: the pixel is predicted as its best class at t / STEPS where that number exceeds t.
         step = np.searchsorted((np.arange(STEPS + 1) / STEPS).astype(best.dtype), best, side="left")
-        flat = np.ravel_multi_index((step, place[target[valid]], place[winner]), self._counts.shape)
-        self._counts += np.bincount(flat, minlength=self._counts.size).reshape(self._counts.shape)
+        # Counted over the query's own names: the table of all names has megabytes, and a test thousands of queries.
+        own = (STEPS + 1, len(place), len(place))
+        flat = np.ravel_multi_index((step, target[valid].astype(np.int64), winner), own)
+        counts = np.bincount(flat, minlength=math.prod(own)).reshape(own)
+        steps, true, best_of = np.nonzero(counts)
+        np.add.at(self._counts, (steps, place[true], place[best_of]), counts[steps, true, best_of])
 
     def confusion(self, threshold: float) -> Int64[np.ndarray, "true predicted"]:
         """Pixels by true class (row) and predicted class (column), background first, at ``threshold`` (0-1)."""

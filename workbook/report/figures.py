@@ -38,7 +38,12 @@ class Shown:
     @property
     def uri(self) -> str:
         """The bytes as a ``data:`` URI."""
-        return f"data:image/webp;base64,{base64.b64encode(self.data or b'').decode()}"
+        return _uri(self.data or b"")
+
+
+def data_uri(picture: Image.Image, *, quality: int) -> str:
+    """``picture`` as a ``data:`` URI of lossy WebP; quality: 1-100."""
+    return _uri(_webp(picture, quality=quality))
 
 
 def figures_of(folder: Path) -> list[Path]:
@@ -82,6 +87,10 @@ def _shown(file: Path, *, share: int) -> Shown:
 
 def _size(picture: Image.Image, scale: float) -> tuple[int, int]:
     return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+
+
+def _uri(data: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
 
 
 def _webp(picture: Image.Image, *, quality: int | None) -> bytes:

@@ -1,0 +1,84 @@
+"""The first page of a run: the packaged checkpoint on sample photographs, seconds after the start."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from fusionerlib.files import write_text
+from workbook.report.figures import data_uri
+from workbook.report.notebook_pages import POLICY
+
+NAME = "first_look.html"
+ASKED = (
+    ("chelsea", ("cat", "sofa")),
+    ("astronaut", ("helmet", "rocket", "flag")),
+    ("rocket", ("rocket", "dog")),
+    ("coffee", ("cup", "spoon", "dog")),
+)
+"""Photographs of scikit-image and the names asked of each."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One photograph of the page. empty: names that no pixel was given to. unseen: the others that had no
+    training masks."""
+
+    title: str
+    names: tuple[str, ...]
+    unseen: tuple[str, ...]
+    empty: tuple[str, ...]
+    overlay: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.overlay.size
+
+    @property
+    def uri(self) -> str:
+        """The overlay as a ``data:`` URI."""
+        return data_uri(self.overlay, quality=85)
+
+
+def write_first_look(folder: Path, *, steps: Sequence[tuple[str, str]] = ()) -> Path:
+    """Segment sample photographs with the packaged checkpoint and write ``folder``/first_look.html; returns its path.
+
+    steps: title and relative page ("" for none) of each step of the run that follows; without steps the page names
+    the commands to try next.
+    """
+    began = time.perf_counter()
+    from skimage import data
+
+    from fusionerlib import Segmenter
+
+    segmenter = Segmenter.load("packaged")
+    shown = []
+    for photo, names in ASKED:
+        found = segmenter.set_image(getattr(data, photo)()).segment(names)
+        empty = tuple(name for name, mask in zip(names, found.masks, strict=True) if not mask.any())
+        shown.append(
+            Look(
+                title=photo,
+                names=names,
+                unseen=tuple(name for name in names if name not in segmenter.trained_names and name not in empty),
+                empty=empty,
+                overlay=found.overlay(),
+            )
+        )
+    here = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("first_look.html").render(
+        policy=POLICY,
+        style=(here / "page.css").read_text(encoding="utf-8"),
+        shown=shown,
+        parameters=segmenter.model.trainable()["total"],
+        trained=len(segmenter.trained_names),
+        seconds=time.perf_counter() - began,
+        steps=steps,
+    )
+    write_text(folder / NAME, f"{page}\n")
+    return folder / NAME
