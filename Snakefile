@@ -137,4 +137,4 @@ rule pages:
     output:
         "index.html",
     shell:
-        FUSIONER + " pages ."
+        FUSIONER + " pages . --missing"

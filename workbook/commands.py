@@ -61,10 +61,13 @@ def quickstart(
     typer.echo(f"open {write_first_look(output).resolve()}")
 
 
-def pages(folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")]) -> None:
+def pages(
+    folder: Annotated[Path, typer.Argument(help="The run's folder, such as outputs/demo.")],
+    missing: Annotated[bool, typer.Option("--missing", help="Keep pages newer than their notebook.")] = False,
+) -> None:
     """Write the report of a run again: its page and one page a notebook."""
     from workbook.report import write_site
 
     if not folder.is_dir():
         raise FusionerError(f"no folder {folder}: give the folder of a run, such as outputs/demo")
-    typer.echo(write_site(folder))
+    typer.echo(write_site(folder, missing=missing))

@@ -52,7 +52,8 @@ AFFINITY = 0.05
 
 def load_efficientnet_lite0(spec: EncoderSpec, options: LoadOptions) -> VisualTower:
     """The visual half of the packaged pair. Raises FusionerError where its file is altered."""
-    classifier = load_classifier(Path(options.weights) if options.weights else None)
+    classifier = efficientnet.folded(load_classifier(Path(options.weights) if options.weights else None))
+    frozen(classifier)
     backbone: nn.Module = EfficientNetLite0(classifier)
     fingerprint = EFFICIENTNET_SHA256
     if options.tokens in ADDED:

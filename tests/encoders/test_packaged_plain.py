@@ -52,6 +52,17 @@ def test_the_classifier_is_timms_bit_by_bit(published, size, memory) -> None:
     assert all(torch.equal(one, other) for one, other in zip(ours.stages(pixels), seen, strict=True))
 
 
+@torch.no_grad()
+def test_folded_batch_norms_are_the_same_function() -> None:
+    pixels = torch.randn(2, 3, 65, 96, generator=torch.Generator().manual_seed(0))
+    plain, folded = load_classifier(), efficientnet.folded(load_classifier())
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    for one, other in zip(
+        (*plain.stages(pixels), plain(pixels)), (*folded.stages(pixels), folded(pixels)), strict=True
+    ):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+
+
 def test_tensors_of_another_network_do_not_fit() -> None:
     tensors = load_classifier().state_dict()
     tensors.popitem()

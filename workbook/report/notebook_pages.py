@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import write_text
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
@@ -48,8 +49,7 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html") -> N
     )
     where = {"name": executed.stem, "path": str(executed.parent)}
     text, _ = exporter.from_notebook_node(without_widgets(notebook), resources={"metadata": where})
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(static_page(text, index=index), encoding="utf-8")
+    write_text(page, static_page(text, index=index))
 
 
 def without_widgets(notebook: Any) -> Any:

@@ -35,14 +35,19 @@ NUMBER = re.compile(rf"[-+]?[\d.,]*( ± [\d.]+)?|{HOLE}|nan|True|False")
 """A cell of a column of numbers."""
 
 
-def write_site(folder: Path) -> Path:
-    """Write ``pages/*.html``, one a notebook, and ``index.html``, whose path is returned."""
+def write_site(folder: Path, *, missing: bool = False) -> Path:
+    """Write ``pages/*.html``, one a notebook, and ``index.html``, whose path is returned.
+
+    missing: leave the pages that are newer than their notebook as they are.
+    """
     folder = folder.resolve()
     ran = notebooks_of(folder)
     for notebook in ran:
         executed = folder / "notebooks" / f"{notebook.stem}.ipynb"
-        if executed.is_file() and notebook.problem != "no notebook":
-            write_page(executed, folder / "pages" / f"{notebook.stem}.html")
+        page = folder / "pages" / f"{notebook.stem}.html"
+        made = missing and page.is_file() and page.stat().st_mtime > executed.stat().st_mtime
+        if executed.is_file() and notebook.problem != "no notebook" and not made:
+            write_page(executed, page)
     index = folder / "index.html"
     index.write_text(index_page(folder, ran), encoding="utf-8")
     return index
