@@ -101,6 +101,30 @@ def data_coco(
     _prepare(names, root, archives, more, link, thorough, partial, quiet)
 
 
+@data.command("camvid")
+def data_camvid(
+    root: Annotated[Path, typer.Option(help="The folder that gets images, masks, names and lists.")] = Path(
+        "data/camvid"
+    ),
+    given: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="PATH", help="The publishers' archives, or a folder that has them unpacked."),
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More of them, after --from.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """CamVid's 701 street scenes with 11 names, for research (575 MB to download)."""
+    from fusionerlib.datasets import camvid
+
+    if more and not given:
+        raise FusionerError(f"unexpected argument {str(more[0])!r}: archives and folders follow --from")
+    counts = camvid.prepare(root, [*(given or ()), *(more or ())], quiet=quiet)
+    typer.echo(
+        f"{root}: CamVid, for research: {', '.join(f'{count} images in {part}' for part, count in counts.items())}, "
+        f"{len(camvid.CLASSES)} names (Brostow, Fauqueur and Cipolla, 2009; {camvid.HOME})"
+    )
+
+
 def _add(name: str, about: str, place: Path, gets: str) -> None:
     @data.command(name, help=about)
     def command(
