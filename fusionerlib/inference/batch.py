@@ -1,6 +1,7 @@
 """Predictions of many images into a folder: resumable, in shards, with a table and a record of how they were made.
 
 names.txt  masks/STEM.png  images/STEM.jpg     index masks, in the layout that ``read_folder`` reads
+masks/STEM.tif                                 index masks of rasters (``raster.is_raster``), the only format for them
 annotations/instances.json                     COCO
 overlays/STEM.jpg  soft/STEM.npz
 predictions.parquet (or .csv)                  one row an image and name
@@ -164,7 +165,7 @@ def predict_into(
         if left and segmenter is not None:
             mine = len(files[part.number - 1 :: part.of])
             with bar("predict", total=mine, done=mine - len(left), unit="image", quiet=quiet) as shown:
-                for file, reason in _predicted(out, segmenter, left, settings, records):
+                for file, reason in _predicted(out, segmenter, left, settings, records, quiet=quiet):
                     shown.update()
                     if reason:
                         failed.append((file, reason))
@@ -219,10 +220,23 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def _predicted(
-    out: Path, segmenter: "Segmenter", files: Sequence[Path], settings: Settings, records: Path
+    out: Path,
+    segmenter: "Segmenter",
+    files: Sequence[Path],
+    settings: Settings,
+    records: Path,
+    *,
+    quiet: bool = False,
 ) -> Iterator[tuple[str, str]]:
-    """Segment and write ``files``; yields (file, "") when its files are written, or (file, reason), in their order."""
-    results = segmenter.predict(files, settings.names, threshold=settings.threshold, background=settings.background)
+    """Segment and write ``files``; yields (file, "") when its files are written, or (file, reason).
+
+    In their order, but rasters come after all others.
+    """
+    from fusionerlib.inference.raster import is_raster
+
+    rasters = {file: None for file in files if is_raster(file, sliding=settings.sliding)}
+    pictures = [file for file in files if file not in rasters]
+    results = segmenter.predict(pictures, settings.names, threshold=settings.threshold, background=settings.background)
     _drop_torn_line(records)
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool, records.open("ab") as stream:
         writing: deque[tuple[Path, Future[dict[str, Any]] | FusionerError]] = deque()
@@ -250,6 +264,35 @@ def _predicted(
                 yield finished()
         while writing:
             yield finished()
+        for file in rasters:
+            done: Future[dict[str, Any]] = Future()
+            try:
+                done.set_result(_write_raster(out, file, segmenter, settings, quiet=quiet))
+            except FusionerError as error:
+                writing.append((file, error))
+            else:
+                writing.append((file, done))
+            yield finished()
+
+
+def _write_raster(out: Path, file: Path, segmenter: "Segmenter", settings: Settings, *, quiet: bool) -> dict[str, Any]:
+    """Segment a raster and write its mask; returns its record."""
+    if settings.formats != ("index",):
+        raise FusionerError(
+            f"{file} is a raster, for which only index masks are written: predict it by --format index into a folder "
+            "of its own"
+        )
+    found = segmenter.segment_raster(
+        file,
+        out / "masks" / f"{file.stem}.tif",
+        settings.names,
+        threshold=settings.threshold,
+        background=settings.background,
+        quiet=quiet,
+    )
+    if settings.images != "none":
+        _place(file, out / "images" / file.name, copy=settings.images == "copy")
+    return {"file": file.as_posix(), "size": [found.height, found.width], "rows": found.table()}
 
 
 def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) -> dict[str, Any]:

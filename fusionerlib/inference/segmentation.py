@@ -210,4 +210,4 @@ def _possible(corners: Float[Tensor, "names places"]) -> list[int]:
 
 
 def _resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    return resize(logits[None], (size[0], size[1]))[0]
+    return logits if logits.shape[1:] == tuple(size) else resize(logits[None], (size[0], size[1]))[0]

@@ -30,6 +30,7 @@ from fusionerlib.hub import find_checkpoint
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference import publish
 from fusionerlib.inference.inspection import text_attention
+from fusionerlib.inference.raster import RasterResult, segment_raster
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
@@ -280,6 +281,42 @@ class Segmenter:
             finally:
                 for _, decoded in waiting:
                     decoded.cancel()
+
+    def segment_raster(
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        names: Sequence[str],
+        *,
+        threshold: Threshold = THRESHOLD,
+        background: bool = True,
+        quiet: bool = False,
+    ) -> RasterResult:
+        """Segment a TIFF of any size by sliding windows into the index mask ``target``, a tiled TIFF (0 is background,
+        k the k-th name); the image of ``set_image`` stays. Returns what ``table`` says of the whole raster.
+
+        Neither the image nor a map of a name is in memory as a whole. The labels are those that ``set_image`` and
+        ``segment`` give with sliding windows. Without ``stride`` it is the paper's, two thirds of a window. The mask
+        keeps the georeference. threshold, background: see ``segment``. quiet: no progress on stderr.
+        Raises FusionerError for a segmenter without ``size``, without tifffile, for more than 254 names, for a TIFF
+        that ``Raster`` can't read, and as ``segment`` does.
+        """
+        if self.size is None:
+            raise FusionerError("this segmenter has size=None: windows need a size, such as 320")
+        names = checked_names(names)
+        return segment_raster(
+            Path(source),
+            Path(target),
+            model=self.model,
+            visual=self.visual,
+            text_tokens=self.text_tokens(names),
+            names=names,
+            threshold=checked_threshold(threshold, names),
+            background=background,
+            window=self.size,
+            stride=self.stride or stride_of(self.size),
+            quiet=quiet,
+        )
 
     def attention(self, names: Sequence[str]) -> Float[Tensor, "layers names rows columns"]:
         """Attention of each name to each patch, by layer: mean over heads, 0-1.

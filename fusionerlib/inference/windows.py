@@ -1,10 +1,10 @@
 """Sliding windows: an image of any size is cut into windows of the input size, whose logits are averaged (paper)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
@@ -14,11 +14,23 @@ from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.models.base import SegmentationModel
 
-BATCH = 9
-"""Windows that go through encoder and fusion at once: all of a 500x375 photo at 224 pixels."""
+BATCH_PIXELS = 9 * 224 * 224
+"""Pixels that go through encoder and fusion at once: all nine windows of a 500x375 photo at 224 pixels."""
 
 Corner = tuple[int, int]
 """Top and left edge of a window, in pixels."""
+Tile = tuple[int, int, Float[Tensor, "names rows columns"]]
+"""The logits of a part of an image: its top and left edge in pixels, and the logits of all names."""
+
+
+@runtime_checkable
+class Region(Protocol):
+    """An image read by parts: ``image[top:bottom, left:right]`` is uint8 (rows, columns, 3), cut at its edges."""
+
+    def __getitem__(self, area: tuple[slice, slice], /) -> Tensor: ...
+
+
+Pixels = UInt8[Tensor, "height width 3"] | Region
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,11 @@ class EncodedWindows:
     window: int
     height: int
     width: int
+
+
+def batch_of(window: int) -> int:
+    """How many windows of ``window`` pixels go through encoder and fusion at once: memory does not grow with them."""
+    return max(1, BATCH_PIXELS // window**2)
 
 
 def stride_of(window: int) -> int:
@@ -53,7 +70,7 @@ def encode_windows(
     """
     height, width = image.shape[:2]
     places = corners(height, width, window=window, stride=stride)
-    batches = zip(*(part.split(BATCH) for part in cut(image, places, window=window)), strict=True)
+    batches = zip(*(part.split(batch_of(window)) for part in cut(image, places, window=window)), strict=True)
     maps = [visual(tiles, outside=outside).main for tiles, outside in batches]
     tokens = torch.cat([part.tokens for part in maps])
     return EncodedWindows(tokens=tokens, grid=maps[0].grid, places=places, window=window, height=height, width=width)
@@ -72,6 +89,41 @@ def window_logits(
     return logits
 
 
+def logit_tiles(
+    model: SegmentationModel,
+    visual: VisualEncoder,
+    image: Pixels,
+    text_tokens: Float[Tensor, "names dim"],
+    *,
+    height: int,
+    width: int,
+    window: int,
+    stride: int,
+) -> Iterator[Tile]:
+    """The logits of ``window_logits``, to the last bit, in tiles of ``merged_tiles``: for images of any size.
+
+    ``image`` (``height`` x ``width`` pixels) is asked for ``batch_of(window)`` windows at a time, row by row, and no
+    map of the whole image is made: memory is 4 bytes a name for each pixel of ``window - stride`` rows.
+    Raises FusionerError for a stride outside 1 to ``window``.
+    """
+    places = corners(height, width, window=window, stride=stride)
+    chunks, batch = model.name_chunks(len(text_tokens)), batch_of(window)
+
+    def windows() -> Iterator[Tensor]:
+        for start in range(0, len(places), batch):
+            with torch.no_grad():  # not around a yield: it would reach into the caller
+                tiles, outside = cut(image, places[start : start + batch], window=window)
+                tokens = visual(tiles, outside=outside).main
+                patches = tokens.tokens.contiguous()  # as in EncodedWindows: other strides round differently
+                logits = torch.empty(len(tiles), len(text_tokens), window, window)
+                for part in chunks:
+                    words = text_tokens[part].expand(len(tiles), -1, -1)
+                    logits[:, part] = model(patches, words, grid=tokens.grid, size=(window, window)).float().cpu()
+            yield from logits
+
+    yield from merged_tiles(windows(), places, names=len(text_tokens), height=height, width=width)
+
+
 def corners(height: int, width: int, *, window: int, stride: int) -> list[Corner]:
     """The corners of all windows, row by row: ceil((L - window) / stride) + 1 of them along an axis of L pixels.
 
@@ -85,15 +137,15 @@ def corners(height: int, width: int, *, window: int, stride: int) -> list[Corner
 
 
 def cut(
-    image: UInt8[Tensor, "height width 3"], places: Sequence[Corner], *, window: int
+    image: Pixels, places: Sequence[Corner], *, window: int
 ) -> tuple[UInt8[Tensor, "windows 3 {window} {window}"], Bool[Tensor, "windows {window} {window}"]]:
     """The windows of ``image`` at ``places``, and which of their pixels lie beyond the image (0 in the windows)."""
-    tiles = image.new_zeros(len(places), 3, window, window)
-    outside = torch.ones(len(places), window, window, dtype=torch.bool, device=image.device)
-    for tile, beyond, (top, left) in zip(tiles, outside, places, strict=True):
-        part = rearrange(image[top : top + window, left : left + window], "h w c -> c h w")
-        tile[:, : part.shape[1], : part.shape[2]] = part
-        beyond[: part.shape[1], : part.shape[2]] = False
+    parts = [image[top : top + window, left : left + window] for top, left in places]
+    tiles = parts[0].new_zeros(len(places), 3, window, window)
+    outside = torch.ones(len(places), window, window, dtype=torch.bool, device=tiles.device)
+    for tile, beyond, part in zip(tiles, outside, parts, strict=True):
+        tile[:, : part.shape[0], : part.shape[1]] = rearrange(part, "h w c -> c h w")
+        beyond[: part.shape[0], : part.shape[1]] = False
     return tiles, outside
 
 
@@ -109,16 +161,59 @@ def merge(
 
     ``logits`` is consumed one window at a time, so that not all of them need to be in memory.
     """
-    total, covered = torch.zeros(names, height, width), torch.zeros(height, width)
+    total = torch.empty(names, height, width)
+    for top, left, tile in merged_tiles(logits, places, names=names, height=height, width=width):
+        total[:, top : top + tile.shape[1], left : left + tile.shape[2]] = tile
+    return total
+
+
+def merged_tiles(
+    logits: Iterable[Float[Tensor, "names window window"]],
+    places: Sequence[Corner],
+    *,
+    names: int,
+    height: int,
+    width: int,
+) -> Iterator[Tile]:
+    """What ``merge`` gives, in tiles that are done one after the other: a tile a window, in the order of ``places``.
+
+    ``places`` are those of ``corners``. A window's tile reaches to the next windows' corners, or to the image's edge.
+    Kept are the sums of the current window, and of the rows that the next row of windows covers too.
+    """
+    tops, lefts = (sorted({place[axis] for place in places}) for axis in (0, 1))
+    bottoms = dict(zip(tops, [*tops[1:], height], strict=True))
+    rights = dict(zip(lefts, [*lefts[1:], width], strict=True))
+    above, kept = torch.zeros(names, 0, width), torch.zeros(names, 0, 0)
+    times: list[Tensor] = []
     for part, (top, left) in zip(logits, places, strict=True):
+        if not times:
+            window = part.shape[-1]
+            above = torch.zeros(names, top + window - tops[1] if len(tops) > 1 else 0, width)
+            times = [_covered(edges, window, end) for edges, end in ((tops, height), (lefts, width))]
         inside = part[:, : height - top, : width - left]
-        area = np.s_[top : top + inside.shape[1], left : left + inside.shape[2]]
-        total[:, *area] += inside
-        covered[area] += 1
-    return total.div_(covered)
+        rows, columns = inside.shape[1:]
+        sums = torch.zeros(names, rows, columns)
+        sums[:, : above.shape[1]] = above[:, :, left : left + columns]
+        if left > lefts[0]:
+            sums[:, :, : kept.shape[2]] = kept
+        sums += inside
+        down, right = bottoms[top] - top, rights[left] - left
+        kept = sums[:, :, right:]
+        if bottoms[top] < height:
+            above[:, :, left : left + right] = sums[:, down:, :right]
+        covered = times[0][top : top + down, None] * times[1][left : left + right]
+        yield top, left, sums[:, :down, :right] / covered
+
+
+def _covered(edges: Sequence[int], window: int, length: int) -> Float[Tensor, " pixels"]:
+    """How many of the windows that begin at ``edges`` cover each pixel of an axis."""
+    times = torch.zeros(length)
+    for edge in edges:
+        times[edge : edge + window] += 1
+    return times
 
 
 def _logits_by_window(model: SegmentationModel, image: EncodedWindows, text_tokens: Tensor) -> Iterable[Tensor]:
     size = (image.window, image.window)
-    for tokens in image.tokens.split(BATCH):
+    for tokens in image.tokens.split(batch_of(image.window)):
         yield from model(tokens, text_tokens.expand(len(tokens), -1, -1), grid=image.grid, size=size).float().cpu()
