@@ -11,6 +11,7 @@ from fusionerlib.cli.segment import Device, NoBackground, Quiet, Sliding, Talk, 
 from fusionerlib.errors import FusionerError, nearest, one_of
 from fusionerlib.files import PACKAGED
 from fusionerlib.hub import find_checkpoint
+from fusionerlib.name_forms import spelt_as
 
 if TYPE_CHECKING:
     from fusionerlib.datasets.scene import Scenes
@@ -78,6 +79,7 @@ def evaluate(
         raise FusionerError(f"{output} is a file: give a folder with -o")
     scenes = labelled_scenes(data, dataset, split, strict=strict)
     known = tuple(getattr(scenes, "classes", ()) or getattr(scenes, "categories", ()))
+    asked = spelt_as(asked, known)
     if asked and known and not set(asked) & set(known):
         raise FusionerError(f"{data} labels none of the {len(asked)} names asked: {nearest(asked[0], known)}")
     least = inputs.threshold_given(threshold or [], asked or known)
@@ -101,6 +103,7 @@ def evaluate(
             background=not no_background,
             quiet=talk.quiet,
         )
+    talk.notes(dict.fromkeys(note for one in found.values() for note in one.notes))
     about = {"data": str(data), "dataset": dataset, "split": str(split), "threshold": least}
     record = report.record(found, about=about | {"background": not no_background, "sliding": sliding})
     files = report.write(output, found, record) if output is not None else []

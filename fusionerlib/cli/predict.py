@@ -76,6 +76,7 @@ def predict(
         chosen = str(chosen_device(device))
         segmenter = Segmenter.load(checkpoint, sliding=sliding, device=chosen)
         talk.detail(f"checkpoint {checkpoint} loaded on {chosen}; {len(left)} of {len(files)} images to do")
+        talk.notes(segmenter.notes(asked))
     done = batch.predict_into(output, segmenter, files, settings, shard=part, quiet=talk.quiet)
     kept = f" ({done.kept} of them before)" if done.kept else ""
     talk.result(f"{output}: {done.images} images{kept}, {len(done.failed)} failed")

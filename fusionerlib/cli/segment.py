@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,11 @@ class Talk:
         if not self.quiet:
             typer.echo(f"fusioner: {text}", err=True)
 
+    def notes(self, texts: Iterable[str]) -> None:
+        """A note each, such as what a segmenter says of the names asked."""
+        for text in texts:
+            self.note(f"note: {text}")
+
     def detail(self, text: str) -> None:
         """A line with the seconds since the start, where verbose."""
         if self.verbose:
@@ -105,6 +111,7 @@ def segment(
     talk.detail("libraries imported")
     segmenter = Segmenter.load(checkpoint, sliding=sliding, device=chosen)
     talk.detail(f"checkpoint {checkpoint} and its encoders loaded on {chosen}")
+    talk.notes(segmenter.notes(asked))
     images = [_standard_input() if photo == inputs.STDIN else photo for photo in photos]
     results = segmenter.predict(images, asked, threshold=thresholds, background=not no_background)
     failed: list[FusionerError] = []

@@ -12,6 +12,7 @@ from fusionerlib.datasets.mask_folder import MaskFolder, image_files, paired, re
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES
+from fusionerlib.name_forms import same_forms
 
 Part = Literal["train", "val"]
 EVERY = 5
@@ -67,7 +68,8 @@ def read_names(file: Path) -> dict[int, str]:
     """Index to name, from a file whose line k is the name of index k, or whose lines are all ``index name``.
 
     Empty lines are skipped. Raises FusionerError where the file is missing, has no class, an index above 254, an index
-    or name twice, or a first line "background" without an index (it would be index 1).
+    or name twice (also in another form: "cat", "Cats"), or a first line "background" without an index (it would be
+    index 1).
     """
     if not file.is_file():
         raise FusionerError(f"{file} is missing: write one name a line, line k for index k of the masks")
@@ -85,6 +87,11 @@ def read_names(file: Path) -> dict[int, str]:
     counts = Counter([f"the index {number}" for number, _ in rows] + [f"the name {name!r}" for _, name in classes])
     if twice := [what for what, count in counts.items() if count > 1]:
         raise FusionerError(f"{file} has {twice[0]} twice: give each index a name of its own")
+    if alike := same_forms(name for _, name in classes):
+        raise FusionerError(
+            f"{file} names {alike[0]!r} and {alike[1]!r}, which are one name to a text encoder: write what sets the "
+            "classes apart ('toy cat'), or save both in the masks as one index"
+        )
     if not classes or max(number for number, _ in classes) >= IGNORE:
         highest = max((number for number, _ in classes), default=None)
         raise FusionerError(

@@ -16,6 +16,7 @@ from fusionerlib.datasets.openmoji.glyphs import COLOURS
 from fusionerlib.datasets.pascal import NAMES, Novel, fold_classes
 from fusionerlib.datasets.scene import IGNORE, Scene, Scenes
 from fusionerlib.files import fingerprint
+from fusionerlib.name_forms import everyday, form
 
 
 class Category(NamedTuple):
@@ -66,9 +67,13 @@ def held_out(fold: int) -> frozenset[str]:
 
 
 def unseen(names: Iterable[str], *, trained: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``names`` whose category has no name among ``trained``, in their order."""
-    known = all_names(trained)
-    return tuple(name for name in names if name not in known)
+    """Those of ``names`` whose category has no name among ``trained``, in their order.
+
+    Forms of a name count as that name, and so do the words that ``everyday`` says are asked as it: where "cat" was
+    trained, neither "Cats" nor "kitty" is unseen.
+    """
+    known, alike = set(map(form, all_names(trained))), everyday().alike
+    return tuple(name for name in names if not {text := form(name), alike.get(text, text)} & known)
 
 
 class VocCoco:

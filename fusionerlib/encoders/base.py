@@ -127,9 +127,10 @@ class EncoderSpec(Frozen):
     space: see ``TokenMap``. width: channels of a token, 0 if only the weights tell. parameters: their number, 0 if
     unknown. loader: ``module:function``, called with the spec and a ``LoadOptions``; its module is imported when the
     encoder is loaded, not before. licence: of the weights; terms: what it restricts, or where it is to be read.
-    tokens: the kinds of token it can give, the default first. files: what must be on this machine, empty for weights
-    that are installed as a package. stride, multiple: see ``VisualEncoder``. size: side in pixels of its training
-    images. The three are 0 for text. options: what else the loader needs.
+    languages: that a text encoder was trained on, "" where unknown. tokens: the kinds of token it can give, the
+    default first. files: what must be on this machine, empty for weights that are installed as a package. stride,
+    multiple: see ``VisualEncoder``. size: side in pixels of its training images. The three are 0 for text. options:
+    what else the loader needs.
     """
 
     name: str
@@ -142,6 +143,7 @@ class EncoderSpec(Frozen):
     pretraining: str
     licence: str
     terms: str = ""
+    languages: str = "English"
     tokens: tuple[str, ...]
     files: tuple[WeightFile, ...] = ()
     stride: int = 0
@@ -268,7 +270,8 @@ class TextTower(FrozenModule):
     """A frozen network behind the ``TextEncoder`` protocol: fills the templates, averages, works in chunks.
 
     network: a list of sentences to embeddings (sentences, dim) of any length, on the device of its weights. Its weights
-    are frozen, then moved and cast as ``options`` says. width: dim. fingerprint: as for ``VisualTower``.
+    are frozen, then moved and cast as ``options`` says. width: dim. fingerprint: as for ``VisualTower``. The attribute
+    ``cased`` says whether capitals reach the network, ``languages`` is the spec's.
     """
 
     def __init__(
@@ -277,6 +280,7 @@ class TextTower(FrozenModule):
         super().__init__()
         self.network = frozen(network).to(device=options.device, dtype=getattr(torch, options.precision))
         self.name, self.space, self.width = spec.name, spec.space, width
+        self.cased, self.languages = bool(getattr(network, "cased", False)), spec.languages
         self.fingerprint = digest(f"{fingerprint} {options.tokens} {options.precision}")
 
     @torch.no_grad()

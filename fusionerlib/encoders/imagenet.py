@@ -10,13 +10,13 @@ Their weights come as registry packages. The two were not trained together, so b
 
 The embeddings of the classes and of their hypernyms are packaged (``imagenet_words.safetensors``).
 ``python -m fusionerlib.encoders.imagenet DATA_NOUN`` makes that file again from WordNet 3.0's ``data.noun`` (Princeton
-University; in Debian's package wordnet-base).
+University; in Debian's package wordnet-base), and the list of the classes' names (``imagenet_names.txt``).
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -39,6 +39,7 @@ PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
 """The normalisation that this EfficientNet was trained with, (x - 127) / 128, for pixels 0-1."""
 
 BANK = "imagenet_words.safetensors"
+CLASS_NAMES = "imagenet_names.txt"
 CLASSES = 1000
 ADDED = {"conse": 384, "class_posteriors": CLASSES}
 """Channels that follow the 432 ``joined`` ones in a patch token, by the kind of token."""
@@ -196,6 +197,34 @@ class ClassDistributions(TextTower):
         filled = [own + own[:1] * (most - len(own)) for own in each]
         self.register_buffer("members", torch.tensor(filled, device=options.device))
 
+    @property
+    def vocabulary(self) -> frozenset[str]:
+        """The words that the distributions are made of: names of the classes and of their hypernyms, in lower case."""
+        return vocabulary()
+
+    def is_word(self, word: str) -> bool:
+        """Whether ``word``, in lower case, is a common word of English."""
+        return isinstance(self.network, minilm.MiniLM) and self.network.is_word(word)
+
+    @torch.no_grad()
+    def nearest(self, name: str) -> tuple[str, float]:
+        """The word of ``vocabulary`` whose class or hypernym is nearest to ``name``, and its cosine (-1 to 1)."""
+        vector = F.normalize(super().embed([name]), dim=-1)[0]
+        sides = self.words @ vector, self.kinds @ vector
+        best = [(float(side.max()), int(side.argmax())) for side in sides]
+        if best[0][0] > best[1][0]:
+            return class_names()[best[0][1]][0], best[0][0]
+        return hypernyms()[0][best[1][1]], best[1][0]
+
+    @torch.no_grad()
+    def related(self, name: str, others: Collection[str], *, least: float) -> bool:
+        """Whether the sentence embedding of ``name`` has a cosine of ``least`` or more with that of one of ``others``.
+
+        Distributions would not tell: two flat ones are alike.
+        """
+        vectors = F.normalize(super().embed([name, *others]), dim=-1)
+        return bool((vectors[1:] @ vectors[0] >= least).any())
+
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences classes"]:
         """The distribution of each sentence, float32; it sums to 1."""
@@ -217,6 +246,19 @@ def hypernyms() -> tuple[list[str], list[list[int]]]:
     with resources.as_file(resources.files("fusionerlib.encoders") / BANK) as file, safe_open(file, "pt") as bank:
         held = bank.metadata()
     return json.loads(held["kinds"]), json.loads(held["members"])
+
+
+@cache
+def class_names() -> tuple[tuple[str, ...], ...]:
+    """The names of ImageNet's classes, as ImageNet spells them; a class has one or several."""
+    text = (resources.files("fusionerlib.encoders") / CLASS_NAMES).read_text(encoding="utf-8")
+    return tuple(tuple(line.split(", ")) for line in text.splitlines())
+
+
+@cache
+def vocabulary() -> frozenset[str]:
+    """Every name of a class of ImageNet, and every hypernym, in lower case."""
+    return frozenset(name.lower() for names in class_names() for name in names) | frozenset(hypernyms()[0])
 
 
 def bank_digest() -> str:
@@ -296,4 +338,6 @@ if __name__ == "__main__":
     from fusionerlib.encoders.registry import load_text
 
     torch.manual_seed(0)
+    listed = "".join(f"{_imagenet().index_to_description(number)}\n" for number in range(CLASSES))
+    Path(__file__).with_name(CLASS_NAMES).write_text(listed, encoding="utf-8")
     rebuild(Path(sys.argv[1]), load_text("packaged"), Path(__file__).with_name(BANK))

@@ -61,6 +61,10 @@ class MiniLM(nn.Module):
         tensors = load_file(folder / "model.safetensors")
         self.load_state_dict({name: tensors[published(name)] for name in self.state_dict()})
 
+    def is_word(self, word: str) -> bool:
+        """Whether ``word``, in lower case, is one piece of the tokenizer, which a common word of English is."""
+        return self.tokenizer.token_to_id(word) is not None
+
     def forward(self, sentences: list[str]) -> Float[Tensor, "sentences 384"]:
         """Not normalised embeddings, float32."""
         device = self.words.weight.device

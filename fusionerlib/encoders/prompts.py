@@ -1,10 +1,10 @@
 """Prompt templates (sentences with ``{}`` for a name) and synonyms. A name's token is the mean over its templates."""
 
 import json
-from importlib import resources
 from pathlib import Path
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.name_forms import everyday
 
 _SETS: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -109,14 +109,16 @@ def _read(file: Path) -> tuple[str, ...]:
 def synonyms(file: str) -> dict[str, tuple[str, ...]]:
     """Further words for names, from a JSON file that maps a name to a list of words; {} for "".
 
-    "everyday" is the packaged file: words for names that no class of ImageNet covers, such as clothes for people.
+    "everyday" is the packaged table (``name_forms.everyday``), of which these are the ``words``: for names that no
+    class of ImageNet covers, such as clothes for people.
     Raises FusionerError where the file is missing or is not such an object.
     """
     if not file:
         return {}
+    if file == EVERYDAY:
+        return dict(everyday().words)
     try:
-        source = resources.files("fusionerlib.encoders") / "everyday.json" if file == EVERYDAY else Path(file)
-        given = json.loads(source.read_text(encoding="utf-8"))
+        given = json.loads(Path(file).read_text(encoding="utf-8"))
         if not all(isinstance(word, str) and word.strip() for words in given.values() for word in words):
             raise ValueError("a word is blank or not a string")
         if any(isinstance(words, str) for words in given.values()):

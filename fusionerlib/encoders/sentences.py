@@ -42,6 +42,8 @@ class SentenceNetwork(nn.Module):
         super().__init__()
         self.network, self.tokenizer, self.pooling = network, tokenizer, pooling
         self.longest, self.lower = longest, lower
+        upper, folded = (tokenizer(text)["input_ids"] for text in ("CAT", "cat"))
+        self.cased = not lower and list(upper) != list(folded)
 
     def forward(self, sentences: list[str]) -> Float[Tensor, "sentences dim"]:
         """Pooled embeddings, not normalised, float32."""
@@ -81,6 +83,7 @@ def make_spec(name: str) -> EncoderSpec:
         loader="fusionerlib.encoders.sentences:load",
         pretraining="see the model's own card",
         licence="see the model's own card",
+        languages="",
         tokens=("own", "mean", "cls"),
         files=() if local else files,
         options={"folder": name} if local else {},

@@ -66,6 +66,10 @@ class VectorTable(FrozenModule):
             raise FusionerError(self._message(missing))
         return self.vectors[torch.tensor([self._row(name) for name in names], dtype=torch.long)]
 
+    def holds(self, name: str) -> bool:
+        """Whether the table has a row for ``name``."""
+        return self._row(name) is not None
+
     def _row(self, name: str) -> int | None:
         return self._exact.get(name, self._plain.get(plain(name)))
 

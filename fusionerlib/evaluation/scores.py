@@ -20,9 +20,10 @@ from fusionerlib.datasets.scene import IGNORE, Scenes, labels_for, vocabulary
 from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.evaluation.metrics import boundary_counts, confusion_matrix, mask_counts
 from fusionerlib.evaluation.queries import absent_queries, single_queries
-from fusionerlib.inference.requests import THRESHOLD, Threshold
+from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.segmenter import Segmenter
+from fusionerlib.name_forms import spelt_as
 
 FIGURES = {
     "miou": "mIoU, all classes",
@@ -86,6 +87,7 @@ class Scores:
     accuracy: pixels with the right label, and all labelled pixels, by image.
     confusion: pixels by true (row) and predicted label (column) in ``all_classes``, background first.
     trained_names: the names of training; () where unknown, and then the figures by seen and unseen names are NaN.
+    notes: what is to be said of the names (``Segmenter.notes``).
 
     A class counts where an image shows it. IoU is the sum of intersections over the images divided by that of unions.
     """
@@ -101,6 +103,7 @@ class Scores:
     accuracy: Int64[np.ndarray, "images 2"]
     confusion: Int64[np.ndarray, "true predicted"]
     trained_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -208,6 +211,7 @@ def evaluate(
     if not len(dataset):
         raise FusionerError("the data set has no image: give a folder with some, or another split")
     names = checked_against(names, dataset)
+    notes, threshold = segmenter.notes(names), checked_threshold(threshold, names)
     count, images = len(names), len(dataset)
     shown, confusion = np.zeros((images, count), dtype=bool), np.zeros((count + 1, count + 1), dtype=np.int64)
     all_classes, single, absent, boundary, area = (ImageCounts.zeros(images, count) for _ in range(5))
@@ -259,17 +263,19 @@ def evaluate(
         accuracy=accuracy,
         confusion=confusion,
         trained_names=segmenter.trained_names,
+        notes=notes,
     )
 
 
 def checked_against(names: Sequence[str], dataset: Scenes) -> tuple[str, ...]:
-    """``names``, or all names of ``dataset`` for ().
+    """``names``, or all names of ``dataset`` for (). A name that it has in another form is spelt as it spells it.
 
     Raises FusionerError where ``dataset`` shows none of them, and for more than 254.
     """
     known = vocabulary(dataset)
     if not known:
         raise FusionerError("the data set shows no name: label some pixels, or give another folder or split")
+    names = spelt_as(checked_names(names), known) if len(names) else ()
     if names and not set(names) & set(known):
         raise FusionerError(f"the data set shows none of the {len(names)} names asked: {nearest(names[0], known)}")
     if len(chosen := tuple(names or known)) >= IGNORE:

@@ -18,9 +18,10 @@ from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.datasets.names import identifier
 from fusionerlib.devices import has_native_bf16
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
-from fusionerlib.encoders.prompts import synonyms, templates
+from fusionerlib.encoders.prompts import EVERYDAY, synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.files import plain_name
+from fusionerlib.name_forms import Everyday, everyday, form
 
 NORMALISATIONS: dict[str, dict[str, tuple[float, float, float]]] = {
     "encoder": {},
@@ -30,6 +31,8 @@ NORMALISATIONS: dict[str, dict[str, tuple[float, float, float]]] = {
 """Mean and standard deviation of red, green and blue (0-1) by ``PairConfig.normalisation``: the paper's own numbers."""
 
 Spelling = Literal["words", "identifiers"]
+OWN_SHARE = 0.05
+"""Weight of a name's own vector where the hand-written table says which other name it is asked as."""
 
 
 def in_precision_of(run: RunConfig, device: str) -> RunConfig:
@@ -85,6 +88,7 @@ def text_cache_of(
         encoder=encoder,
         templates=templates(pair.templates),
         synonyms=synonyms(pair.synonyms),
+        table=everyday() if pair.synonyms == EVERYDAY else None,
         names=names,
         folder=folder,
         limit=limit,
@@ -96,8 +100,9 @@ class TextEmbeddingCache:
 
     templates: sentences with a ``{}`` for the name; the token of a name is its mean over them.
     synonyms: other words for a name; its token is the unit-length mean over its own and theirs.
-    names: what the encoder is given for a name. "words" is the name itself; "identifiers" is the spelling of VOC and
-        COCO ("diningtable" for "dining table") where the name is one of their classes.
+    table: the hand-written table, whose ``instead`` and ``alike`` are applied to words.
+    names: what the encoder is given for a name. "words" is its form (``form``). "identifiers" is the name untouched, or
+        the spelling of VOC and COCO ("diningtable" for "dining table") where it is one of their classes.
     folder: where tokens are kept for other processes, in one file for each encoder, set of templates, synonyms and
         spelling; None keeps none.
     limit: most names held in memory; beyond it they are encoded again when they are asked for again.
@@ -109,31 +114,46 @@ class TextEmbeddingCache:
         encoder: TextEncoder,
         templates: Sequence[str],
         synonyms: Mapping[str, Sequence[str]] | None = None,
+        table: Everyday | None = None,
         names: Spelling = "words",
         folder: Path | None = None,
         limit: int | None = None,
     ) -> None:
         self.encoder, self.templates, self.spelling, self.limit = encoder, tuple(templates), names, limit
-        self.synonyms = {name: tuple(others) for name, others in (synonyms or {}).items()}
-        parts = (encoder.fingerprint, self.templates, *sorted(self.synonyms.items()))
+        self.table = table if names == "words" else None
+        self.synonyms = {self.form(name): tuple(others) for name, others in (synonyms or {}).items()}
+        parts: tuple[object, ...] = (encoder.fingerprint, self.templates, *sorted(self.synonyms.items()))
         parts += () if names == "words" else (names,)
+        parts += () if self.table is None else (*sorted(self.table.instead.items()), *sorted(self.table.alike.items()))
         identity = hashlib.sha256(repr(parts).encode()).hexdigest()
         self.file = None if folder is None else folder / f"words-{plain_name(encoder.name)}-{identity[:16]}.safetensors"
         self._tokens = self._stored()
 
+    def form(self, name: str) -> str:
+        """What ``name`` is looked up and encoded as: names with one form have one token.
+
+        A name that the encoder holds as it is written (a table of vectors) stays, and so do identifiers.
+        """
+        held = getattr(self.encoder, "holds", None)
+        if self.spelling == "identifiers" or (held is not None and held(name)):
+            return name
+        found = form(name, cased=getattr(self.encoder, "cased", False))
+        return found if held is None or held(found) else name
+
     def add(self, names: Iterable[str]) -> None:
-        """Encode those of ``names`` that are new, in one batch."""
-        new = [name for name in dict.fromkeys(names) if name not in self._tokens]
+        """Encode those of ``names`` whose forms are new, in one batch."""
+        new = [form for form in dict.fromkeys(map(self.form, names)) if form not in self._tokens]
         if new:
             self._tokens.update(zip(new, self._encoded(new), strict=True))
             self._store()
 
     def tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
         """The tokens of ``names``, in their order."""
-        if self.limit is not None and len(self._tokens.keys() | set(names)) > self.limit:
-            self._tokens = {name: self._tokens[name] for name in names if name in self._tokens}
+        forms = [self.form(name) for name in names]
+        if self.limit is not None and len(self._tokens.keys() | set(forms)) > self.limit:
+            self._tokens = {form: self._tokens[form] for form in forms if form in self._tokens}
         self.add(names)
-        return torch.stack([self._tokens[name] for name in names])
+        return torch.stack([self._tokens[form] for form in forms])
 
     def padded(
         self, lists: Sequence[Sequence[str]]
@@ -148,12 +168,27 @@ class TextEmbeddingCache:
             mask[row, : len(names)] = True
         return tokens, mask
 
-    def _encoded(self, names: Sequence[str]) -> Tensor:
-        words = [(self._spelled(name), *self.synonyms.get(name, ())) for name in names]
-        flat = list(dict.fromkeys(word for group in words for word in group))
+    def _encoded(self, forms: Sequence[str]) -> Tensor:
+        """The token of each form: its own words' mean, or that of the form that the table asks it as, mixed with it."""
+        asked_as = self.table.alike if self.table else {}
+        groups = {one: self._words(one) for form in forms for one in {form, asked_as.get(form, form)}}
+        flat = list(dict.fromkeys(word for group in groups.values() for word in group))
         tokens = dict(zip(flat, self.encoder(flat, self.templates).float().cpu(), strict=True))
-        means = torch.stack([torch.stack([tokens[word] for word in group]).mean(0) for group in words])
-        return F.normalize(means, dim=-1) if any(len(group) > 1 for group in words) else means
+        own = {one: _mean([tokens[word] for word in group]) for one, group in groups.items()}
+        return torch.stack(
+            [
+                own[form]
+                if form not in asked_as
+                else F.normalize(OWN_SHARE * own[form] + (1 - OWN_SHARE) * own[asked_as[form]], dim=-1)
+                for form in forms
+            ]
+        )
+
+    def _words(self, form: str) -> tuple[str, ...]:
+        """The words whose vectors make up the token of ``form``."""
+        if self.table and form in self.table.instead:
+            return self.table.instead[form]
+        return (self._spelled(form), *self.synonyms.get(form, ()))
 
     def _spelled(self, name: str) -> str:
         return identifier(name) if self.spelling == "identifiers" else name
@@ -176,3 +211,8 @@ class TextEmbeddingCache:
         part = self.file.with_suffix(f".{os.getpid()}.part")
         save_file({"tokens": torch.stack(list(tokens.values()))}, part, metadata={"names": json.dumps(list(tokens))})
         part.replace(self.file)
+
+
+def _mean(tokens: Sequence[Tensor]) -> Tensor:
+    """The unit-length mean of several tokens; a single one as it is."""
+    return F.normalize(torch.stack(list(tokens)).mean(0), dim=-1) if len(tokens) > 1 else tokens[0]

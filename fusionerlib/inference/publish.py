@@ -7,9 +7,11 @@ from typing import Any
 
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, PairConfig, RunConfig
+from fusionerlib.encoders.prompts import EVERYDAY
 from fusionerlib.encoders.registry import get_spec
 from fusionerlib.encoders.weights import licence_notice
 from fusionerlib.errors import FusionerError
+from fusionerlib.name_forms import words_by_hand
 
 CARD = "README.md"
 PROTOCOL = ("recipe", "steps", "batch", "positives", "negatives", "loss", "lr", "text_noise", "feed", "seed")
@@ -73,6 +75,7 @@ def model_card(
         f"## Data\n\n{data or f'Data set of kind `{run.data.dataset}`; its author gave no description.'}",
         f"## Names of training ({len(checkpoint.trained_names)})\n\n{names}\n\nAny other name can be asked too; "
         "training had no mask of it.",
+        *_words_by_hand(run.pair),
         f"## Protocol\n\nImages resized to {run.data.size} pixels; {protocol}. {_parents(checkpoint)}",
         f"## Figures\n\n{_figures(figures)}",
         "## Frozen encoders\n\n"
@@ -82,6 +85,15 @@ def model_card(
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _words_by_hand(pair: PairConfig) -> list[str]:
+    if pair.synonyms != EVERYDAY:
+        return []
+    return [
+        f"## Words written by hand\n\nThe set of synonyms `{EVERYDAY}` decides what is encoded for these names.\n\n"
+        f"{words_by_hand()}"
+    ]
 
 
 def _parents(checkpoint: Checkpoint) -> str:

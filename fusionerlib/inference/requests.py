@@ -1,9 +1,11 @@
 """What is asked of a segmenter: names and thresholds. Checked without torch, so that a mistake is told at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, overload
 
 from fusionerlib.errors import FusionerError, nearest
+from fusionerlib.name_forms import form, visible
 
 NAME_LENGTH = 200
 """Most characters of a name: text encoders truncate longer ones without a warning."""
@@ -17,44 +19,73 @@ Threshold = float | Mapping[str, float]
 def checked_threshold(threshold: float, names: Sequence[str] = ()) -> float: ...
 @overload
 def checked_threshold(threshold: Threshold, names: Sequence[str] = ()) -> Threshold: ...
-def checked_threshold(threshold: Threshold, names: Sequence[str] = ()) -> Threshold:
+def checked_threshold(threshold: Any, names: Sequence[str] = ()) -> Threshold:
     """``threshold`` as a float, or as a dictionary of floats by name.
 
-    Raises FusionerError where one is outside 0-1 (nan included), and for one of a name that is not in ``names``.
+    A name of the mapping is found among ``names`` as it is written, or else by its form: "Cat" is "cat".
+    Raises FusionerError for what is no number in 0-1, for a name that is not in ``names``, and for one given twice.
     """
-    if isinstance(threshold, Mapping):
-        if unknown := [name for name in threshold if name not in names]:
-            raise FusionerError(
-                f"threshold of {unknown[0]!r}, which is not asked for: {nearest(str(unknown[0]), list(names))}"
-            )
-        return {name: _checked_number(value, f" of {name!r}") for name, value in threshold.items()}
-    return _checked_number(threshold)
+    if not isinstance(threshold, Mapping):
+        return _checked_number(threshold)
+    by_form = {form(name): name for name in reversed(names)}
+    found: dict[str, float] = {}
+    for given, value in threshold.items():
+        name: str | None = given if given in names else by_form.get(form(given)) if isinstance(given, str) else None
+        if name is None:
+            raise FusionerError(f"threshold of {given!r}, which is not asked for: {nearest(str(given), list(names))}")
+        if name in found:
+            raise FusionerError(f"threshold of {given!r}: there is one of {name!r} already, give one for each name")
+        found[name] = _checked_number(value, f" of {given!r}")
+    return found
 
 
-def _checked_number(threshold: float, whose: str = "") -> float:
-    if not 0 <= threshold <= 1:
+def _checked_number(threshold: Any, whose: str = "") -> float:
+    if isinstance(threshold, bool) or not isinstance(threshold, Real):
+        given = f"{threshold!r}{whose} ({type(threshold).__name__})"
+        raise FusionerError(f"threshold {given}: expected a number from 0 to 1, such as 0.5, or numbers by name")
+    if not 0 <= float(threshold) <= 1:
         raise FusionerError(
             f"threshold {threshold}{whose} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
         )
     return float(threshold)
 
 
-def checked_names(names: Sequence[Any]) -> tuple[str, ...]:
-    """``names`` as a tuple; raises FusionerError with the first one that can't be asked for."""
+def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[str, ...]:
+    """``names``, any iterable of strings, as a tuple; raises FusionerError with the first one that can't be asked for.
+
+    forms: gives what a name is encoded as. Two names of one form ("cat" and "a Cat") are refused: the text encoder
+    can't tell them apart, so rounding would decide which of them a pixel belongs to.
+    """
     if isinstance(names, str):
         raise FusionerError(f"names is the string {names!r}, expected a list: did you mean [{names!r}]?")
-    if not len(names):
+    try:
+        given = tuple(names)
+    except TypeError:
+        kind = type(names).__name__
+        raise FusionerError(f"names is {names!r} ({kind}), expected a list of strings such as ['cat']") from None
+    if not given:
         raise FusionerError('no names were given: pass at least one, as in segment(["cat"])')
-    for index, name in enumerate(names):
+    seen: dict[str, int] = {}
+    for index, name in enumerate(given):
         if not isinstance(name, str):
             raise FusionerError(f"name {index} is {name!r} ({type(name).__name__}), expected a string such as 'cat'")
-        if not name.strip():
+        if not any(visible(character) and not character.isspace() for character in name):
             raise FusionerError(f"name {index} is blank ({name!r}): leave it out or write a word")
         if len(name) > NAME_LENGTH:
             start = f"{name[:20]!r}..."
             raise FusionerError(
                 f"name {index} ({start}) has {len(name)} characters, expected at most {NAME_LENGTH}: shorten it"
             )
-        if name in names[:index]:
-            raise FusionerError(f"name {index}, {name!r}, is given twice: ask for each name once")
-    return tuple(names)
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise FusionerError(
+                f"name {index} ({name!r}) holds half of a character (a lone surrogate), as text read in a wrong "
+                "encoding does: read or type it again as UTF-8"
+            )
+        if (before := seen.setdefault(forms(name), index)) != index:
+            if name == given[before]:
+                raise FusionerError(f"name {index}, {name!r}, is given twice: ask for each name once")
+            raise FusionerError(
+                f"name {index}, {name!r}, is the same as name {before}, {given[before]!r}, to the text encoder (both "
+                f"are {forms(name)!r}): ask for one of them"
+            )
+    return given

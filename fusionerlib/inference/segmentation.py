@@ -35,6 +35,7 @@ class Segmentation:
     coarse: logits at the resolution of the model; ``logits`` resizes them to that of the image.
     best, winner: of each pixel the largest logit and the index of its name (the first one in a tie).
     threshold: 0-1, for all names or by name. background: whether a pixel may belong to none of the names.
+    notes: what is to be said of the names (``Segmenter.notes``), such as that one may be misspelt; () for nothing.
 
     A pixel belongs to the name with the largest probability among those whose probability exceeds their own threshold
     (the first one in a tie), and to the background where there is no such name. Without background it belongs to the
@@ -48,6 +49,7 @@ class Segmentation:
     winner: Int32[np.ndarray, "height width"]
     threshold: Threshold = THRESHOLD
     background: bool = True
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def logits(self) -> Float[Tensor, "names height width"]:
@@ -122,8 +124,17 @@ class Segmentation:
         if path.suffix.lower() == ".png":
             write_text(path.with_name(f"{path.stem}.names.txt"), formats.names_text(self.names))
 
+    def _ipython_display_(self) -> None:
+        """What Jupyter shows for a result at the end of a cell: the notes, then the overlay."""
+        from IPython.display import Image as Picture
+        from IPython.display import display
+
+        for note in self.notes:
+            print(f"note: {note}")
+        display(Picture(data=self._repr_png_(), format="png"))
+
     def _repr_png_(self) -> bytes:
-        """The overlay, which Jupyter shows for a result at the end of a cell."""
+        """The overlay, encoded."""
         stream = BytesIO()
         self.overlay().save(stream, "PNG")
         return stream.getvalue()

@@ -24,6 +24,7 @@ from fusionerlib.checkpoints import Checkpoint, Parent
 from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
+from fusionerlib.features import names as name_notes
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
 from fusionerlib.files import write_text
 from fusionerlib.hub import find_checkpoint
@@ -40,6 +41,8 @@ LONGEST = 1024
 """Longest side, in pixels, of an encoder input that keeps the image's proportions (attention is quadratic in it)."""
 CACHED_NAMES = 10_000
 """Most names whose text tokens are kept in memory."""
+NOTED = 100
+"""Most lists of names whose notes are kept in memory."""
 DECODERS = 2
 """Threads that decode images in ``Segmenter.predict``."""
 Given = TypeVar("Given", bound=ImageLike)
@@ -87,6 +90,7 @@ class Segmenter:
         self._tokens: VisualTokens | None = None
         self._windows: EncodedWindows | None = None
         self._input = (0, 0)
+        self._noted: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     @classmethod
     def load(cls, checkpoint: str | os.PathLike[str], *, sliding: bool = False, device: str = "cpu") -> Self:
@@ -213,9 +217,10 @@ class Segmenter:
         background: False gives every pixel to the name with the largest probability; threshold then has no effect.
 
         Raises FusionerError where no image is set, for a threshold outside 0-1 or of a name that is not in ``names``,
-        and for names that are empty, blank, repeated, no strings, or longer than 200 characters.
+        and for names that are empty, blank, repeated, no strings, or longer than 200 characters. Names that the text
+        encoder can't tell apart, such as "cat" and "a Cat", count as repeated.
         """
-        names = checked_names(names)
+        names = self._checked(names)
         threshold, text_tokens = checked_threshold(threshold, names), self.text_tokens(names)
         if self._windows is None:
             coarse = self._coarse(text_tokens)
@@ -231,7 +236,21 @@ class Segmenter:
             winner=winner,
             threshold=threshold,
             background=background,
+            notes=self.notes(names),
         )
+
+    def notes(self, names: Iterable[str]) -> tuple[str, ...]:
+        """What is to be said of ``names``, in sentences, whatever the image shows; () for nothing.
+
+        Such as: a name may be misspelt, is in another language, is asked as another one, is a part of a thing, or means
+        nothing to this model. Raises FusionerError for names that ``segment`` refuses.
+        """
+        asked = self._checked(names)
+        if asked not in self._noted:
+            self._noted[asked] = name_notes.notes(self.text_cache, asked, trained_names=self.trained_names)
+            while len(self._noted) > NOTED:
+                del self._noted[next(iter(self._noted))]
+        return self._noted[asked]
 
     def predict(
         self,
@@ -249,7 +268,7 @@ class Segmenter:
         that memory does not grow with their number. names, threshold, background: see ``segment``.
         Raises FusionerError for names and thresholds at once, before the first image.
         """
-        names = checked_names(names)
+        names = self._checked(names)
         threshold = checked_threshold(threshold, names)
         return self._predicted(images, names, threshold, background, max(1, ahead))
 
@@ -331,7 +350,10 @@ class Segmenter:
 
         Raises FusionerError for names that ``segment`` refuses.
         """
-        return self.text_cache.tokens(checked_names(names)).to(self._device)
+        return self.text_cache.tokens(self._checked(names)).to(self._device)
+
+    def _checked(self, names: Iterable[str]) -> tuple[str, ...]:
+        return checked_names(names, forms=self.text_cache.form)
 
     def _input_size(self, height: int, width: int) -> tuple[int, int]:
         if self.size is not None:

@@ -109,6 +109,19 @@ def test_a_photo_is_segmented_whole_or_by_windows(tmp_path: Path) -> None:
     assert (whole != windows).any()
 
 
+def test_what_is_said_of_names_is_said_once_on_stderr(tmp_path: Path) -> None:
+    for stem in ("a", "b"):
+        Image.fromarray(chelsea()[:96, :96]).save(tmp_path / f"{stem}.png")
+    command = ["segment", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "Cat", "pesron", "-o", str(tmp_path)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("note: 'pesron'") == 1 and "did you mean 'person'?" in result.stderr
+    assert "note" not in result.stdout and "'Cat'" not in result.stderr
+    assert "note:" not in runner.invoke(app, [*command, "--quiet"]).stderr
+    twice = runner.invoke(app, ["segment", str(tmp_path / "a.png"), "cat", "Cats"])
+    assert twice.exit_code == 2 and "'Cats', is the same as name 0, 'cat'" in twice.stderr
+
+
 def test_encoders_are_listed_for_people() -> None:
     result = runner.invoke(app, ["encoders"])
     assert result.exit_code == 0, result.output

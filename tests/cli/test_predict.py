@@ -41,6 +41,7 @@ def test_killed_and_repeated_it_ends_byte_equal(tmp_path: Path) -> None:
     for out in ("out", "whole"):
         done = subprocess.run(command(out), cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "05.jpg' can't be read" in done.stderr, done.stderr
+        assert done.stderr.count("note: 'wall' is no class") == 1, "once, however many photos"
         kept = f" ({before} of them before)" if out == "out" else ""
         assert done.stdout == f"{out}: 19 images{kept}, 1 failed\n"
     assert content(tmp_path / "out") == content(tmp_path / "whole")

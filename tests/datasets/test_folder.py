@@ -91,6 +91,7 @@ def test_zero_may_be_a_class_and_others_ignored(made: Made) -> None:
         ("background\ncat\n", "would be index 1: 0 is background already, so delete the line"),
         ("1 cat\n1 dog\n", "has the index 1 twice"),
         ("1 cat\n2 cat\n", "has the name 'cat' twice"),
+        ("1 cat\n2 dog\n3 Cats\n", "'cat' and 'Cats', which are one name to a text encoder"),
         ("", "names 0 classes, the highest index is None: expected at least one"),
         ("0 background\n255 ignore\n", "names 0 classes"),
         ("1 cat\n255 void\n", "the highest index is 255: .* up to 254"),

@@ -25,6 +25,16 @@ def drawn_scenes(count: int = 5) -> list[Scene]:
     return scenes
 
 
+class Listed(list[Scene]):
+    """A list of scenes as a data set."""
+
+    fingerprint = "listed"
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The names of scene ``index``."""
+        return self[index].names
+
+
 def draw_folder(root: Path, count: int = 5) -> Path:
     """``drawn_scenes`` as ``images``, ``masks`` and ``names.txt``."""
     for part in ("images", "masks"):

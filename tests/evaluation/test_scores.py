@@ -23,7 +23,7 @@ from fusionerlib.evaluation.scores import (
     interval,
     resamples,
 )
-from tests.evaluation.drawn import CLASSES, drawn_scenes
+from tests.evaluation.drawn import CLASSES, Listed, drawn_scenes
 from tests.inference.test_segmenter import make
 
 NAMES = ("cat", "dog", "sofa")
@@ -251,3 +251,18 @@ def test_single_and_absent_prompts_are_asked_alone() -> None:
             assert [area.intersections[index, place], area.unions[index, place]] == expected
     assert together, "asked together, the names give the same masks: this model tests nothing"
     assert scores.trained_names == () and math.isnan(scores.figures["seen"].value)
+
+
+def test_names_are_matched_by_their_forms() -> None:
+    segmenter, scenes = make(), drawn_scenes(3)
+    data = Listed(scenes)
+    plain = evaluate(segmenter, data, names=["cat", "dog"], threshold={"cat": 0.4}, quiet=True)
+    other = evaluate(segmenter, data, names=["Cats", "a dog"], threshold={"A Cat": 0.4}, quiet=True)
+    assert other.names == ("cat", "dog") and (other.confusion == plain.confusion).all() and plain.confusion.any()
+    with pytest.raises(FusionerError, match="'Cats', is the same as name 0"):
+        evaluate(segmenter, data, names=["cat", "Cats"], quiet=True)
+    renamed = [
+        replace(scene, names=tuple(name.replace("armadillo", "Cat") for name in scene.names)) for scene in scenes
+    ]
+    with pytest.raises(FusionerError, match="the same as name"):
+        evaluate(segmenter, Listed(renamed), quiet=True)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from skimage.data import chelsea
 from fusionerlib import Segmenter, checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.name_forms import everyday
 from tests.encoders.hub_server import COMMIT, Server
 
 NAMES = ["cat", "grass"]
@@ -119,6 +121,13 @@ def test_a_saved_folder_names_no_path_of_this_machine(segmenter, tmp_path):
     card = (saved / "README.md").read_text()
     assert "# mine" in card and "Two cats." in card and "| mIoU | 0.512 |" in card and "| images | 9 |" in card
     assert "zebra" in card and "steps = 600" in card and "Apache-2.0" in card and "57,553" in card
+    packaged = (checkpoints.packaged_folder() / "README.md").read_text(encoding="utf-8")
+    for name in everyday().names():
+        assert all(re.search(rf"\b{re.escape(name)}\b", text) for text in (card, packaged) if name not in OTHERS), name
+
+
+OTHERS = everyday().others
+"""Names that the table only knows to be names."""
 
 
 OFFLINE = """

@@ -7,7 +7,7 @@ from PIL import Image
 from fusionerlib import Segmenter
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
-from fusionerlib.inference.requests import checked_names
+from fusionerlib.inference.requests import checked_names, checked_threshold
 from tests.inference.test_segmenter import make, photo, segmenter
 
 __all__ = ["photo", "segmenter"]
@@ -23,11 +23,60 @@ __all__ = ["photo", "segmenter"]
         (["cat", "sky", "cat"], "name 2, 'cat', is given twice"),
         (["cat", 3], r"name 1 is 3 \(int\)"),
         ([None], "NoneType"),
+        (3, r"names is 3 \(int\), expected a list"),
+        (["\u200b"], "name 0 is blank"),
+        (["cat", "dog", "Cat"], r"name 2, 'Cat', is the same as name 0, 'cat'"),
+        (["cat ", "cat"], "the same as name 0, 'cat '"),
+        (["horses", "a photo of a horse"], "both are 'horse'"),
+        (["caf\udce9"], "lone surrogate.*UTF-8"),
     ],
 )
 def test_names_that_cant_be_asked(names, message):
     with pytest.raises(FusionerError, match=message):
         checked_names(names)
+
+
+def test_any_iterable_of_names_is_a_list():
+    assert checked_names(name for name in ("cat", "dog")) == ("cat", "dog")
+    assert checked_names(np.array(["cat", "dog"])) == ("cat", "dog")
+    assert len(checked_names([f"name {place}" for place in range(20_000)])) == 20_000
+    with pytest.raises(FusionerError, match="given twice"):
+        checked_names(["Cat", "Cat"], forms=lambda name: name)
+    assert checked_names(["Cat", "cat"], forms=lambda name: name) == ("Cat", "cat"), "identifiers are raw"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [
+        ("0.5", r"threshold '0.5' \(str\): expected a number from 0 to 1"),
+        (True, r"threshold True \(bool\)"),
+        (None, "NoneType"),
+        (float("nan"), "outside 0-1"),
+        ({"cat": "0.5"}, r"'0.5' of 'cat' \(str\)"),
+        ({"sofa": 0.5}, "'sofa', which is not asked for"),
+        ({3: 0.5}, "3, which is not asked for"),
+        ({"cat": 0.5, "Cats": 0.4}, "'Cats': there is one of 'cat' already"),
+    ],
+)
+def test_thresholds_that_cant_be_used(threshold, message):
+    with pytest.raises(FusionerError, match=message):
+        checked_threshold(threshold, ("cat", "dog"))
+
+
+def test_thresholds_by_name_find_other_forms_of_it():
+    assert checked_threshold({"Cat": 0.3}, ("a cat", "dog")) == {"a cat": 0.3}
+    assert checked_threshold(np.float32(0.25)) == 0.25
+
+
+def test_notes_come_with_every_result_and_once_for_many(segmenter, photo):
+    asked = ["a photo of a cat", "dog"]
+    result = segmenter.set_image(photo).segment(asked)
+    assert result.notes == ("'a photo of a cat' is asked as 'cat'",)
+    assert result.at(0.2).notes == result.notes == segmenter.notes(asked)
+    results = [found.notes for _, found in segmenter.predict([photo, photo], asked)]
+    assert results[0] is results[1] is segmenter.notes(asked)
+    with pytest.raises(FusionerError, match="the same as name 0"):
+        segmenter.notes(["cat", "Cats"])
 
 
 def test_segment_checks_names_and_image(segmenter, photo):

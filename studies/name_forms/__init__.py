@@ -1,0 +1,1 @@
+"""What the way in which a name is written costs."""
