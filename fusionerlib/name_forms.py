@@ -1,8 +1,8 @@
 """Forms of a name: "Cats", " cat ", "a cat" and "a photo of a cat" all ask for "cat". Plain text, no model.
 
-Which words are known is decided by ``nouns.txt.xz``: the common nouns of WordNet 3.0 (Princeton University) and its
-irregular plurals, written by ``python -m fusionerlib.name_forms INDEX_FOLDER`` from ``data.noun`` and ``noun.exc``
-(Debian's package wordnet-base); and by the hand-written ``everyday.json`` (``everyday``).
+Which words are known is decided by ``nouns.txt.xz``: the common nouns of WordNet 3.0 (Princeton University), its
+irregular plurals, and the names of ImageNet's classes, written by ``python -m fusionerlib.name_forms FOLDER`` from
+``data.noun`` and ``noun.exc`` (Debian's package wordnet-base); and by the hand-written ``everyday.json`` (``everyday``).
 """
 
 import json
@@ -53,6 +53,8 @@ PLAIN_PLURALS = frozenset(
     ]
 )
 """Plurals that WordNet lists as nouns of their own, and that are taken as plurals all the same."""
+MADE = ("06", "13")
+"""WordNet's files of things that people make, and of food."""
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _EDGES = " \t\n\"'`.,;:!?\u00b4\u2018\u2019\u201c\u201d\u00ab\u00bb"
 
@@ -252,22 +254,26 @@ def nouns() -> tuple[frozenset[str], dict[str, str]]:
 
 
 def rebuild(folder: Path, target: Path) -> None:
-    """Write ``target`` from WordNet's ``data.noun`` and ``noun.exc`` in ``folder``.
+    """Write ``target`` from WordNet's ``data.noun`` and ``noun.exc`` in ``folder``, and ImageNet's class names.
 
-    Names of single persons and places (instances), words with capitals that do not end in a common noun, and
-    ``PLAIN_PLURALS`` are left out.
+    Names of single persons and places (instances), words with capitals that neither end in a common noun nor are made
+    by people, and ``PLAIN_PLURALS`` are left out.
     """
     common: set[str] = set()
-    capital: set[str] = set()
+    capital, made = set[str](), set[str]()
     for line in (folder / "data.noun").read_text(encoding="latin-1").splitlines():
         fields = line.partition("|")[0].split()
         if line.startswith("  ") or "@i" in fields:
             continue  # the licence at the top, or an instance
         words = [fields[4 + 2 * index].replace("_", " ") for index in range(int(fields[3], 16))]
         common |= {word for word in words if word == word.lower()}
-        capital |= {word.lower() for word in words if word != word.lower()}
-    # "Christmas tree" and "T-shirt", not "Felis catus".
-    common |= {word for word in capital if re.split(" |-", word)[-1] in common and re.search(" |-", word)}
+        named = {word.lower() for word in words if word != word.lower()}
+        capital |= named
+        made |= named if fields[1] in MADE else set()
+    # "Christmas tree", "T-shirt" and "Frisbee", not "Felis catus".
+    common |= {word for word in capital if re.split(" |-", word)[-1] in common and re.search(" |-", word)} | made
+    classes = (resources.files("fusionerlib.encoders") / "imagenet_names.txt").read_text(encoding="utf-8")
+    common |= {name.lower() for line in classes.splitlines() for name in line.split(", ")}
     common -= PLAIN_PLURALS
     irregular = {}
     for line in (folder / "noun.exc").read_text(encoding="latin-1").splitlines():

@@ -73,10 +73,10 @@ def test_a_form_is_a_form_of_itself_whatever_the_case_and_space(text):
     assert form(text.replace(" ", "_")) == found
 
 
-@given(st.sampled_from(sorted(coco.NAMES)), st.sampled_from(["{}", "a {}", "the {}", "a photo of a {}", "{}.", " {}"]))
-def test_every_name_in_every_wrapping(name, wrapping):
-    for write in (str.lower, str.upper, str.title):
-        assert form(wrapping.format(write(name))) == name
+def test_every_name_of_coco_in_every_wrapping():
+    for wrapping in ("{}", "a {}", "the {}", "a photo of a {}", "{}.", " {}"):
+        for write in (str.lower, str.upper, str.title):
+            assert [form(wrapping.format(write(name))) for name in coco.NAMES] == list(coco.NAMES)
 
 
 def test_names_are_spelt_as_a_data_set_spells_them():
@@ -126,4 +126,5 @@ def test_the_list_of_nouns_is_made_of_wordnets_files(tmp_path):
     (tmp_path / "noun.exc").write_text("mice mouse\ntrees tree\ngeese goose\n", encoding="latin-1")
     name_forms.rebuild(tmp_path, tmp_path / "nouns.xz")
     rows = lzma.decompress((tmp_path / "nouns.xz").read_bytes()).decode().splitlines()
-    assert rows == ["christmas tree", "mouse", "tree", "mice\tmouse"]
+    assert {"christmas tree", "mouse", "tree", "chihuahua"} < set(rows) and rows[-1] == "mice\tmouse"
+    assert {"rome", "cows", "mus musculus", "geese\tgoose"}.isdisjoint(rows)
