@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.pascal import NO_FOLD
+from fusionerlib.datasets.transforms import Subset
 from fusionerlib.evaluation.evaluator import Evaluator
+from fusionerlib.evaluation.forgetting import Forgetting, measure_forgetting
 from fusionerlib.evaluation.scoring import validation
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache
@@ -28,6 +31,7 @@ from fusionerlib.training.start import starting_point
 from fusionerlib.training.steps import in_steps
 
 VALIDATION_SCENES = 100
+FORGETTING_SCENES = 40
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,24 @@ class TrainedRun:
     def evaluator(self, *, threshold: float = 0.5) -> Evaluator:
         """An evaluator of the checkpoint."""
         return Evaluator(self.context, self.checkpoint, threshold=threshold)
+
+    def forgetting(self, *, quiet: bool = False) -> Forgetting | None:
+        """What the training did to the names of the checkpoint that it started from (leaf ``init``).
+
+        On the first validation images. None for a training that started from no checkpoint or has no such images.
+        """
+        start, tests = starting_point(self.checkpoint.run), self.context.sets.tests
+        if start is None or not tests:
+            return None
+        scenes = next(iter(tests.values()))
+        few = Subset(scenes, range(min(FORGETTING_SCENES, len(scenes))))
+        return measure_forgetting(
+            start.checkpoint.model.to(self.context.device),
+            self.checkpoint.model,
+            self.context.features(few, "validation features", quiet=quiet),
+            self.context.text_cache,
+            old_names=start.checkpoint.trained_names,
+        )
 
 
 def train_run(
@@ -154,7 +176,14 @@ def fit(run: RunConfig, folder: Path | str, *, device: str = "", quiet: bool = F
     stored = {name: context.features(scenes, "test features", quiet=quiet) for name, scenes in tests.items()}
 
     def evaluate(trained: TrainedRun) -> dict[str, Any]:
-        figures = {"loss": trained.loss, "parameters": trained.parameters, "processes": distributed.count}
+        figures: dict[str, Any] = {
+            "loss": trained.loss,
+            "parameters": trained.parameters,
+            "processes": distributed.count,
+        }
+        if forgotten := trained.forgetting(quiet=quiet):
+            print(forgotten.report(trained.checkpoint.run), file=sys.stderr, flush=True)
+            figures["forgetting"] = forgotten.figures()
         return {"history": trained.history, **figures}
 
     train_and_evaluate(
