@@ -3,7 +3,7 @@
 from fusionerlib.plots.features import attention, cosine_matrix, pca_colours, pca_tokens, similarity
 from fusionerlib.plots.metrics import ablation_bars, curves, kind_bars, per_class_bars, robustness
 from fusionerlib.plots.protocols import confusion, risk_curve, triple
-from fusionerlib.plots.scenes import SceneRow, prediction_rows, scene_rows, scenes
+from fusionerlib.plots.scenes import SceneRow, prediction_rows, scene_rows, scenes, segmented_rows
 from fusionerlib.plots.style import save, style
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "save",
     "scene_rows",
     "scenes",
+    "segmented_rows",
     "similarity",
     "style",
     "triple",

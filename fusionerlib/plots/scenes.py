@@ -1,19 +1,20 @@
 """Scenes as pictures: labels and predictions drawn over the image, with the names as a legend."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.datasets.scene import Scene, Scenes, labels_for
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.evaluation.scoring import Prediction
 from fusionerlib.inference.overlay import legend_entries, overlay, printable, short
 from fusionerlib.inference.palette import palette
+from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.plots.style import figure, picture, style, wrapped
 
 
@@ -21,7 +22,8 @@ from fusionerlib.plots.style import figure, picture, style, wrapped
 class SceneRow:
     """A row of ``scene_rows``: one query with its prediction.
 
-    Labels of ``truth`` and ``predicted``: 0 is background, k + 1 is ``names[k]``, 255 is ignored.
+    Labels of ``truth`` and ``predicted``: 0 is background, k + 1 is ``names[k]``, 255 is ignored. beside: predictions
+    of other models for the same names, by title; the same titles in all rows of a figure.
     """
 
     title: str
@@ -29,6 +31,25 @@ class SceneRow:
     names: tuple[str, ...]
     truth: Integer[np.ndarray, "height width"]
     predicted: Integer[np.ndarray, "height width"]
+    beside: Mapping[str, Integer[np.ndarray, "height width"]] = field(default_factory=dict)
+
+
+def segmented_rows(
+    scenes: Scenes, indices: Iterable[int], segmenters: Mapping[str, Segmenter], names: Sequence[str]
+) -> list[SceneRow]:
+    """What several segmenters answer for the same scenes, all ``names`` asked at once, as rows for ``scene_rows``.
+
+    The first segmenter's answer is the row's prediction, the others stand beside it under their key.
+    """
+    rows = []
+    for index in indices:
+        scene = scenes[index]
+        (_, first), *others = (
+            (key, segmenter.set_image(scene.image).segment(names).labels) for key, segmenter in segmenters.items()
+        )
+        truth = labels_for(scene.labels, scene.names, names)
+        rows.append(SceneRow(scene.key, scene.image, tuple(names), truth, first, dict(others)))
+    return rows
 
 
 def prediction_rows(predictions: Iterable[Prediction], scenes: Scenes, *, threshold: float = 0.5) -> list[SceneRow]:
@@ -83,28 +104,29 @@ def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) ->
 
 
 def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
-    """One row for each scene: image, ground truth, prediction, and a legend of the names that were asked.
+    """One row for each scene: image, ground truth, predictions, and a legend of the names that were asked.
 
     opacity: of the labels, 0-1. Raises FusionerError where ``rows`` is empty.
     """
     if not rows:
         raise FusionerError("there is no scene to show: pass at least one SceneRow")
     with style():
+        titles = ("image", "ground truth", "prediction", *rows[0].beside)
         heights = [max(2.3 * row.image.shape[0] / row.image.shape[1], 0.22 * min(len(row.names), 13)) for row in rows]
-        result = figure(9.2, sum(heights) + 0.3 * len(rows))
-        panels = result.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 1, 1, 0.9), height_ratios=heights)
+        result = figure(2 + 2.4 * len(titles), sum(heights) + 0.3 * len(rows))
+        widths = (*(1 for _ in titles), 0.9)
+        panels = result.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths, height_ratios=heights)
         for index, (row, axes) in enumerate(zip(rows, panels, strict=True)):
             shown = [
                 overlay(row.image, labels, row.names, opacity=opacity, legend=False)
-                for labels in (row.truth, row.predicted)
+                for labels in (row.truth, row.predicted, *row.beside.values())
             ]
-            for panel, content, title in zip(
-                axes, (row.image, *shown), ("image", "ground truth", "prediction"), strict=False
-            ):
+            for panel, content, title in zip(axes[:-1], (row.image, *shown), titles, strict=True):
                 panel.imshow(np.asarray(content))
                 picture(panel, "" if index else title)
-            axes[3].set_axis_off()
-            areas = [int(((row.truth == k + 1) | (row.predicted == k + 1)).sum()) for k in range(len(row.names))]
+            axes[-1].set_axis_off()
+            drawn = np.stack([row.truth, row.predicted, *row.beside.values()])
+            areas = [int((drawn == k + 1).any(axis=0).sum()) for k in range(len(row.names))]
             present = {printable(name) for k, name in enumerate(row.names) if (row.truth == k + 1).any()}
             entries = legend_entries(row.names, areas, total=row.truth.size, limit=12)
             handles = [
@@ -115,7 +137,7 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
                 )
                 for entry in entries
             ]
-            axes[3].legend(
+            axes[-1].legend(
                 handles=handles,
                 loc="center left",
                 bbox_to_anchor=(0, 0.5),

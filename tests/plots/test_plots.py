@@ -15,10 +15,12 @@ from PIL import Image
 from skimage.data import chelsea, coffee
 
 from fusionerlib import plots
+from fusionerlib.datasets.scene import Scene
 from fusionerlib.encoders.base import TokenMap
 from fusionerlib.errors import FusionerError
 from fusionerlib.plots.features import principal_components
 from fusionerlib.plots.metrics import trailing_mean
+from tests.inference.test_segmenter import MeanColours, make
 
 LONG = "a name that goes on and on " * 7
 
@@ -134,6 +136,29 @@ def test_curves_hold_loss_and_validation():
 def test_trailing_mean_agrees_with_pandas():
     values = np.random.default_rng(0).normal(size=40)
     np.testing.assert_allclose(trailing_mean(values, 7), pd.Series(values).rolling(7, min_periods=1).mean())
+
+
+def test_rows_of_two_segmenters_show_each_ones_own_masks_beside_the_other():
+    image = chelsea()[:96, :128]
+    labels = np.zeros(image.shape[:2], np.uint8)
+    labels[:, :50] = 1
+    one, other = make(), make(visual=Upside())
+    scene = Scene(image=image, labels=labels, names=("cat",), key="one")
+    names = ("sky", "cat")
+    [row] = plots.segmented_rows([scene], [0], {"mine": one, "theirs": other}, names)
+    np.testing.assert_array_equal(row.truth, np.where(labels == 1, 2, 0))
+    np.testing.assert_array_equal(row.predicted, one.set_image(image).segment(names).labels)
+    np.testing.assert_array_equal(row.beside["theirs"], other.set_image(image).segment(names).labels)
+    assert (row.predicted != row.beside["theirs"]).any()
+    figure = plots.scene_rows([row])
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "ground truth", "prediction", "theirs"]
+
+
+class Upside(MeanColours):
+    """A toy tower that sees its images upside down."""
+
+    def __call__(self, images, *, outside=None):
+        return super().__call__(images.flip(-2))
 
 
 def test_scene_rows_show_image_truth_and_prediction_with_names():
