@@ -14,7 +14,7 @@ from filelock import lock_descriptor
 
 from fusionerlib.errors import FusionerError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What an image file may end in, in small or capital letters."""
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
 PACKAGED = "packaged"

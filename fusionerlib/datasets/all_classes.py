@@ -175,8 +175,13 @@ def read_index_masks(
         raise FusionerError(f"{images} has images but there are no masks: looked for {tried}; unpack them there")
     files = paired(images, masks, _stems(home / layout.listing.format(split=part), masks, split, layout))
     files = files if keys is None else [file for file in files if file[0] in keys]
-    zero = {"background": (), "ignored": (0,)} if layout.zero_ignored else {"background": (0,), "ignored": ()}
-    return MaskFolder(files, classes=dict(enumerate(names, start=1)), meaning=f"the index list of {dataset}", **zero)
+    return MaskFolder(
+        files,
+        classes=dict(enumerate(names, start=1)),
+        background=() if layout.zero_ignored else (0,),
+        ignored=(0,) if layout.zero_ignored else (),
+        meaning=f"the index list of {dataset}",
+    )
 
 
 def _home(dataset: str, root: Path, homes: list[Path], images: str, part: str) -> Path:

@@ -10,12 +10,13 @@ from PIL import Image
 
 from fusionerlib import download
 from fusionerlib.datasets.download.archives import unpack
-from fusionerlib.datasets.folder import read_folder, read_names
+from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.formats.colours import Colour, UnknownColour, indices_of
+from fusionerlib.datasets.formats.names import read_names
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES, exclusive, write_text
-from fusionerlib.images import shown_size
+from fusionerlib.images import read_header
 from fusionerlib.progress import each
 
 HOME = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
@@ -131,7 +132,7 @@ def _fill(staging: Path, folders: Sequence[Path], quiet: bool) -> None:
     frames = _own_frames(own) if own else _published_frames(folders)
     for stem, (image, mask) in each(frames.items(), "CamVid", total=len(frames), unit="frame", quiet=quiet):
         labels = np.asarray(Image.open(mask)) if own else _labels(mask)
-        if shown_size(image) != labels.shape:
+        if read_header(image).shown != labels.shape:
             raise FusionerError(f"{image} and {mask} differ in size: take both from the publishers' archives")
         shutil.copyfile(image, staging / "images" / f"{stem}{image.suffix.lower()}")
         Image.fromarray(labels).save(staging / "masks" / f"{stem}.png")

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from fusionerlib.datasets.formats.colours import Colour, UnknownColour, indices_of
+from fusionerlib.datasets.formats.findings import Findings
 from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
 from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError
@@ -23,7 +25,9 @@ class MaskFolder:
     """Scenes from (key, image, mask) files; a scene's names are the classes that occur in its mask.
 
     classes: index to name. background: the indices that become label 0. ignored: those that become 255, as 255 itself
-    does. meaning: what defines the indices (a file, a data set), for error messages.
+    does. meaning: what defines the indices (a file, a data set), for error messages. colours: the index of each colour,
+    for masks of colours. as_stored: the images whose masks ignore their EXIF orientation; None decides by the size.
+    findings: what a reader left out, for whoever checks the data.
     ``names`` reads a mask the first time it is asked for, never an image.
     Raises FusionerError on access for a broken file, a mask whose size is not its image's, and an undefined index.
     """
@@ -36,13 +40,25 @@ class MaskFolder:
         background: Collection[int] = (0,),
         ignored: Collection[int] = (),
         meaning: str,
+        colours: Mapping[Colour, int] | None = None,
+        as_stored: Collection[Path] | None = None,
+        findings: Findings | None = None,
     ) -> None:
+        self.findings, self.pairs = findings or Findings(), files
+        self._colours, self._as_stored = dict(colours or {}), as_stored
         self._files, self._by_index, self._ignored = files, dict(sorted(classes.items())), sorted(ignored)
         self._known, self._meaning = {*classes, *background, *ignored}, meaning
         self._present: dict[int, tuple[int, ...]] = {}
         digests = content_digests([file for _, *pair in files for file in pair])
         self.fingerprint = fingerprint(
-            "mask folder", self._by_index, sorted(background), self._ignored, self.keys, digests
+            "mask folder",
+            self._by_index,
+            sorted(background),
+            self._ignored,
+            self.keys,
+            digests,
+            sorted(self._colours.items()),
+            None if as_stored is None else [file in as_stored for _, file, _ in files],
         )
 
     @property
@@ -68,28 +84,40 @@ class MaskFolder:
         key, image, mask = self._files[index]
         raw = self._read(index)
         labels = relabelled(raw, classes=self._present[index], ignored=self._ignored)
-        return Scene(image=read_pair(image, raw, mask), labels=labels, names=self.names(index), key=key)
+        upright = None if self._as_stored is None else image not in self._as_stored
+        return Scene(
+            image=read_pair(image, raw, mask, upright=upright), labels=labels, names=self.names(index), key=key
+        )
 
     def _read(self, index: int) -> UInt8[np.ndarray, "height width"]:
-        raw = read_indices(self._files[index][2], known=self._known, meaning=self._meaning)
+        raw = read_indices(self._files[index][2], known=self._known, meaning=self._meaning, colours=self._colours)
         present = indices_in(raw) - set(self._ignored)
         self._present[index] = tuple(number for number in self._by_index if number in present)
         return raw
 
 
 def read_indices(
-    file: Path, *, known: Collection[int], meaning: str, remedy: str = ""
+    file: Path, *, known: Collection[int], meaning: str, remedy: str = "", colours: Mapping[Colour, int] | None = None
 ) -> UInt8[np.ndarray, "height width"]:
-    """The indices of a PNG with a palette or in grey, of any bit depth.
+    """The indices of a PNG with a palette or in grey, of any bit depth, or with ``colours`` that stand for indices.
 
     known: the indices that are defined, beside 255. meaning: what defines them, for the error message. remedy: replaces
-    the general remedy of the error message.
+    the general remedy of the error message. colours: to indices; a palette is read by its colours where it has no other
+    ones than these, by its indices otherwise.
     Raises FusionerError naming the file where it is broken, holds colours instead of indices, or an undefined index.
     """
     try:
         with Image.open(file) as opened:
             # The indices are the classes and the palette's colours mean nothing: never convert the file.
             mode, raw = opened.mode, np.asarray(opened)
+            coloured = _by_colour(opened, raw, colours) if colours else None
+            if coloured is not None:
+                return coloured
+    except UnknownColour as error:
+        raise FusionerError(
+            f"mask {file} holds {error}: not in {meaning}; add the colour there, or export the mask again as PNG "
+            "without smoothing"
+        ) from error
     # Pillow's parsers raise exceptions of any type for a broken file.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -110,23 +138,37 @@ def read_indices(
     return raw.astype(np.uint8, copy=False)
 
 
+def _by_colour(
+    opened: Image.Image, raw: np.ndarray, colours: Mapping[Colour, int]
+) -> UInt8[np.ndarray, "height width"] | None:
+    """The indices of a mask of colours; None for one of indices. Raises UnknownColour."""
+    if opened.mode in ("RGB", "RGBA"):
+        return indices_of(np.ascontiguousarray(raw[..., :3]), colours)
+    if opened.mode != "P":
+        return None
+    try:
+        return indices_of(np.asarray(opened.convert("RGB")), colours)
+    except UnknownColour:
+        return None
+
+
 def indices_in(raw: UInt8[np.ndarray, "height width"]) -> set[int]:
     """The indices that occur in a mask."""
     return set(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
 
 
-def read_pair(image: Path, raw: UInt8[np.ndarray, "height width"], mask: Path) -> UInt8[np.ndarray, "height width 3"]:
+def read_pair(
+    image: Path, raw: UInt8[np.ndarray, "height width"], mask: Path, *, upright: bool | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """The pixels of ``image``, at the size of ``raw`` (read from the file ``mask``).
 
-    Raises FusionerError where the sizes differ, with and without the image's EXIF rotation.
+    upright: whether the mask has the image's EXIF orientation; None tries both, as some annotation tools ignore it.
+    Raises FusionerError where the sizes differ.
     """
-    pixels = read_image(image)
+    pixels = read_image(image, upright=upright is not False)
     if pixels.shape[:2] == raw.shape:
         return pixels
-    # Some annotation tools do not apply a photo's EXIF rotation.
-    with Image.open(image) as opened:
-        untouched = read_image(np.array(opened.convert("RGB")))
-    if untouched.shape[:2] == raw.shape:
+    if upright is None and (untouched := read_image(image, upright=False)).shape[:2] == raw.shape:
         return untouched
     raise FusionerError(
         f"mask {mask} is {raw.shape[::-1]} pixels, its image {image} {pixels.shape[1::-1]} (width, height): export the "

@@ -94,7 +94,7 @@ def test_zero_may_be_a_class_and_others_ignored(made: Made) -> None:
         ("1 cat\n2 dog\n3 Cats\n", "'cat' and 'Cats', which are one name to a text encoder"),
         ("", "names 0 classes, the highest index is None: expected at least one"),
         ("0 background\n255 ignore\n", "names 0 classes"),
-        ("1 cat\n255 void\n", "the highest index is 255: .* up to 254"),
+        ("1 cat\n255 dog\n", "the highest index is 255: .* up to 254"),
     ],
 )
 def test_bad_names_are_named(made: Made, text: str, complaint: str) -> None:

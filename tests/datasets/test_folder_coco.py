@@ -59,7 +59,11 @@ def test_a_coco_file_for_each_split(coco: Path) -> None:
     write_coco(coco / "annotations/instances_val.json", range(8, 11))
     assert keys(read_folder(coco, split="val")) == ["8", "9", "10"]
     assert keys(read_folder(coco, split="train")) == [str(number) for number in range(1, 8)]
-    with pytest.raises(FusionerError, match=r"several COCO files \(instances_train\.json, instances_val\.json\)"):
+    whole = read_folder(coco)
+    assert keys(whole) == [f"train/{number}" for number in range(1, 8)] + ["val/8", "val/9", "val/10"]
+    (coco / "annotations/instances_train.json").rename(coco / "annotations/instances.json")
+    (coco / "annotations/instances_val.json").rename(coco / "annotations/instances_a.json")
+    with pytest.raises(FusionerError, match=r"several COCO files \(instances\.json, instances_a\.json\)"):
         read_folder(coco)
 
 

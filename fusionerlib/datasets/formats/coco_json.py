@@ -15,6 +15,7 @@ from fusionerlib.datasets.formats.shapes import BadShape, check_shape
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import text_of
 from fusionerlib.images import PIXEL_LIMIT
+from fusionerlib.name_forms import form
 
 Id = int | str
 Crowds = Literal["ignored", "by file"]
@@ -130,7 +131,7 @@ def _loaded(file: Path) -> tuple[bytes, dict[str, list[Any]]]:
 
 
 def _categories(file: Path, given: list[Any], findings: Findings) -> tuple[dict[Id, str], list[tuple[Id, str]]]:
-    """Name by category id, "" for none, spaces and case made one; and the (id, name) pairs as they are written."""
+    """Name by category id, "" for none, forms of one name made one; and the (id, name) pairs as they are written."""
     names: dict[Id, str] = {}
     written: list[tuple[Id, str]] = []
     first: dict[str, str] = {}
@@ -144,9 +145,11 @@ def _categories(file: Path, given: list[Any], findings: Findings) -> tuple[dict[
             findings.note("categories without a name", f"id {number!r} ({name!r})")
         elif text != name:
             findings.note("names of categories with too many spaces, read without them", repr(name))
-        kept = first.setdefault(text.casefold(), text)
+        kept = first.setdefault(form(text), text)
         if kept != text:
-            findings.note("names of categories that differ by case alone, read as one", f"{text!r} as {kept!r}")
+            findings.note(
+                "names of categories that are one name to a text encoder, read as one", f"{text!r} as {kept!r}"
+            )
         if names.setdefault(number, kept) != kept:
             raise FusionerError(
                 f"{file}: the category id {number!r} has two names, {names[number]!r} and {kept!r}: give each category "

@@ -1,0 +1,130 @@
+"""The image files below a folder, and how they are found again by the names that lists and COCO files give them."""
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from fusionerlib.files import IMAGE_SUFFIXES
+
+MASK_FOLDERS = ("masks", "SegmentationClass", "SegmentationObject", "overlays")
+"""Folders that hold no pictures, though their files look like some."""
+_POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
+_LONGEST_POINTER = 1024
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+class Pictures:
+    """The image files below ``folder``, in the order of their paths; hidden files and folders are left out.
+
+    skip: names of folders that are not looked into. A link to a folder is followed once.
+    """
+
+    def __init__(self, folder: Path, *, skip: Collection[str] = ()) -> None:
+        self.folder = folder
+        self.files = [folder / name for name in sorted(_below(folder, skip))]
+        self._paths: dict[str, list[Path]] = defaultdict(list)
+        self._folded: dict[str, list[Path]] = defaultdict(list)
+        self._bare: dict[str, list[Path]] = defaultdict(list)
+        for file in self.files:
+            parts = _parts(file.relative_to(folder).as_posix())
+            for start in range(len(parts)):
+                tail = "/".join(parts[start:])
+                self._paths[tail].append(file)
+                self._folded[_key(tail)].append(file)
+                self._bare[_bare_key(tail)].append(file)
+
+    def key(self, file: Path) -> str:
+        """The path of one of the files below the folder, with "/" and without its suffix."""
+        return without_suffix(file.relative_to(self.folder).as_posix())
+
+    def find(self, name: str, *, near: Iterable[str] = ()) -> list[Path]:
+        """The files that ``name`` may mean: one if it is known, none if it is missing, several if it is not clear.
+
+        ``name`` may be a path from anywhere, with "/" or a backslash, or a URL; in another Unicode form or case, or
+        with ``%20``; with another suffix of an image, or without one. The longest end of the path that a file here has
+        decides. A file in other folders than those of ``name`` is not meant: ``train/1.jpg`` is not ``val/1.jpg``.
+        Nothing outside ``folder`` is ever looked at, whatever ``..`` or an absolute path say. near: names of folders;
+        of several files, those in one of these are meant.
+        """
+        for parts in map(_parts, _written(name)):
+            for start in range(len(parts)):
+                tail = "/".join(parts[start:])
+                for index, form in ((self._paths, str), (self._folded, _key), (self._bare, _bare_key)):
+                    found = dict.fromkeys(index.get(form(tail), ()))
+                    whole = [file for file in found if len(self._folders(file)) == len(parts) - start - 1]
+                    if whole or (found and start == 0):
+                        return self._clearest(whole, list(found), set(near))
+        return []
+
+    def _clearest(self, whole: list[Path], found: list[Path], near: set[str]) -> list[Path]:
+        """Those of ``found`` that are meant: the one at this very path, else those in a folder near, else all."""
+        close = [file for file in found if near & set(self._folders(file))]
+        return whole if len(whole) == 1 else close or found
+
+    def _folders(self, file: Path) -> tuple[str, ...]:
+        return file.relative_to(self.folder).parts[:-1]
+
+
+def absent(file: Path) -> str:
+    """Why the content of ``file`` is not on this machine, and what brings it; "" where it is here."""
+    try:
+        size = file.stat().st_size
+        start = b"" if size > _LONGEST_POINTER else file.read_bytes()[:32]
+    except OSError as error:
+        return "a link to nothing" if file.is_symlink() else str(error.strerror)
+    if not size:
+        return "an empty file"
+    return next((f"a pointer: run `{how}`" for mark, how in _POINTERS.items() if start.startswith(mark)), "")
+
+
+def without_suffix(name: str) -> str:
+    """``name`` without the suffix of an image; another suffix stays."""
+    end = next((suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: -len(end)] if end and PurePosixPath(name).name.lower() != end else name
+
+
+def _below(folder: Path, skip: Collection[str]) -> Iterator[str]:
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if name[0] != "." and name not in {*skip, "__MACOSX"}]
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
+                yield os.path.relpath(os.path.join(place, name), folder)
+
+
+def _written(name: str) -> list[str]:
+    """``name`` as it is, and as it is meant if it is a URL or quoted as in one."""
+    if _URL.match(name):
+        try:
+            return [unquote(urlsplit(name).path)]
+        except ValueError:
+            return []
+    return [name] if "%" not in name else [name, unquote(name)]
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a path, in one Unicode form; a part before ``..`` is taken back, one above the top is dropped."""
+    parts: list[str] = []
+    for part in unicodedata.normalize("NFC", name).replace("\\", "/").split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part.strip() not in ("", "."):
+            parts.append(part)
+    return parts
+
+
+def _key(tail: str) -> str:
+    return tail.casefold().strip()
+
+
+def _bare_key(tail: str) -> str:
+    return _key(without_suffix(tail.strip()))
