@@ -21,6 +21,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.plots.features import principal_components
 from fusionerlib.plots.metrics import trailing_mean
 from tests.inference.test_segmenter import MeanColours, make
+from tests.inference.test_sliding import OneScene
 
 LONG = "a name that goes on and on " * 7
 
@@ -145,7 +146,7 @@ def test_rows_of_two_segmenters_show_each_ones_own_masks_beside_the_other():
     one, other = make(), make(visual=Upside())
     scene = Scene(image=image, labels=labels, names=("cat",), key="one")
     names = ("sky", "cat")
-    [row] = plots.segmented_rows([scene], [0], {"mine": one, "theirs": other}, names)
+    [row] = plots.segmented_rows(OneScene(scene), [0], {"mine": one, "theirs": other}, names)
     np.testing.assert_array_equal(row.truth, np.where(labels == 1, 2, 0))
     np.testing.assert_array_equal(row.predicted, one.set_image(image).segment(names).labels)
     np.testing.assert_array_equal(row.beside["theirs"], other.set_image(image).segment(names).labels)
