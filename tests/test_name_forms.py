@@ -123,8 +123,8 @@ def test_the_list_of_nouns_is_made_of_wordnets_files(tmp_path):
         "00000050 05 n 01 cows 0 001 @ 00000010 n 0000 | cattle\n",
         encoding="latin-1",
     )
-    (tmp_path / "noun.exc").write_text("mice mouse\ntrees tree\ngeese goose\n", encoding="latin-1")
+    (tmp_path / "noun.exc").write_text("mice mouse\ntrees tree\nzorbes zorb\n", encoding="latin-1")
     name_forms.rebuild(tmp_path, tmp_path / "nouns.xz")
     rows = lzma.decompress((tmp_path / "nouns.xz").read_bytes()).decode().splitlines()
     assert {"christmas tree", "mouse", "tree", "chihuahua"} < set(rows) and rows[-1] == "mice\tmouse"
-    assert {"rome", "cows", "mus musculus", "geese\tgoose"}.isdisjoint(rows)
+    assert {"rome", "cows", "mus musculus", "zorbes\tzorb"}.isdisjoint(rows)
