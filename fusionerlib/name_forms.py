@@ -2,7 +2,7 @@
 
 Which words are known is decided by ``nouns.txt.xz``: the common nouns of WordNet 3.0 (Princeton University), its
 irregular plurals, and the names of ImageNet's classes, written by ``python -m fusionerlib.name_forms FOLDER`` from
-``data.noun`` and ``noun.exc`` (Debian's package wordnet-base); and by the hand-written ``everyday.json`` (``everyday``).
+``data.noun`` and ``noun.exc`` (Debian's package wordnet-base); and by the hand-written ``everyday.json``.
 """
 
 import json
