@@ -8,6 +8,7 @@ photo   500x375 pixels, 20 names, nine windows of 224, the paper's fusion on ViT
         reference: benchmarks/reference.py, every window alone with its names encoded again, one name at a time as in
         the paper, or all names at once; one window and one name are timed and multiplied (all take ten minutes)
 words   the packaged pair and the ``modern`` fusion: five new names, and twenty cached ones
+edges   the guide of a photo of 500x375 pixels, and of five names on it, beside the packaged visual encoder
 pixels  a 12-megapixel picture and 23 names, after the model: the best name of each pixel. plain: every name resized to
         the full size, one after the other; the labels must be equal
 large   the same with 100 to 1,203 names: seconds, bytes, and whether chunks of names give the same as all at once
@@ -32,6 +33,7 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
+from fusionerlib.inference.edges import Guide
 from fusionerlib.inference.segmentation import best_names
 from fusionerlib.inference.windows import corners, cut, stride_of
 from fusionerlib.models import base as fusion_model
@@ -43,7 +45,7 @@ WINDOW = 224
 APART = 1e-2
 """Largest allowed difference of a logit (up to 14) from the reference's."""
 COUNTS = (100, 300, 600, 1203)
-CASES = ["photo", "words", "large", "pixels"]
+CASES = ["photo", "words", "large", "edges", "pixels"]
 
 
 def main() -> None:
@@ -55,6 +57,7 @@ def main() -> None:
         "photo": photo,
         "words": words,
         "large": large,
+        "edges": edges,
         "pixels": pixels,
     }
     record: dict[str, Any] = {"machine": machine(options.device)}
@@ -151,6 +154,25 @@ def words(options: argparse.Namespace) -> dict[str, Any]:
         for name, found in rows[str(size)].items():
             print(f"new words, {size} pixels, {name}: {found:.1f} ms; target 60", flush=True)
     return rows
+
+
+def edges(options: argparse.Namespace) -> dict[str, Any]:
+    """What guided edges cost beside the encoder."""
+    segmenter = packaged(320, options.device)
+    image = np.array(Image.fromarray(picture()).resize((320, 320)))
+    batch, grid, coarse = torch.from_numpy(image).permute(2, 0, 1)[None], (40, 40), torch.randn(5, 40, 40)
+    guide = Guide.of(image, grid)
+    assert guide is not None
+    runs: dict[str, Callable[[], object]] = {
+        "tower": lambda: segmenter.visual(batch),
+        "guide": lambda: Guide.of(image, grid),
+        "five names": lambda: guide(coarse),
+    }
+    seconds = paired(runs, 10 * options.turns, device=options.device, warm=3)
+    best, over = fastest(seconds), ratio(seconds, "guide", "tower")
+    each = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in best.items())
+    print(f"edges: {each}; guide {over['fastest']:.3f} of the tower, median {over['median']:.3f}; target 40 ms")
+    return {"seconds": seconds, "over_tower": over}
 
 
 def pixels(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ and ``fusioner notebook`` compares the given names with the parameters cell befo
 
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -127,14 +127,16 @@ class EvaluationNotebook(OnDevice):
     """03: evaluation of the checkpoint of ``run_dir``, on its own data's tests or on ``test_dataset`` in ``test_root``.
 
     episodes: which (image, class) pairs of a published list are asked, see ``fusionerlib.evaluation.queries.episodes``.
-    threshold: a pixel where no name's probability exceeds it is background. calibration_scenes: how many training
-    images a second threshold is calibrated on, 0 for none. names_asked: names per scene, on tests without a list.
+    edges: whether the picture guides the edges of the masks; "" takes what suits the model. threshold: a pixel where no
+    name's probability exceeds it is background. calibration_scenes: how many training images a second threshold is
+    calibrated on, 0 for none. names_asked: names per scene, on tests without a list.
     """
 
     test_dataset: str = ""
     test_root: str = ""
     episodes: Rule = "all"
     inference: Inference = "whole"
+    edges: Literal["", "guided", "bilinear"] = ""
     all_at_once: bool = True
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     calibration_scenes: int = Field(default=0, ge=0)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusionerlib.cli import inputs
-from fusionerlib.cli.segment import Device, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
+from fusionerlib.cli.segment import Device, Edges, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
 from fusionerlib.errors import FusionerError, nearest, one_of
 from fusionerlib.files import PACKAGED
 from fusionerlib.hub import find_checkpoint
+from fusionerlib.inference.requests import checked_edges
 from fusionerlib.name_forms import spelt_as
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def evaluate(
     threshold: Thresholds = None,
     no_background: NoBackground = False,
     sliding: Sliding = False,
+    edges: Edges = "",
     device: Device = "cpu",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -74,6 +76,7 @@ def evaluate(
         raise FusionerError(f"checkpoint {twice[0]!r} is given twice: give each one once")
     for checkpoint in chosen:
         find_checkpoint(checkpoint)
+    checked_edges(edges)
     asked = inputs.names_given(names) if names else ()
     if output is not None and output.exists() and not output.is_dir():
         raise FusionerError(f"{output} is a file: give a folder with -o")
@@ -96,7 +99,7 @@ def evaluate(
     for checkpoint in chosen:
         talk.detail(f"{checkpoint}: {len(scenes)} images on {on}")
         found[checkpoint] = scores.evaluate(
-            Segmenter.load(checkpoint, sliding=sliding, device=on),
+            Segmenter.load(checkpoint, sliding=sliding, edges=edges, device=on),
             scenes,
             names=asked,
             threshold=least,
@@ -105,7 +108,7 @@ def evaluate(
         )
     talk.notes(dict.fromkeys(note for one in found.values() for note in one.notes))
     about = {"data": str(data), "dataset": dataset, "split": str(split), "threshold": least}
-    record = report.record(found, about=about | {"background": not no_background, "sliding": sliding})
+    record = report.record(found, about=about | {"background": not no_background, "sliding": sliding, "edges": edges})
     files = report.write(output, found, record) if output is not None else []
     if as_json:
         typer.echo(report.json_text(record))

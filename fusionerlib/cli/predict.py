@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fusionerlib.cli import inputs
-from fusionerlib.cli.segment import Checkpoint, Device, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
+from fusionerlib.cli.segment import Checkpoint, Device, Edges, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
 
 
 def predict(
@@ -43,6 +43,7 @@ def predict(
     threshold: Thresholds = None,
     no_background: NoBackground = False,
     sliding: Sliding = False,
+    edges: Edges = "",
     device: Device = "cpu",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -62,6 +63,7 @@ def predict(
         threshold=inputs.threshold_given(threshold or [], asked),
         background=not no_background,
         sliding=sliding,
+        edges=edges,
         instances=instances,
         images=images,
     )
@@ -74,7 +76,7 @@ def predict(
         from fusionerlib.inference.segmenter import Segmenter
 
         chosen = str(chosen_device(device))
-        segmenter = Segmenter.load(checkpoint, sliding=sliding, device=chosen)
+        segmenter = Segmenter.load(checkpoint, sliding=sliding, edges=edges, device=chosen)
         talk.detail(f"checkpoint {checkpoint} loaded on {chosen}; {len(left)} of {len(files)} images to do")
         talk.notes(segmenter.notes(asked))
     done = batch.predict_into(output, segmenter, files, settings, shard=part, quiet=talk.quiet)

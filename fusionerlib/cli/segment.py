@@ -11,6 +11,7 @@ import typer
 from fusionerlib.cli import inputs
 from fusionerlib.errors import FusionerError
 from fusionerlib.hub import find_checkpoint
+from fusionerlib.inference.requests import checked_edges
 
 Checkpoint = Annotated[
     str,
@@ -30,6 +31,14 @@ NoBackground = Annotated[
 Sliding = Annotated[
     bool,
     typer.Option("--sliding", help="Slide windows over the photo at its own size: slower, better for small things."),
+]
+Edges = Annotated[
+    str,
+    typer.Option(
+        metavar="guided|bilinear",
+        help="Whether the picture's colours guide the edges of the masks; by default what suits the checkpoint.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors alone, on stderr.")]
@@ -86,6 +95,7 @@ def segment(
     threshold: Thresholds = None,
     no_background: NoBackground = False,
     sliding: Sliding = False,
+    edges: Edges = "",
     device: Device = "cpu",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -103,13 +113,14 @@ def segment(
     thresholds = inputs.threshold_given(threshold or [], asked)
     targets = inputs.overlay_files(photos, output)
     find_checkpoint(checkpoint)
+    checked_edges(edges)
 
     from fusionerlib.devices import chosen_device
     from fusionerlib.inference.segmenter import Segmenter
 
     chosen = str(chosen_device(device))
     talk.detail("libraries imported")
-    segmenter = Segmenter.load(checkpoint, sliding=sliding, device=chosen)
+    segmenter = Segmenter.load(checkpoint, sliding=sliding, edges=edges, device=chosen)
     talk.detail(f"checkpoint {checkpoint} and its encoders loaded on {chosen}")
     talk.notes(segmenter.notes(asked))
     images = [_standard_input() if photo == inputs.STDIN else photo for photo in photos]

@@ -23,6 +23,7 @@ from fusionerlib.evaluation.queries import (
 from fusionerlib.evaluation.scoring import Evaluation, Prediction, predict, predict_windows, score, zero_shot
 from fusionerlib.evaluation.thresholds import ThresholdTable
 from fusionerlib.features.context import RunContext
+from fusionerlib.inference.edges import chosen_edges
 
 Row = dict[str, int | float | str]
 """One row of ``metrics.json``: metrics of one test and how they were measured."""
@@ -52,6 +53,8 @@ class Evaluator:
     """How a checkpoint is evaluated.
 
     inference: "whole" resizes the image to the input size, "sliding" uses windows at its own size.
+    edges: how masks get to the size of the labels, "guided" or "bilinear"; "" takes what suits the model
+    (``inference.edges.chosen_edges``). Raises FusionerError for another word.
     threshold: a pixel is background where no probability exceeds it, 0-1. rule: which published pairs are asked.
     names_asked: number of names asked of a scene in a benchmark without published pairs and without a class list.
     """
@@ -62,6 +65,10 @@ class Evaluator:
     threshold: float = 0.5
     rule: Rule = "all"
     names_asked: int = 8
+    edges: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edges", chosen_edges(self.edges, self.checkpoint.model))
 
     def benchmarks(self, *, dataset: str = "", root: str = "", all_at_once: bool = True) -> dict[str, Benchmark]:
         """The benchmarks of the run's own data, or of another ``dataset`` in the folder ``root``.
@@ -143,9 +150,17 @@ class Evaluator:
         context, model = self.context, self.checkpoint.model
         if self.inference == "whole":
             stored = context.features(benchmark.scenes, f"features of {description}")
-            return predict(model, stored, context.text_cache, queries)
-        size = context.run.data.size
-        return predict_windows(model, benchmark.native, context.text_cache, queries, visual=context.visual, window=size)
+            images = benchmark.scenes if self.edges == "guided" else None
+            return predict(model, stored, context.text_cache, queries, images=images)
+        return predict_windows(
+            model,
+            benchmark.native,
+            context.text_cache,
+            queries,
+            visual=context.visual,
+            window=context.run.data.size,
+            edges=chosen_edges(self.edges, model),
+        )
 
 
 def metrics_rows(
@@ -213,7 +228,13 @@ def published_table(evaluator: Evaluator, *, other: str = "") -> str:
 
 
 def _row(evaluator: Evaluator, figures: Mapping[str, int | float], *, threshold: float) -> Row:
-    return {**figures, "threshold": threshold, "episodes": evaluator.rule, "inference": evaluator.inference}
+    return {
+        **figures,
+        "threshold": threshold,
+        "episodes": evaluator.rule,
+        "inference": evaluator.inference,
+        "edges": evaluator.edges,
+    }
 
 
 def _key(name: str, other: str) -> str:

@@ -291,7 +291,7 @@ def _alone(
     if not segmenter.model.names_independent:
         return np.asarray(segmenter.segment([name], threshold=least).labels > 0)
     place = result.names.index(name)  # no other name changes its logits
-    best, _ = best_names(result.coarse[place : place + 1], result.image.shape[:2])
+    best, _ = best_names(result.coarse[place : place + 1], result.image.shape[:2], guide=result.guide)
     return np.asarray((best.sigmoid() > least).numpy())
 
 

@@ -6,6 +6,7 @@ All protocols share this code; they differ only in their queries and in which na
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,8 +22,11 @@ from fusionerlib.evaluation.queries import Query, present_queries
 from fusionerlib.evaluation.thresholds import ThresholdTable
 from fusionerlib.features.store import StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.inference.edges import Guide, enlarged
+from fusionerlib.inference.requests import Edges
 from fusionerlib.inference.windows import encode_windows, stride_of, window_logits
 from fusionerlib.models import SegmentationModel
+from fusionerlib.models.base import Size
 
 Prediction = tuple[Query, Float[np.ndarray, "_ _ _"], Integer[np.ndarray, "_ _"]]
 """A query, its probabilities (names, height, width; 0-1), and its labels (height, width): k + 1 is
@@ -38,11 +42,13 @@ def predict(
     text_cache: TextEmbeddingCache,
     queries: Sequence[Query],
     *,
+    images: Scenes | None = None,
     batch: int = 16,
     quiet: bool = False,
 ) -> Iterator[Prediction]:
     """Answer ``queries`` from stored features of whole images; probabilities come at the size of the labels.
 
+    images: the same scenes, whose pictures guide the edges (see ``inference.edges``); None enlarges bilinearly.
     batch: most queries that go through the model at once (fewer where they ask for many names). The scenes of a batch
     must have the same token grid and the same size. quiet: no progress bar.
     """
@@ -51,21 +57,30 @@ def predict(
     most = max((len(query.names) for query in queries), default=1)
     batch = max(1, min(batch, MAX_MAPS // most))
     parts = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+
+    @lru_cache(maxsize=MAX_MAPS)
+    def guide_of(scene: int, grid: Size) -> Guide | None:
+        return None if images is None else Guide.of(images[scene].image, grid)
+
     bar = progress.bar("evaluation", total=len(queries), unit="scene", quiet=quiet)
     for part in parts:
         patches, labels = scenes.batch([query.scene for query in part])
         tokens, names_mask = text_cache.padded([query.names for query in part])
+        grid, size = (patches.shape[1], patches.shape[2]), (labels.shape[1], labels.shape[2])
         with torch.no_grad():
             logits: Tensor = model(
                 rearrange(patches, "b h w d -> b (h w) d").to(device),
                 tokens.to(device),
-                grid=(patches.shape[1], patches.shape[2]),
-                size=(labels.shape[1], labels.shape[2]),
+                grid=grid,
+                size=size if images is None else model.smallest_size(grid, size),
                 names_mask=None if bool(names_mask.all()) else names_mask.to(device),
             )
-        for query, target, maps in zip(part, labels.numpy(), logits.sigmoid().cpu().numpy(), strict=True):
+        for query, target, maps in zip(part, labels.numpy(), logits.float().cpu(), strict=True):
+            maps = maps[: len(query.names)]
+            if images is not None:
+                maps = enlarged(maps, size, guide=guide_of(query.scene, model.finest_grid(grid)))
             target = labels_for(target, scenes.names(query.scene), query.target_names)
-            yield query, maps[: len(query.names)], target
+            yield query, maps.sigmoid().numpy(), target
         bar.update(len(part))
     bar.close()
 
@@ -78,12 +93,13 @@ def predict_windows(
     *,
     visual: VisualEncoder,
     window: int,
+    edges: Edges = "bilinear",
     quiet: bool = False,
 ) -> Iterator[Prediction]:
     """Answer ``queries`` by sliding windows (see ``inference.windows``), at the images' own sizes.
 
     visual: the frozen encoder; an image is encoded once for consecutive queries of the same scene. window: side of the
-    windows in pixels; the stride is the paper's. quiet: no progress bar.
+    windows in pixels; the stride is the paper's. edges: see ``inference.edges``. quiet: no progress bar.
     """
     text_cache.add(name for query in queries for name in query.names)
     device = model.device
@@ -94,7 +110,7 @@ def predict_windows(
             pixels = torch.from_numpy(scene.image.copy()).to(device)
             encoded = encode_windows(visual, pixels, window=window, stride=stride_of(window))
         assert scene is not None and encoded is not None
-        logits = window_logits(model, encoded, text_cache.tokens(query.names).to(device))
+        logits = window_logits(model, encoded, text_cache.tokens(query.names).to(device), edges=edges)
         yield query, logits.sigmoid().numpy(), labels_for(scene.labels, scene.names, query.target_names)
 
 

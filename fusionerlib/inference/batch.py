@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive, write_text
 from fusionerlib.hub import find_checkpoint
-from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
+from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_edges, checked_names, checked_threshold
 from fusionerlib.progress import bar
 from fusionerlib.records import environment
 
@@ -52,7 +52,8 @@ ROWS = 2_000
 class Settings:
     """What decides the files of a prediction, checked without torch; see ``Segmenter.segment`` and ``FORMATS``.
 
-    instances: COCO annotations by connected part. images: one of ``IMAGES``, for ``index`` and ``coco``.
+    edges: guided, bilinear, or "" for what suits the model. instances: COCO annotations by connected part. images: one
+    of ``IMAGES``, for ``index`` and ``coco``.
     Raises FusionerError for names, thresholds, formats or a checkpoint that can't be used.
     """
 
@@ -62,6 +63,7 @@ class Settings:
     threshold: Threshold = THRESHOLD
     background: bool = True
     sliding: bool = False
+    edges: str = ""
     instances: bool = False
     images: str = "link"
 
@@ -75,6 +77,7 @@ class Settings:
             raise FusionerError(f"no format: choose some of {', '.join(FORMATS)}")
         if self.images not in IMAGES:
             raise FusionerError(f"images {self.images!r}: expected one of {', '.join(IMAGES)}")
+        checked_edges(self.edges)
         if "index" in self.formats and len(names) > MOST_NAMES:
             raise FusionerError(f"{len(names)} names do not fit into index masks of 8 bits: at most {MOST_NAMES}")
         if self.instances and "coco" not in self.formats:

@@ -50,7 +50,7 @@ def table(result: "Segmentation") -> list[Row]:
     labels, probability = result.labels, result.best_probability
     areas = np.bincount(labels.ravel(), minlength=len(result.names) + 1)
     sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=len(result.names) + 1)
-    largest = result.coarse.flatten(1).amax(1).sigmoid().tolist()
+    largest = result.fine.flatten(1).amax(1).sigmoid().tolist()
     rows = []
     for number, name in enumerate(result.names, start=1):
         area = int(areas[number])
@@ -80,7 +80,7 @@ def soft_npz(result: "Segmentation") -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(
         stream,
-        probabilities=result.coarse.float().sigmoid().numpy().astype(np.float16),
+        probabilities=result.fine.float().sigmoid().numpy().astype(np.float16),
         names=np.array(result.names),
         size=np.array(result.image.shape[:2]),
     )

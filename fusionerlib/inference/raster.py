@@ -23,7 +23,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
 from fusionerlib.inference.formats import Row, box
 from fusionerlib.inference.palette import LIMIT, palette
-from fusionerlib.inference.requests import Threshold
+from fusionerlib.inference.requests import Edges, Threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.windows import corners, logit_tiles
 from fusionerlib.progress import bar, size_text
@@ -227,6 +227,7 @@ def segment_raster(
     background: bool,
     window: int,
     stride: int,
+    edges: Edges = "bilinear",
     quiet: bool = False,
 ) -> RasterResult:
     """Segment the TIFF ``source`` by sliding windows into the index mask ``target``; see ``Segmenter.segment_raster``.
@@ -256,6 +257,7 @@ def segment_raster(
                 width=raster.width,
                 window=window,
                 stride=stride,
+                edges=edges,
             )
             with bar(source.name, total=count, unit="window", quiet=quiet) as shown:
                 for top, left, logits in tiles:

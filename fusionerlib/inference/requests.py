@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any, overload
+from typing import Any, Literal, overload
 
-from fusionerlib.errors import FusionerError, nearest
+from fusionerlib.errors import FusionerError, nearest, one_of
 from fusionerlib.name_forms import form, visible
 
 NAME_LENGTH = 200
 """Most characters of a name: text encoders truncate longer ones without a warning."""
+Edges = Literal["guided", "bilinear"]
+"""How masks get from the model's grid to the image: guided by its colours (``inference.edges``), or bilinear alone."""
+EDGES: tuple[Edges, ...] = ("guided", "bilinear")
 THRESHOLD = 0.5
 """The paper's threshold, and that of the names that a mapping of thresholds leaves out."""
 Threshold = float | Mapping[str, float]
@@ -48,6 +51,12 @@ def _checked_number(threshold: Any, whose: str = "") -> float:
             f"threshold {threshold}{whose} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
         )
     return float(threshold)
+
+
+def checked_edges(edges: str) -> None:
+    """Raises FusionerError for a word that is none of ``EDGES``; "" leaves the choice to the model."""
+    if edges:
+        one_of("edges", edges, EDGES)
 
 
 def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[str, ...]:

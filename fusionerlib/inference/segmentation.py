@@ -17,12 +17,16 @@ from torch import Tensor
 
 from fusionerlib.files import write_bytes, write_text
 from fusionerlib.inference import formats
+from fusionerlib.inference.edges import RADIUS, Guide, enlarged
 from fusionerlib.inference.overlay import overlay
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_threshold
+from fusionerlib.models.base import NAME_CHUNK
 from fusionerlib.models.decoder import resize
 
 TILE_ROWS, TILE_COLUMNS = 96, 512
 """Most rows and columns of a tile in ``best_names``; one tile's logits stay in the processor's cache."""
+BLOCK = 8
+"""Rows and columns of the blocks of cells in which ``best_names`` looks for the names that a guide can let win."""
 MARGIN = 1e-4
 """How far below another name, relative to the largest logit of a tile, a name is left out there."""
 
@@ -32,10 +36,11 @@ class Segmentation:
     """The result of ``Segmenter.segment``; everything of length K (names) is in the order of ``names``.
 
     image: the segmented image, RGB 0-255, EXIF orientation applied.
-    coarse: logits at the resolution of the model; ``logits`` resizes them to that of the image.
+    coarse: logits at the resolution of the model; ``fine`` after the guide, ``logits`` at the size of the image.
     best, winner: of each pixel the largest logit and the index of its name (the first one in a tie).
     threshold: 0-1, for all names or by name. background: whether a pixel may belong to none of the names.
     notes: what is to be said of the names (``Segmenter.notes``), such as that one may be misspelt; () for nothing.
+    guide: what moves the edges of the masks to those of the picture; None where logits are enlarged bilinearly alone.
 
     A pixel belongs to the name with the largest probability among those whose probability exceeds their own threshold
     (the first one in a tie), and to the background where there is no such name. Without background it belongs to the
@@ -50,11 +55,17 @@ class Segmentation:
     threshold: Threshold = THRESHOLD
     background: bool = True
     notes: tuple[str, ...] = ()
+    guide: Guide | None = None
+
+    @property
+    def fine(self) -> Float[Tensor, "names rows columns"]:
+        """Logits as the guide leaves them, before they are enlarged to the image; ``coarse`` without a guide."""
+        return self.coarse if self.guide is None else self.guide(self.coarse)
 
     @cached_property
     def logits(self) -> Float[Tensor, "names height width"]:
         """Logits at the image's size, float32. Computed on first use; takes 4 bytes a name and pixel."""
-        return _resized(self.coarse, self.image.shape[:2])
+        return enlarged(self.coarse, self.image.shape[:2], guide=self.guide)
 
     @property
     def probabilities(self) -> Float[Tensor, "names height width"]:
@@ -80,7 +91,8 @@ class Segmentation:
             labels = np.where((probability > self.threshold).numpy(), self.winner + 1, np.int32(0))
             return labels, probability.numpy()
         each = [self.threshold.get(name, THRESHOLD) for name in self.names]
-        best, winner = best_names(self.coarse, self.image.shape[:2], thresholds=torch.tensor(each))
+        size = self.image.shape[:2]
+        best, winner = best_names(self.coarse, size, thresholds=torch.tensor(each), guide=self.guide)
         above = best > -torch.inf
         labels = np.where(above.numpy(), winner + 1, np.int32(0))
         return labels, torch.where(above, best.sigmoid(), probability).numpy()
@@ -145,13 +157,32 @@ def best_names(
     size: tuple[int, ...],
     *,
     thresholds: Float[Tensor, " names"] | None = None,
+    guide: Guide | None = None,
 ) -> tuple[Float[Tensor, "height width"], Int32[np.ndarray, "height width"]]:
     """The largest logit of each pixel at ``size`` (height, width), and the index of its name (the first in a tie).
 
     thresholds: of each name; logits whose sigmoid does not exceed it count as -inf, also in the result.
-    Tile by tile: only the rows of ``coarse`` that a tile needs are resized, and without thresholds only the names that
-    can win in it. Memory beside the result is that of ``TILE_ROWS`` rows of the names in the picture.
+    guide: applied to ``coarse`` first; without thresholds only to the names that can win somewhere.
+    Tile by tile: only the rows that a tile needs are resized, and without thresholds only the names that can win in
+    it. Memory beside the result is that of ``TILE_ROWS`` rows of the names in the picture, with a guide that of
+    ``NAME_CHUNK`` names on its fine grid.
     """
+    if guide is None:
+        return _best_names(coarse, size, thresholds)
+    coarse = guide.pooled(coarse)
+    able = torch.tensor(range(len(coarse)) if thresholds is not None else _able(coarse))
+    best, winner = torch.full((size[0], size[1]), -torch.inf), np.zeros((size[0], size[1]), dtype=np.int32)
+    for part in able.split(NAME_CHUNK):
+        found, index = _best_names(guide(coarse[part]), size, None if thresholds is None else thresholds[part])
+        better = found > best  # strictly, so that the first name wins a tie
+        winner = np.where(better.numpy(), part.int().numpy()[index], winner)
+        torch.maximum(best, found, out=best)
+    return best, winner
+
+
+def _best_names(
+    coarse: Float[Tensor, "names rows columns"], size: tuple[int, ...], thresholds: Float[Tensor, " names"] | None
+) -> tuple[Float[Tensor, "height width"], Int32[np.ndarray, "height width"]]:
     height, width = size[0], size[1]
     best, winner = torch.full((height, width), -torch.inf), torch.zeros(height, width, dtype=torch.int32)
     rows, columns = _axis(coarse.shape[1], height), _axis(coarse.shape[2], width)
@@ -218,6 +249,24 @@ def _possible(corners: Float[Tensor, "names places"]) -> list[int]:
     leader = corners[corners.mean(dim=1).argmax()]
     margin = MARGIN * corners.abs().amax()
     return torch.nonzero((corners >= leader - margin).any(dim=1)).flatten().tolist()
+
+
+def _able(coarse: Float[Tensor, "names rows columns"]) -> list[int]:
+    """The names that can be the largest somewhere once a guide has averaged ``coarse`` over neighbouring cells.
+
+    Its weights are not negative and sum to 1, so what ``_possible`` says of bilinear weights holds for them, with the
+    neighbours of a block's cells as its corners.
+    """
+    if len(coarse) <= NAME_CHUNK:
+        return list(range(len(coarse)))
+    # One cell more than the guide reads: enlarging its fine grid looks across the block's border.
+    reach, found = RADIUS + 1, set[int]()
+    for top in range(0, coarse.shape[1], BLOCK):
+        for left in range(0, coarse.shape[2], BLOCK):
+            rows = slice(max(0, top - reach), top + BLOCK + reach)
+            columns = slice(max(0, left - reach), left + BLOCK + reach)
+            found.update(_possible(coarse[:, rows, columns].flatten(1)))
+    return sorted(found)
 
 
 def _resized(logits: Tensor, size: tuple[int, ...]) -> Tensor:

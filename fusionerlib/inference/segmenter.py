@@ -30,6 +30,7 @@ from fusionerlib.files import write_text
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference import publish
+from fusionerlib.inference.edges import Guide, chosen_edges
 from fusionerlib.inference.inspection import text_attention
 from fusionerlib.inference.raster import RasterResult, segment_raster
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
@@ -57,12 +58,14 @@ class Segmenter:
         both sides are rounded to what the encoder accepts, the longer one is at most ``LONGEST``.
     stride: sliding windows (the paper's second mode): windows of size x size pixels over the image at its own size,
         every ``stride`` pixels; logits are averaged where windows overlap. None resizes the whole image.
+    edges: "guided" moves the edges of the masks to those of the picture (``edges.Guide``), "bilinear" leaves them where
+        the model's coarse grid has them. "" takes what suits the model (``edges.chosen_edges``).
     trained_names: the names that the fusion module was trained on, () where that is unknown.
     run, parents: the config of its training, and the checkpoints that it started from; only ``save_pretrained`` and
         ``push_to_hub`` read them.
 
-    Raises FusionerError for a size that the encoder does not accept, and for a stride without a size or outside 1 to
-    the size.
+    Raises FusionerError for a size that the encoder does not accept, for a stride without a size or outside 1 to the
+    size, and for other edges.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Segmenter:
         text_cache: TextEmbeddingCache,
         size: int | None = 224,
         stride: int | None = None,
+        edges: str = "",
         trained_names: Sequence[str] = (),
         run: RunConfig | None = None,
         parents: Sequence[Parent] = (),
@@ -85,15 +89,24 @@ class Segmenter:
             raise FusionerError(f"stride {stride} with size {size}: windows need a size, and a stride from 1 to it")
         self.model, self.visual, self.text_cache = model.eval(), visual, text_cache
         self.size, self.stride, self.trained_names, self.run = size, stride, tuple(trained_names), run
-        self.parents = tuple(parents)
+        self.parents, self.edges = tuple(parents), chosen_edges(edges, model)
         self._image: np.ndarray | None = None
         self._tokens: VisualTokens | None = None
         self._windows: EncodedWindows | None = None
         self._input = (0, 0)
         self._noted: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._seen: np.ndarray | None = None
+        self._guides: dict[tuple[int, int], Guide | None] = {}
 
     @classmethod
-    def load(cls, checkpoint: str | os.PathLike[str], *, sliding: bool = False, device: str = "cpu") -> Self:
+    def load(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        *,
+        sliding: bool = False,
+        edges: str = "",
+        device: str = "cpu",
+    ) -> Self:
         """Load a checkpoint with its encoders.
 
         checkpoint: a checkpoint folder; or the name N of a run, for ``outputs/N/checkpoint`` in the current folder; or
@@ -101,7 +114,8 @@ class Segmenter:
             "hf://USER/NAME" or "hf://USER/NAME@REVISION", one on the Hugging Face hub. Its two files are downloaded
             where they are missing, and their digests are checked; without a revision the first load decides which
             commit later ones take (``hub.checkpoint_of``).
-        sliding: sliding windows at the paper's stride instead of the whole image resized. device: such as "cuda".
+        sliding: sliding windows at the paper's stride instead of the whole image resized. edges: see the class.
+        device: such as "cuda".
         Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
         """
         trained = checkpoints.load(find_checkpoint(checkpoint))
@@ -112,6 +126,7 @@ class Segmenter:
             text_cache=text_cache_of(pair, names=trained.run.data.names, limit=CACHED_NAMES, device=device),
             size=trained.run.data.size,
             stride=stride_of(trained.run.data.size) if sliding else None,
+            edges=edges,
             trained_names=trained.trained_names,
             run=trained.run,
             parents=trained.parents,
@@ -177,7 +192,8 @@ class Segmenter:
         answer_size: height and width of the masks of ``segment`` and of the image in its result; None for the image's.
         Raises FusionerError with the file or array where it can't be read; then no image is set.
         """
-        self._image = self._tokens = self._windows = None
+        self._image = self._tokens = self._windows = self._seen = None
+        self._guides = {}
         pixels = read_image(image)
         answered = pixels
         if answer_size is not None:
@@ -190,8 +206,9 @@ class Segmenter:
             return self
         rows, columns = self._input = self._input_size(*pixels.shape[:2])
         resized = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR)
-        batch = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].to(self._device)
-        self._tokens, self._image = self.visual(batch), answered
+        seen = np.array(resized)
+        batch = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self._device)
+        self._tokens, self._image, self._seen = self.visual(batch), answered, seen
         return self
 
     @property
@@ -225,9 +242,10 @@ class Segmenter:
         if self._windows is None:
             coarse = self._coarse(text_tokens)
         else:
-            coarse = window_logits(self.model, self._windows, text_tokens)
+            coarse = window_logits(self.model, self._windows, text_tokens, edges=self.edges)
         assert self._image is not None
-        best, winner = best_names(coarse, self._image.shape[:2])
+        guide = self._guide()
+        best, winner = best_names(coarse, self._image.shape[:2], guide=guide)
         return Segmentation(
             names=names,
             image=self._image,
@@ -237,6 +255,7 @@ class Segmenter:
             threshold=threshold,
             background=background,
             notes=self.notes(names),
+            guide=guide,
         )
 
     def notes(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -334,6 +353,7 @@ class Segmenter:
             background=background,
             window=self.size,
             stride=self.stride or stride_of(self.size),
+            edges=self.edges,
             quiet=quiet,
         )
 
@@ -371,6 +391,18 @@ class Segmenter:
         for part in model.name_chunks(len(text_tokens)):
             coarse[part] = model(tokens.tokens, text_tokens[part][None], grid=tokens.grid, size=size)[0]
         return coarse
+
+    def _guide(self) -> Guide | None:
+        """The guide of the current image, computed when it is first asked for; None for bilinear edges.
+
+        Windows are guided each on its own, before they are merged.
+        """
+        if self.edges == "bilinear" or self._windows is not None or self._seen is None:
+            return None
+        grid = self.model.finest_grid(self.tokens.main.grid)
+        if grid not in self._guides:
+            self._guides[grid] = Guide.of(self._seen, grid)
+        return self._guides[grid]
 
     @property
     def _device(self) -> torch.device:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
-from fusionerlib.models.base import SegmentationModel
+from fusionerlib.inference.edges import Guide, enlarged
+from fusionerlib.inference.requests import Edges
+from fusionerlib.models.base import SegmentationModel, Size
 
 BATCH_PIXELS = 9 * 224 * 224
 """Pixels that go through encoder and fusion at once: all nine windows of a 500x375 photo at 224 pixels."""
@@ -37,8 +39,11 @@ Pixels = UInt8[Tensor, "height width 3"] | Region
 class EncodedWindows:
     """The main visual tokens of all windows of an image of ``height`` x ``width`` pixels.
 
-    grid: rows and columns of the patches in a window. places: the windows' corners. window: their side in pixels.
+    image: RGB, 0-255. grid: rows and columns of the patches in a window. places: the windows' corners. window: their
+    side in pixels.
     """
+
+    image: UInt8[Tensor, "height width 3"]
 
     tokens: Float[Tensor, "windows patches dim"]
     grid: tuple[int, int]
@@ -73,17 +78,27 @@ def encode_windows(
     batches = zip(*(part.split(batch_of(window)) for part in cut(image, places, window=window)), strict=True)
     maps = [visual(tiles, outside=outside).main for tiles, outside in batches]
     tokens = torch.cat([part.tokens for part in maps])
-    return EncodedWindows(tokens=tokens, grid=maps[0].grid, places=places, window=window, height=height, width=width)
+    grid = maps[0].grid
+    return EncodedWindows(
+        image=image, tokens=tokens, grid=grid, places=places, window=window, height=height, width=width
+    )
 
 
 @torch.no_grad()
 def window_logits(
-    model: SegmentationModel, image: EncodedWindows, text_tokens: Float[Tensor, "names dim"]
+    model: SegmentationModel,
+    image: EncodedWindows,
+    text_tokens: Float[Tensor, "names dim"],
+    *,
+    edges: Edges = "bilinear",
 ) -> Float[Tensor, "names height width"]:
-    """Logits at the image's size: in each pixel the mean over the windows that cover it. 4 bytes a name and pixel."""
+    """Logits at the image's size: in each pixel the mean over the windows that cover it. 4 bytes a name and pixel.
+
+    edges: guided windows are guided by their own pixels each (see ``edges``).
+    """
     logits = torch.empty(len(text_tokens), image.height, image.width)
     for part in model.name_chunks(len(text_tokens)):
-        windows = _logits_by_window(model, image, text_tokens[part])
+        windows = _logits_by_window(model, image, text_tokens[part], edges)
         names = part.stop - part.start
         logits[part] = merge(windows, image.places, names=names, height=image.height, width=image.width)
     return logits
@@ -99,6 +114,7 @@ def logit_tiles(
     width: int,
     window: int,
     stride: int,
+    edges: Edges = "bilinear",
 ) -> Iterator[Tile]:
     """The logits of ``window_logits``, to the last bit, in tiles of ``merged_tiles``: for images of any size.
 
@@ -117,8 +133,8 @@ def logit_tiles(
                 patches = tokens.tokens.contiguous()  # as in EncodedWindows: other strides round differently
                 logits = torch.empty(len(tiles), len(text_tokens), window, window)
                 for part in chunks:
-                    words = text_tokens[part].expand(len(tiles), -1, -1)
-                    logits[:, part] = model(patches, words, grid=tokens.grid, size=(window, window)).float().cpu()
+                    given = patches, text_tokens[part], tokens.grid
+                    logits[:, part] = _maps(model, tiles if edges == "guided" else None, *given, window)
             yield from logits
 
     yield from merged_tiles(windows(), places, names=len(text_tokens), height=height, width=width)
@@ -213,7 +229,24 @@ def _covered(edges: Sequence[int], window: int, length: int) -> Float[Tensor, " 
     return times
 
 
-def _logits_by_window(model: SegmentationModel, image: EncodedWindows, text_tokens: Tensor) -> Iterable[Tensor]:
-    size = (image.window, image.window)
-    for tokens in image.tokens.split(batch_of(image.window)):
-        yield from model(tokens, text_tokens.expand(len(tokens), -1, -1), grid=image.grid, size=size).float().cpu()
+def _logits_by_window(
+    model: SegmentationModel, image: EncodedWindows, text_tokens: Tensor, edges: Edges
+) -> Iterable[Tensor]:
+    batch = batch_of(image.window)
+    for start, tokens in zip(range(0, len(image.places), batch), image.tokens.split(batch), strict=True):
+        places = image.places[start : start + batch]
+        tiles = cut(image.image, places, window=image.window)[0] if edges == "guided" else None
+        yield from _maps(model, tiles, tokens, text_tokens, image.grid, image.window)
+
+
+def _maps(
+    model: SegmentationModel, tiles: Tensor | None, tokens: Tensor, text_tokens: Tensor, grid: Size, window: int
+) -> Float[Tensor, "windows names {window} {window}"]:
+    """The logits of some windows at their size, float32, guided by the pixels of ``tiles`` where these are given."""
+    words, size = text_tokens.expand(len(tokens), -1, -1), (window, window)
+    if tiles is None:
+        return model(tokens, words, grid=grid, size=size).float().cpu()
+    coarse = model(tokens, words, grid=grid, size=model.smallest_size(grid, size)).float().cpu()
+    images = rearrange(tiles, "b c h w -> b h w c").cpu().numpy()
+    guides = (Guide.of(image, model.finest_grid(grid)) for image in images)
+    return torch.stack([enlarged(maps, size, guide=guide) for maps, guide in zip(coarse, guides, strict=True)])

@@ -85,7 +85,7 @@ def pixel_probabilities(state: InspectorState) -> list[tuple[str, float]]:
     """Each asked name with its probability (0-1) at the clicked pixel, highest first; empty without one."""
     if state.pixel is None or state.view is None:
         return []
-    values = _logits_at(state.view.coarse, state.pixel, state.photo.shape[:2]).sigmoid().tolist()
+    values = _logits_at(state.view.fine, state.pixel, state.photo.shape[:2]).sigmoid().tolist()
     return sorted(zip(state.on, values, strict=True), key=lambda row: -row[1])
 
 

@@ -97,7 +97,7 @@ class InspectorState:
         """The segmentation at the image's own size, computed on demand; None without image or names."""
         if self._view is None:
             return None
-        best, winner = best_names(self._view.coarse, self.photo.shape[:2])
+        best, winner = best_names(self._view.coarse, self.photo.shape[:2], guide=self._view.guide)
         return replace(self._view, image=self.photo, best=best, winner=winner)
 
     @property
@@ -172,7 +172,8 @@ class InspectorState:
         """The probability (0-1) of the chosen name at the panels' size; None without image or names."""
         if self._heat is None and self._view is not None:
             place, (height, width) = self.on.index(self.word), self.small.shape[:2]
-            logits = resize(self._view.coarse[None, place : place + 1], (height, width))
+            one = replace(self._view, coarse=self._view.coarse[place : place + 1])
+            logits = resize(one.fine[None], (height, width))
             self._heat = logits[0, 0].sigmoid().numpy()
         return self._heat
 

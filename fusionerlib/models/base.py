@@ -79,8 +79,10 @@ class SegmentationModel(nn.Module):
 
     def smallest_size(self, grid: Size, size: Size) -> Size:
         """The smallest size at which logits can be computed so that resizing them to ``size`` gives the same result."""
-        if not self.names_independent:
-            return size
+        return self.finest_grid(grid) if self.names_independent else size
+
+    def finest_grid(self, grid: Size) -> Size:
+        """The size of the largest feature map that is computed from patch tokens on ``grid``."""
         scale = self.config.decoder_scales[-1] if self.config.decoder_scales else 1
         return grid[0] * scale, grid[1] * scale
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,20 +94,30 @@ def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> No
 def test_a_photo_is_segmented_whole_or_by_windows(tmp_path: Path) -> None:
     photo = chelsea()[:, ::-1]
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    for options in ([], ["--sliding"]):
-        overlay = tmp_path / "overlays" / f"{len(options)}.png"
+    ways: list[tuple[list[str], dict[str, Any]]] = [
+        ([], {}),
+        (["--sliding"], {"sliding": True}),
+        (["--edges", "bilinear"], {"edges": "bilinear"}),
+    ]
+    for place, (options, given) in enumerate(ways):
+        overlay = tmp_path / "overlays" / f"{place}.png"
         command = ["segment", str(tmp_path / "photo.png"), "cat", "wall", "-o", str(overlay), "--threshold", "0.3"]
         result = runner.invoke(app, [*command, *options, "--device", "cpu"])
         assert result.exit_code == 0, result.output
-        segmenter = Segmenter.load("packaged", sliding=bool(options)).set_image(photo)
+        segmenter = Segmenter.load("packaged", **given).set_image(photo)
         found = segmenter.segment(["cat", "wall"], threshold=0.3)
         lines = [f"{mask.mean():7.1%}  {name}" for name, mask in zip(found.names, found.masks, strict=True)]
         assert result.stdout.splitlines() == [*lines, f"overlay: {overlay}"]
         with Image.open(overlay) as drawn:
             assert drawn.width == photo.shape[1] and drawn.height >= photo.shape[0]
             np.testing.assert_array_equal(np.asarray(drawn), np.asarray(found.overlay().convert("RGB")))
-    whole, windows = (np.asarray(Image.open(tmp_path / "overlays" / f"{count}.png")) for count in (0, 1))
-    assert (whole != windows).any()
+    drawn = [np.asarray(Image.open(tmp_path / "overlays" / f"{place}.png")) for place in range(len(ways))]
+    assert (drawn[0] != drawn[1]).any() and (drawn[0] != drawn[2]).any()
+    for command in ("segment", "predict", "evaluate"):
+        what = {"evaluate": ["--data", str(tmp_path)], "predict": [str(tmp_path), "--names", "cat"]}
+        asked = what.get(command, [str(tmp_path / "photo.png"), "cat"])
+        refused = runner.invoke(app, [command, *asked, "--edges", "sharp"])
+        assert refused.exit_code == 2 and "'guided', 'bilinear'" in refused.output
 
 
 def test_what_is_said_of_names_is_said_once_on_stderr(tmp_path: Path) -> None:

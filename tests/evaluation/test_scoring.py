@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fusionerlib import Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.datasets.scene import labels_for
 from fusionerlib.encoders.registry import load_text, load_visual
@@ -11,6 +12,7 @@ from fusionerlib.evaluation.queries import Query, present_queries
 from fusionerlib.evaluation.scoring import evaluate, predict
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.models import build
 from fusionerlib.models.base import SegmentationModel
 from tests.shapes import Shapes
 
@@ -69,6 +71,24 @@ def test_lists_of_different_length_share_a_batch(scenes, text_cache) -> None:
     ):
         assert probabilities.shape == (len(query.names), 64, 64)
         assert set(np.unique(target)) <= {0, 255, *range(1, len(query.names) + 1)}
+
+
+@pytest.mark.parametrize("preset", ["small", "modern"])
+def test_guided_scores_are_those_of_the_segmenters_masks(scenes, text_cache, preset) -> None:
+    torch.manual_seed(0)
+    visual, changes = scenes.store.encoder, {"similarity": "learned"} if preset == "modern" else {}
+    model = build(FusionConfig(preset=preset, width=24, heads=2, **changes), visual_width=432, text_width=384).eval()
+    segmenter = Segmenter(model=model, visual=visual, text_cache=text_cache, size=64, edges="guided")
+    queries = [Query(0, tuple(NAMES)), Query(1, ("red box",)), Query(0, ("blue box",))]
+    plain = list(predict(model, scenes, text_cache, queries, quiet=True))
+    for images in (None, Shapes(9)):
+        guided = list(predict(model, scenes, text_cache, queries, images=images, quiet=True))
+        for (query, found, target), (_, before, same) in zip(guided, plain, strict=True):
+            np.testing.assert_array_equal(target, same)
+            expected = segmenter.set_image(Shapes(9)[query.scene].image).segment(query.names).probabilities.numpy()
+            # Stored tokens are rounded to float16.
+            assert np.allclose(found, before if images is None else expected, atol=0.01)
+            assert images is None or np.abs(found - before).max() > 0.001
 
 
 def test_labels_by_other_names() -> None:

@@ -76,7 +76,7 @@ def test_parts_give_the_answer_of_all_names_at_once_to_the_bit(photo, stride, mo
     assert set(segmenter.asked) == {len(names)}
     assert torch.equal(parts.coarse, whole.coarse) and torch.equal(parts.best, whole.best)
     np.testing.assert_array_equal(parts.winner, whole.winner)
-    assert len(np.unique(parts.winner)) > 5
+    assert len(np.unique(parts.winner)) > 3
 
 
 def test_a_names_logits_do_not_hang_on_the_list_that_it_stands_in(photo) -> None:
@@ -101,7 +101,7 @@ def test_no_more_than_a_part_is_ever_asked_at_once(photo, stride, count) -> None
 
 def test_coarse_logits_hold_all_that_the_models_at_the_towers_size_do(photo) -> None:
     square = photo[:SIZE, :SIZE]
-    segmenter = make().set_image(square)
+    segmenter = make(edges="bilinear").set_image(square)
     found = segmenter.segment(numbered(5))
     tokens = Squares()(torch.from_numpy(square.copy()).permute(2, 0, 1)[None]).main
     with torch.no_grad():
