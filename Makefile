@@ -96,7 +96,7 @@ benchmarks: install ## all benchmarks, one after the other, into outputs/benchma
 	@echo "The page: $(BIN)/papermill notebooks/09_performance.ipynb outputs/performance.ipynb -p page studies/performance/README.md"
 
 lab: install ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_feature_inspection.ipynb
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_the_model.ipynb
 
 clean: ## remove .venv, caches and builds (data/ and outputs/ stay)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .snakemake build dist

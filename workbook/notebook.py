@@ -104,6 +104,19 @@ class RunParameters(NotebookParameters):
         return checked(cls, {"run": RunConfig.flat(**leaves), **own})
 
 
+class ModelNotebook(NotebookParameters):
+    """00: the model written out.
+
+    scenes: drawn scenes to train on. steps: training steps. paper_grid: side of the patch grid on which the model of
+    the paper's size is compared with the library. seed: of the initial weights.
+    """
+
+    scenes: int = Field(default=8, ge=1)
+    steps: int = Field(default=30, ge=1)
+    paper_grid: int = Field(default=14, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
 class InspectionNotebook(NotebookParameters):
     """01: frozen features.
 

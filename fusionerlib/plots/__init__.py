@@ -1,9 +1,10 @@
 """Figures. Every function returns a matplotlib ``Figure``; none displays or saves it."""
 
-from fusionerlib.plots.features import attention, cosine_matrix, pca_colours, pca_tokens, similarity
+from fusionerlib.plots.features import attention, cosine_matrix, heat_rows, pca_colours, pca_tokens, similarity
 from fusionerlib.plots.metrics import ablation_bars, curves, kind_bars, per_class_bars, robustness
 from fusionerlib.plots.protocols import confusion, risk_curve, triple
 from fusionerlib.plots.scenes import SceneRow, prediction_rows, scene_rows, scenes, segmented_rows
+from fusionerlib.plots.shapes import shapes
 from fusionerlib.plots.style import save, style
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "confusion",
     "cosine_matrix",
     "curves",
+    "heat_rows",
     "kind_bars",
     "pca_colours",
     "pca_tokens",
@@ -24,6 +26,7 @@ __all__ = [
     "scene_rows",
     "scenes",
     "segmented_rows",
+    "shapes",
     "similarity",
     "style",
     "triple",

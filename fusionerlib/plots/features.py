@@ -132,6 +132,37 @@ def attention(
         return result
 
 
+def heat_rows(
+    image: Photo,
+    rows: Sequence[Float[np.ndarray, "names _ _"]],
+    names: Sequence[str],
+    titles: Sequence[str],
+    *,
+    label: str = "",
+) -> Figure:
+    """Heat maps of each name (columns) over the image, a row for each of ``titles``, such as steps of a training.
+
+    rows: maps on any grid that covers the image. Each row has its own colour scale, which its bar shows. label: of the
+    bars. Raises FusionerError where rows and titles, or maps and names, differ in number.
+    """
+    if len(rows) != len(titles):
+        raise FusionerError(f"{len(rows)} rows for {len(titles)} titles: pass one title a row")
+    for maps in rows:
+        _one_each(maps, names)
+    with style():
+        height = 1.75 * image.shape[0] / image.shape[1]
+        result = figure(1.75 * len(names) + 1.1, (height + 0.08) * len(rows) + 0.3)
+        panels = result.subplots(len(rows), len(names), squeeze=False)
+        for place, (axes, maps, title) in enumerate(zip(panels, rows, titles, strict=True)):
+            limits = float(maps.min()), max(float(maps.max()), float(maps.min()) + 1e-12)
+            for panel, name, heat in zip(axes, names, maps, strict=True):
+                mapped = _heat(panel, image, heat, limits)
+                picture(panel, "" if place else wrapped(name))
+            axes[0].set_ylabel(title)
+            result.colorbar(mapped, ax=list(axes), label=label, shrink=0.85, pad=0.02)
+        return result
+
+
 def _one_each(scores: np.ndarray, names: Sequence[str]) -> None:
     if len(scores) != len(names) or not len(names):
         raise FusionerError(f"{len(scores)} maps for {len(names)} names: pass one map a name, at least one")
