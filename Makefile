@@ -57,7 +57,8 @@ test: lint unit ## lint, types, unit tests, and every notebook at smoke size
 soak: install ## long runs: memory must not grow with the number of images
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests
 
-docs: install ## the docs site in outputs/docs: pages, API, notebooks; a warning is an error
+docs: demo ## the docs site in outputs/docs: pages, API, notebooks with their pictures; a warning is an error
+	$(BIN)/python -m workbook.rendering outputs/rendered
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . outputs/docs
 	@echo "open outputs/docs/index.html"
 

@@ -3,8 +3,15 @@ notebooks are the same on the site as in the repository."""
 
 import inspect
 import re
+from pathlib import Path
+
+from docutils.nodes import SkipNode
 
 import fusionerlib
+from workbook.report.notebook_pages import mathml
+
+ROOT = Path(__file__).resolve().parents[1]
+RENDERED = ROOT / "outputs" / "rendered"
 
 project = "Fusioner workbook"
 author = "The Fusioner workbook contributors"
@@ -28,7 +35,7 @@ include_patterns = [
 # Folders that are not searched.
 exclude_patterns = [".venv", "docs/_*", "data/*/**", "outputs/*/**", "tests", "benchmarks", "**/.*"]
 
-# Notebooks are committed without outputs and shown like that; the runs' own pages have the results.
+# Notebooks are committed without outputs; `make docs` executes copies of them, which are shown instead.
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # no widgets, so nothing to ask a CDN for
 myst_heading_anchors = 3
@@ -41,6 +48,7 @@ autodoc_preserve_defaults = True
 # pydantic writes a generic signature of its own, and a field list that repeats the fields.
 autodoc_default_options = {"exclude-members": "__new__,model_config,model_post_init"}
 
+html_math_renderer = "mathml"  # MathJax would come from a CDN
 html_theme = "furo"
 html_title = "Fusioner workbook"
 templates_path = ["_templates"]
@@ -85,5 +93,24 @@ def fields(app, what, name, obj, options, lines):
     lines[:] = made
 
 
+def rendered(app, docname, source):
+    """Show the executed copy of a notebook where there is one."""
+    copy = RENDERED / f"{docname.removeprefix('notebooks/')}.ipynb"
+    if docname.startswith("notebooks/") and copy.is_file():
+        source[0] = copy.read_text(encoding="utf-8")
+
+
+def inline_formula(self, node):
+    self.body.append(mathml(node.astext(), block=False))
+    raise SkipNode
+
+
+def block_formula(self, node):
+    self.body.append(mathml(node.astext(), block=True))
+    raise SkipNode
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", fields)
+    app.connect("source-read", rendered)
+    app.add_html_math_renderer("mathml", (inline_formula, None), (block_formula, None))

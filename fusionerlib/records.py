@@ -1,6 +1,7 @@
 """Records of runs: their config, package versions and git state, and the metrics file that notebooks add to."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -30,15 +31,37 @@ RECORDED = (
 
 
 def environment() -> dict[str, Any]:
-    """The versions of Python, the platform and the ``RECORDED`` packages, and the git state of the working directory.
+    """The versions of Python, the platform and the ``RECORDED`` packages, the machine, and the git state of the working
+    directory.
 
-    Keys: ``python``, ``platform``, ``packages`` (None for one that is not installed), ``git`` (see ``git_state``).
+    Keys: ``python``, ``platform``, ``packages`` (None for one that is not installed), ``git`` (see ``git_state``), and
+    ``machine``: processor, cores (that this process may use), memory_gb, and threads (of OpenMP; None for its default).
     """
     return {
+        "machine": machine(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": versions(),
         "git": git_state(Path.cwd()),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name, the cores and threads of this process, and the memory in GB (None where unknown)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    available = getattr(os, "sched_getaffinity", None)
+    known = getattr(os, "sysconf_names", {})
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in known else 0
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(available(0)) if available else os.cpu_count(),
+        "memory_gb": round(pages / 1e9, 1) if pages else None,
+        "threads": int(threads) if threads.isdigit() else None,
     }
 
 

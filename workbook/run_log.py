@@ -20,6 +20,8 @@ STEPS = {
 }
 """What each rule of the Snakefile does, and the notebook that it executes."""
 
+STEMS = sorted(stem for _, stem in STEPS.values() if stem)
+
 TOTAL = re.compile(r"^total +(\d+)")
 FINISHED = re.compile(r"^Finished jobid: \d+ \(Rule: (\w+)\)")
 FAILED = re.compile(r"^Error in rule (\w+):")
@@ -78,7 +80,7 @@ class RunLog:
         """The page of the notebook ``stem``; None where it has none."""
         page = self.folder / "pages" / f"{stem}.html"
         try:
-            write_page(self.folder / "notebooks" / f"{stem}.ipynb", page)
+            write_page(self.folder / "notebooks" / f"{stem}.ipynb", page, stems=STEMS)
         except FusionerError:  # the report says what is wrong with it
             return None
         return page

@@ -73,14 +73,25 @@ class Evaluator:
     def benchmarks(self, *, dataset: str = "", root: str = "", all_at_once: bool = True) -> dict[str, Benchmark]:
         """The benchmarks of the run's own data, or of another ``dataset`` in the folder ``root``.
 
-        all_at_once: include the all-classes benchmark where every class is labelled.
+        all_at_once: include the all-classes benchmark where every class is labelled. A benchmark that would then ask
+        the same names of the same scenes is left out.
         Raises FusionerError for a data set without a benchmark, and where files are missing.
         """
         config = self.context.run.data
         if dataset:
             trained = self.checkpoint.trained_names
             return other_benchmarks(dataset, Path(root), size=config.size, trained=trained)
-        return own_benchmarks(config, self.context.sets, all_at_once=all_at_once)
+        found = own_benchmarks(config, self.context.sets, all_at_once=all_at_once)
+        if "all" in found:
+            found = {name: one for name, one in found.items() if not self._asks_all(one, found["all"])}
+        return found
+
+    def _asks_all(self, benchmark: Benchmark, everything: Benchmark) -> bool:
+        """Whether ``benchmark`` would ask the scenes of ``everything`` the same names: a folder with few names."""
+        if benchmark.names or benchmark.pairs is not None or len(benchmark.scenes) != len(everything.scenes):
+            return False
+        known = {*self.checkpoint.trained_names, *vocabulary(benchmark.scenes)}
+        return known == set(everything.names) and len(known) <= self.names_asked
 
     def unseen(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of ``names`` that did not occur in training, under any of their synonyms."""

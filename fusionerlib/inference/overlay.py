@@ -62,15 +62,26 @@ def overlay(
 def blend(
     image: UInt8[np.ndarray, "height width 3"], labels: Integer[np.ndarray, "height width"], *, opacity: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image with the colour of every label blended in (``opacity`` 0-1) and its inner outline in full colour."""
+    """The image with the colour of every label blended in (``opacity`` 0-1) and its inner outline in full colour.
+
+    Labelled pixels lose their own colour, all of it from an opacity of 0.5 on: orange over green would be olive, which
+    is in no legend.
+    """
+    greyness = min(1.0, 2 * opacity)
     shown = labels > 0
     colours = palette(LIMIT)[(labels[shown].astype(np.int64) - 1) % LIMIT]
     result = image.copy()
-    mixed = image[shown] * (1 - opacity) + colours * opacity
+    beneath = image[shown] * (1 - greyness) + grey(image)[shown] * greyness
+    mixed = beneath * (1 - opacity) + colours * opacity
     result[shown] = mixed.round().astype(np.uint8)
     edge = outline(labels, thickness=max(1, round(min(labels.shape) / 250)))[shown]
     result[shown] = np.where(edge[:, None], colours, result[shown])
     return result
+
+
+def grey(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The brightness of ``image`` on all three channels."""
+    return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
 
 
 def outline(labels: Integer[np.ndarray, "height width"], *, thickness: int) -> Bool[np.ndarray, "height width"]:

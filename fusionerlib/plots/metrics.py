@@ -105,9 +105,12 @@ def per_class_bars(table: Sequence[Mapping[str, Any]], *, top: int = 10, bottom:
             axes.bar_label(bars, [f"{row['iou']:.2f}  ({row['episodes']})" for row in rows], padding=3, fontsize=8)
             axes.set_yticks(places, [short(row["name"]) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
-            axes.axvline(mean, color=GREY, linestyle="--", linewidth=1)
-            axes.set(title=title, xlim=(0, 1.22), xlabel=f"IoU (episodes); dashed line: mean {mean:.3f}")
+            axes.axvline(
+                mean, color=GREY, linestyle="--", linewidth=1, label=f"mean of all classes, {mean:.3f}", zorder=0
+            )
+            axes.set(title=title, xlim=(0, 1.22), xlabel="IoU, in brackets how often the name was asked")
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        result.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
         return result
 
 
@@ -124,7 +127,8 @@ def ablation_bars(
 
     rows: a pandas DataFrame or a sequence of dicts; ``setting``, ``metric`` and ``value`` name its columns. Rows with
     equal setting and metric (several seeds) become one bar of their mean, with their range as an error bar.
-    chance: a level that is drawn as a dashed line. Raises FusionerError where a column is missing.
+    chance: of assignment, a level drawn as a dashed line over the bars of the metrics of that name.
+    Raises FusionerError where a column is missing.
     """
     records: list[Mapping[str, Any]] = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
     if missing := [key for key in (setting, metric, value) if not records or key not in records[0]]:
@@ -152,15 +156,33 @@ def ablation_bars(
                 axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5)
                 highest = max([highest, *(level for level in found if not math.isnan(level))])
         if chance is not None:
-            axes.axhline(chance, color=GREY, linestyle="--", linewidth=1, label="chance")
+            _chance(axes, chance, groups=len(settings), metrics=[str(name) for name in metrics], width=width)
         axes.set_xticks(range(len(settings)), [wrapped(str(one), 14, 3) for one in settings])
         axes.set_ylim(0, highest * 1.15 or 1)
         axes.set_title(title)
+        axes.set_ylabel(metric_label(str(metrics[0])) if len(metrics) == 1 else "share, 0 to 1")
         if len(metrics) > 1 or chance is not None:
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        else:
-            axes.set_ylabel(str(metrics[0]))
         return result
+
+
+def _chance(axes: Axes, chance: float, *, groups: int, metrics: Sequence[str], width: float) -> None:
+    """A dashed line over the bars of assignment alone: chance is not a level of the other metrics."""
+    places = [place for place, name in enumerate(metrics) if name.startswith("assignment")]
+    if not places:
+        return
+    middle = (len(metrics) - 1) / 2
+    left, right = (min(places) - middle - 0.5) * width, (max(places) - middle + 0.5) * width
+    label = "chance of assignment"
+    axes.hlines(
+        [chance] * groups,
+        [group + left for group in range(groups)],
+        [group + right for group in range(groups)],
+        color="black",
+        linestyle="--",
+        linewidth=1,
+        label=label,
+    )
 
 
 def kind_bars(figures: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:

@@ -33,8 +33,9 @@ def confusion(
 
     rows, columns: the names of the matrix, "background" included where it has it. unseen: names that are set in bold
     with an asterisk. A frame marks the cell of the row's own name. Classes without a pixel are left out.
-    Of more than 25 classes the most confused ones are shown. Of more than 32 columns those of the shown classes and
-    those with the largest shares are kept; the last column adds up the others.
+    Of more than 25 classes 25 are shown, from the one found best to the one found worst at equal steps. The columns
+    are those of the shown classes, in the same order, then the others with the largest shares; of more than 32 columns
+    the last one adds up the rest.
     Raises FusionerError where the names do not fit the matrix, and where it holds no pixel.
     """
     if matrix.shape != (len(rows), len(columns)):
@@ -49,8 +50,9 @@ def confusion(
     title = "predicted as … (% of the class's pixels)"
     if len(rows) > MOST_ROWS:
         own = [share[place, columns.index(name)] if name in columns else 0.0 for place, name in enumerate(rows)]
-        kept = sorted(np.argsort(own, kind="stable")[:MOST_ROWS].tolist())
-        title += f"\nthe {MOST_ROWS} most confused of {len(rows)} classes"
+        ranked = np.argsort([-value for value in own], kind="stable")
+        kept = ranked[np.linspace(0, len(ranked) - 1, MOST_ROWS).round().astype(int)].tolist()
+        title += f"\n{MOST_ROWS} of {len(rows)} classes, from the best found to the worst"
         share, rows = share[kept], [rows[place] for place in kept]
     share, columns = _fewer_columns(share, rows, columns)
     if unseen:
@@ -79,14 +81,17 @@ def confusion(
 def _fewer_columns(
     share: Float[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """``share`` reduced to ``MOST_COLUMNS`` columns and one for the sum of the others."""
+    """``share`` with the rows' own names first, then the others: at most ``MOST_COLUMNS``, and one for the rest."""
+    place = {name: index for index, name in enumerate(columns)}
+    own = [place[name] for name in rows if name in place]
+    others = sorted((index for index in range(len(columns)) if index not in own), key=lambda k: -share[:, k].max())
     if len(columns) <= MOST_COLUMNS:
-        return share, list(columns)
-    ranked = sorted(range(len(columns)), key=lambda place: (columns[place] not in rows, -share[:, place].max()))
-    kept = sorted(ranked[:MOST_COLUMNS])
+        kept = [*own, *sorted(others)]
+        return share[:, kept], [columns[index] for index in kept]
+    kept = [*own, *others[: MOST_COLUMNS - len(own)]]
     rest = np.delete(share, kept, axis=1).sum(axis=1, keepdims=True)
-    names = [columns[place] for place in kept]
-    return np.hstack([share[:, kept], rest]), [*names, f"{len(columns) - MOST_COLUMNS} other names"]
+    names = [columns[index] for index in kept]
+    return np.hstack([share[:, kept], rest]), [*names, f"{len(columns) - len(kept)} other names"]
 
 
 def _marked(name: str, unseen: Collection[str]) -> str:

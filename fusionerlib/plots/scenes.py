@@ -12,7 +12,7 @@ from fusionerlib.datasets.scene import Scene, Scenes, labels_for
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.evaluation.scoring import Prediction
-from fusionerlib.inference.overlay import legend_entries, overlay, printable, short
+from fusionerlib.inference.overlay import grey, legend_entries, overlay, printable, short
 from fusionerlib.inference.palette import palette
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.plots.style import figure, picture, style, wrapped
@@ -70,7 +70,7 @@ def prediction_rows(predictions: Iterable[Prediction], scenes: Scenes, *, thresh
 
 
 def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) -> Figure:
-    """Scenes side by side, each with its image, its labels drawn over the image, and its names as a legend.
+    """Scenes side by side, each with its image, its labels drawn over the grey image, and its names as a legend.
 
     columns: most scenes in a row. opacity: of the labels, 0-1. Raises FusionerError where ``shown`` is empty.
     """
@@ -86,7 +86,7 @@ def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) ->
         for index, scene in enumerate(shown):
             block, column = divmod(index, columns)
             panels[2 * block, column].imshow(scene.image)
-            labelled = overlay(scene.image, scene.labels, scene.names, opacity=opacity, legend=False)
+            labelled = overlay(grey(scene.image), scene.labels, scene.names, opacity=opacity, legend=False)
             panels[2 * block + 1, column].imshow(np.asarray(labelled))
             colours = [tuple(part / 255 for part in colour) for colour in palette(len(scene.names)).tolist()]
             handles = [
@@ -118,7 +118,7 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
         panels = result.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths, height_ratios=heights)
         for index, (row, axes) in enumerate(zip(rows, panels, strict=True)):
             shown = [
-                overlay(row.image, labels, row.names, opacity=opacity, legend=False)
+                overlay(grey(row.image), labels, row.names, opacity=opacity, legend=False)
                 for labels in (row.truth, row.predicted, *row.beside.values())
             ]
             for panel, content, title in zip(axes[:-1], (row.image, *shown), titles, strict=True):

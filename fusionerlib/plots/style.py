@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from fusionerlib.inference.overlay import printable
 from fusionerlib.inference.palette import OKABE_ITO
 
+VECTOR = (".svg", ".pdf")
 BLUE, ORANGE, GREEN, GREY = OKABE_ITO[4], OKABE_ITO[0], OKABE_ITO[2], "#777777"
 
 
@@ -54,17 +55,24 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 130) -> Path:
-    """Write ``figure`` to ``path``, unclipped and with ``dpi`` pixels an inch; creates the folder, returns the path."""
+    """Write ``figure`` to ``path``, unclipped and with ``dpi`` pixels an inch; creates the folder, returns the path.
+
+    Beside a PNG a ``.svg`` and a ``.pdf`` of the same name are written, for papers: text and lines stay vectors.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(figure, path, dpi=dpi)
+    copies = [path.with_suffix(suffix) for suffix in VECTOR] if path.suffix.lower() == ".png" else []
+    for file in (path, *copies):
+        _write(figure, file, dpi=dpi)
     plt.close(figure)
     return path
 
 
 def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
-    with style():
-        figure.savefig(target, dpi=dpi, bbox_inches="tight", facecolor="white")
+    # Without a date, equal figures are equal files. Type 42: text in a PDF can be searched and edited.
+    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(getattr(target, "suffix", ""), {})
+    with style(), matplotlib.rc_context({"svg.hashsalt": "fusioner", "pdf.fonttype": 42}):
+        figure.savefig(target, dpi=dpi, bbox_inches="tight", facecolor="white", metadata=dated)
 
 
 def wrapped(name: str, width: int = 22, lines: int = 2) -> str:

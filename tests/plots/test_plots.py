@@ -175,8 +175,9 @@ def test_scene_rows_show_image_truth_and_prediction_with_names():
     figure = plots.scene_rows([row, tall])
     assert len(figure.axes) == 8
     assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "ground truth", "prediction"]
-    changed = [(np.asarray(axes.images[0].get_array()) != image).any(axis=2) for axes in figure.axes[:3]]
-    assert not changed[0].any()
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes[:3]]
+    assert (pictures[0] == image).all()
+    changed = [(picture != picture[..., :1]).any(axis=2) for picture in pictures]  # labels are drawn over grey
     assert changed[1][:, :200].mean() > 0.95 and not changed[1][:, 201:].any()
     assert changed[2][:, 200:].mean() > 0.95 and not changed[2][:, :199].any()
     legend = figure.axes[3].get_legend()
@@ -215,9 +216,16 @@ def test_ablation_bars_are_the_means_over_seeds(form):
     figure = plots.ablation_bars(form(rows), chance=0.25, title="depth")
     (axes,) = figure.axes
     assert heights(axes) == pytest.approx([0.3, 0.6, 0.3, 0.6])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["chance", "mIoU", "assignment"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["chance of assignment", "mIoU", "assignment"]
     assert [text.get_text() for text in axes.texts] == ["0.30", "0.60", "0.30", "0.60"]
     assert axes.get_ylim()[1] > 0.7
+    # Chance is a level of assignment alone, the second bar of each group.
+    (line,) = axes.collections[-1:]
+    spans = [path.vertices[:, 0] for path in line.get_paths()]
+    assert [path.vertices[0, 1] for path in line.get_paths()] == [0.25, 0.25]
+    bars = [bar for container in axes.containers for bar in getattr(container, "patches", [])]
+    for span, bar in zip(spans, bars[2:], strict=True):  # two bars of mIoU come first
+        assert span.min() <= bar.get_x() and bar.get_x() + bar.get_width() <= span.max()
     assert_nothing_clipped(figure)
     with pytest.raises(FusionerError, match="no 'value'"):
         plots.ablation_bars([{"setting": 1, "metric": 2}])
@@ -231,6 +239,23 @@ def test_save_writes_a_whole_picture_and_leaves_no_figure_open(tmp_path):
         border = np.asarray(picture.convert("L"))
     assert (border[0] == 255).all() and (border[:, -1] == 255).all()
     assert plt.get_fignums() == before
+    assert "<svg" in path.with_suffix(".svg").read_text() and path.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_a_mask_has_the_colour_of_its_legend_over_any_picture():
+    from colorsys import rgb_to_hsv
+
+    from fusionerlib.datasets.scene import Scene
+    from fusionerlib.inference.palette import colour
+
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[..., 1] = 200  # a green board, which made an orange mask olive
+    labels = np.pad(np.ones((20, 20), np.uint8), 10)
+    figure = plots.scenes([Scene(image, labels, ("dartboard",), "x")])
+    drawn = np.asarray(figure.axes[1].get_images()[0].get_array())
+    wanted, found = (rgb_to_hsv(*(part / 255 for part in pixel)) for pixel in (colour(0), drawn[20, 20]))
+    assert found[0] == pytest.approx(wanted[0], abs=0.01)
+    assert len(set(drawn[2, 2].tolist())) == 1, "outside the mask the picture is grey"
 
 
 def test_a_notebook_shows_the_figure_once_as_png():

@@ -103,6 +103,21 @@ def test_a_notebook_s_page_holds_its_results_and_fetches_nothing(tmp_path: Path,
     assert text.count("data:image/png;base64," + PIXEL) == 2
     assert "styled" in text and "told" in text and "[not embedded: away]" in text
     assert "default-src 'none'" in text and "go()" not in text
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in text and "$x^2$" not in text, "formulas are MathML, without a script"
+
+
+def test_formulas_are_mathml_outside_code_and_pages_link_to_the_next(
+    tmp_path: Path, make_notebook: MakeNotebook
+) -> None:
+    words = "costs $5 or $6, `$y$`, $\\frac{a}{b} < c$ and\n\n$$\\sum_k p_k \\in \\{0, 1\\}$$\n\n    $z$"
+    for stem in ("01_first", "02_second"):
+        make_notebook(tmp_path / f"{stem}.ipynb", "", markdown=words)
+        write_page(tmp_path / f"{stem}.ipynb", tmp_path / f"{stem}.html", stems=["01_first", "02_second"])
+    text = (tmp_path / "01_first.html").read_text(encoding="utf-8")
+    assert text.count("<math") == 2 and "<mfrac>" in text and 'display="block"' in text
+    assert "costs $5 or $6" in text and "$y$" in text and "$z$" in text
+    assert text.count('<a href="02_second.html">Next: 2 second</a>') == 2 and "Before:" not in text
+    assert "Before: 1 first" in (tmp_path / "02_second.html").read_text(encoding="utf-8")
 
 
 def test_the_parser_of_this_test_sees_what_nbconvert_alone_would_fetch(
@@ -129,7 +144,7 @@ def test_the_index_tells_results_failures_figures_and_record(run: Path) -> None:
     assert "0.523" in text and "mosaic4: objects" in text
     assert "no &lt;cat&gt; &amp; no dog" in text and "<cat>" not in text
     assert "Title &lt;i&gt;here&lt;/i&gt;" in text and "pages/01_first.html" in text
-    assert text.count("data:image/webp;base64,") == 2 and "04 broken can't be shown" in text
+    assert text.count("data:image/webp;base64,") == 2 and "04_broken.png can't be shown" in text
     assert "profile.json" in text
     assert len(text) < 1_000_000
 

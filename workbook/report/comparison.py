@@ -189,7 +189,8 @@ def _protocols(run: Values, metrics: Values) -> list[Comparison]:
         table = beside(ours, dataset=dataset, label=name).to_dict("records")
         lines = [{**line, "source": _quoted(line["source"])} for line in table]
         systems = [{k: v for k, v in line.items() if k not in ("text", "fusion")} for line in lines if not line["text"]]
-        found.append(Comparison(f"{title}, mIoU in percent", _measured(own, fold, dataset, row), systems))
+        note = _measured(own, fold, dataset, row)
+        found.append(Comparison(f"{title}, mIoU in percent", note, systems, folded=not row))
         pairs = [line for line in lines if line["text"] or line["model"].endswith(OURS)]
         if row and len(pairs) > 1:
             found.append(Comparison(f"{title}, the paper's table of encoder pairs", "", pairs, folded=True))

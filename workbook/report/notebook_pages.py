@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ FETCHING_CSS = re.compile(r"""@import[^;]*;?|url\(\s*["']?(?!["']?(data:|\#))[^)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def write_page(executed: Path, page: Path, *, index: str = "../index.html") -> None:
-    """Write ``page`` (HTML) from an executed notebook, with a link back to ``index``.
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?![\w$])", re.DOTALL)
+"""TeX in a Markdown cell: a formula on lines of its own, or one inside a line."""
 
+
+def write_page(executed: Path, page: Path, *, index: str = "../index.html", stems: Sequence[str] = ()) -> None:
+    """Write ``page`` (HTML) from an executed notebook, with links to ``index``, the page before and the page after.
+
+    stems: the notebooks of the run that have pages, in their order.
     Raises FusionerError where the file is no notebook.
     """
     import nbformat
@@ -49,7 +55,18 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html") -> N
     )
     where = {"name": executed.stem, "path": str(executed.parent)}
     text, _ = exporter.from_notebook_node(without_widgets(notebook), resources={"metadata": where})
-    write_text(page, static_page(text, index=index))
+    links = {"All results": index}
+    if executed.stem in stems:
+        place = list(stems).index(executed.stem)
+        before, after = stems[max(place - 1, 0) : place], stems[place + 1 : place + 2]
+        links |= {f"Before: {_spoken(stem)}": f"{stem}.html" for stem in before}
+        links |= {f"Next: {_spoken(stem)}": f"{stem}.html" for stem in after}
+    write_text(page, static_page(text, links=links))
+
+
+def _spoken(stem: str) -> str:
+    """``02_training`` as "2 training"."""
+    return stem.lstrip("0").replace("_", " ")
 
 
 def without_widgets(notebook: Any) -> Any:
@@ -62,8 +79,36 @@ def without_widgets(notebook: Any) -> Any:
     return notebook
 
 
-def static_page(text: str, *, index: str) -> str:
-    """HTML without anything that fetches. An image that is not embedded is replaced by its name.
+def mathml(tex: str, *, block: bool) -> str:
+    """A formula as MathML, which browsers show without a script. What is no valid TeX stays as it is, escaped."""
+    from latex2mathml.converter import convert
+
+    try:
+        return str(convert(tex, display="block" if block else "inline"))
+    except Exception:  # the converter has a class for each mistake, without a common one
+        return html.escape(tex)
+
+
+def _with_formulas(soup: Any) -> None:
+    """Replace TeX in rendered Markdown, outside code, by MathML."""
+    from bs4 import BeautifulSoup
+
+    for place in soup.select(".jp-RenderedMarkdown"):
+        for text in place.find_all(string=FORMULA):
+            if text.find_parent(["code", "pre"]):
+                continue
+            shown = ""
+            end = 0
+            for match in FORMULA.finditer(text):
+                shown += html.escape(text[end : match.start()]) + mathml(match[1] or match[2], block=bool(match[1]))
+                end = match.end()
+            text.replace_with(BeautifulSoup(shown + html.escape(text[end:]), "html.parser"))
+
+
+def static_page(text: str, *, links: Mapping[str, str]) -> str:
+    """HTML without anything that fetches, with formulas as MathML. An image that is not embedded becomes its name.
+
+    links: at the top and at the bottom of the page, address by text.
 
     Raises FusionerError where ``text`` has no head or no body.
     """
@@ -91,6 +136,8 @@ def static_page(text: str, *, index: str) -> str:
     head.insert(0, BeautifulSoup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">', "html.parser"))
     style = (resources.files("workbook.report") / "notebook_pages.css").read_text(encoding="utf-8")
     head.append(BeautifulSoup(f"<style>\n{style}</style>", "html.parser"))
-    link = f'<nav class="back"><a href="{html.escape(index)}">back to the run</a></nav>'
-    body.insert(0, BeautifulSoup(link, "html.parser"))
+    _with_formulas(soup)
+    anchors = "".join(f'<a href="{html.escape(address)}">{html.escape(name)}</a>' for name, address in links.items())
+    for place, name in ((0, "Pages"), (len(body.contents) + 1, "Pages, again")):
+        body.insert(place, BeautifulSoup(f'<nav class="back" aria-label="{name}">{anchors}</nav>', "html.parser"))
     return str(soup)

@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fusionerlib.evaluation.metrics import metric_label
 from studies.published import HOLE
-from workbook.report import figures
+from workbook.report import captions, figures
 from workbook.report.comparison import OURS, compared_with_published
+from workbook.report.first_look import NAME as FIRST_LOOK
 from workbook.report.notebook_pages import POLICY, write_page
 from workbook.report.records import (
     NotebookRun,
@@ -21,6 +22,7 @@ from workbook.report.records import (
     notebooks_of,
     read_metrics,
     record_files,
+    run_settings,
     settings_of,
     tables,
 )
@@ -42,12 +44,13 @@ def write_site(folder: Path, *, missing: bool = False) -> Path:
     """
     folder = folder.resolve()
     ran = notebooks_of(folder)
+    stems = [notebook.stem for notebook in ran if notebook.problem not in ("not run", "no notebook")]
     for notebook in ran:
         executed = folder / "notebooks" / f"{notebook.stem}.ipynb"
         page = folder / "pages" / f"{notebook.stem}.html"
         made = missing and page.is_file() and page.stat().st_mtime > executed.stat().st_mtime
         if executed.is_file() and notebook.problem != "no notebook" and not made:
-            write_page(executed, page)
+            write_page(executed, page, stems=stems)
     index = folder / "index.html"
     index.write_text(index_page(folder, ran), encoding="utf-8")
     return index
@@ -62,12 +65,17 @@ def index_page(folder: Path, ran: Iterable[NotebookRun]) -> str:
     compared = compared_with_published(folder, metrics) if metrics else []
     facts, settings = facts_of(folder, ran), settings_of(folder)
     pictures, records = figures.figures_of(folder), record_files(folder)
+    best, beside = captions.chosen(pictures)
+    first = [file for file in (best, *beside) if file is not None]
+    rest = [file for file in pictures if file not in first]
+    listed_first = [*first, *rest]
+    embedded = {one.file: one for one in figures.shown(listed_first[: figures.MOST])}
     present = {
         "What ran": facts or settings,
         "Results": True,
         "Published results": compared,
         "Notebooks": ran,
-        "Figures": pictures,
+        "Figures": rest,
         "Records": records,
     }
     environment = Environment(
@@ -97,8 +105,13 @@ def index_page(folder: Path, ran: Iterable[NotebookRun]) -> str:
         compared=compared,
         covered={one.covers for one in compared},
         ours=OURS,
-        figures=figures.shown(pictures[: figures.MOST]),
-        other_figures=pictures[figures.MOST :],
+        headline=captions.headline(run_settings(folder), metrics),
+        best=embedded.get(best) if best else None,
+        beside=[embedded[file] for file in beside],
+        figures=[embedded[file] for file in rest if file in embedded],
+        other_figures=[file for file in rest if file not in embedded],
+        caption=captions.caption,
+        first_look=(folder / FIRST_LOOK).is_file() and FIRST_LOOK,
         broad=BROAD,
         records=[(file.relative_to(folder).as_posix(), _record_text(file)) for file in records[:MOST_RECORDS]],
         other_records=max(0, len(records) - MOST_RECORDS),

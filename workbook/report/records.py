@@ -238,8 +238,9 @@ def facts_of(folder: Path, ran: Sequence[NotebookRun]) -> dict[str, str]:
         "Training": _training(part(run, "training"), measured),
         "Seeds": _seeds(records, folder),
         "Versions": _by_notebook({stem: _versions(one) for stem, one in environments.items()}),
+        "Threads": _threads(environments),
         "Code": _by_notebook({stem: _code(part(one, "git")) for stem, one in environments.items()}),
-        "Machine": _by_notebook({stem: str(one.get("platform", "")) for stem, one in environments.items()}),
+        "Machine": _by_notebook({stem: _machine(one) for stem, one in environments.items()}),
     }
     return {name: text for name, text in found.items() if text}
 
@@ -322,6 +323,21 @@ def _versions(environment: Values) -> str:
     packages = {name: version for name, version in part(environment, "packages").items() if version}
     python = {"Python": environment["python"]} if "python" in environment else {}
     return listed({**python, **packages})
+
+
+def _machine(environment: Values) -> str:
+    found = part(environment, "machine")
+    parts = [str(found.get("processor") or ""), f"{found['cores']} cores" if found.get("cores") else ""]
+    parts += [
+        f"{found['memory_gb']:g} GB memory" if found.get("memory_gb") else "",
+        str(environment.get("platform", "")),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _threads(environments: Mapping[str, Values]) -> str:
+    found = {stem: part(one, "machine").get("threads") for stem, one in environments.items()}
+    return _by_notebook({stem: f"{count} a notebook" for stem, count in found.items() if count})
 
 
 def _code(git: Values) -> str:
