@@ -67,9 +67,8 @@ def headline(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     if fusion:
         count = f" of {measured['parameters']:,} parameters" if "parameters" in measured else ""
         steps = f" was trained for {training['steps']:,} steps" if training.get("steps") else ""
-        on = {"openmoji": "drawn scenes", "folder": "photographs of its own"}.get(
-            data.get("dataset"), data.get("dataset")
-        )
+        where = str(data.get("dataset") or "")
+        on = {"openmoji": "drawn scenes", "folder": "photographs of its own"}.get(where, where)
         what.append(f"A model of kind {fusion.get('kind')}{count}{steps}{f' on {on}' if on else ''}.")
     results = []
     for key, words in (
