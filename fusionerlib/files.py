@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import json
 import os
 import re
 import time
@@ -68,6 +69,26 @@ def read_text(file: Path) -> str:
         return text_of(file.read_bytes(), file)
     except OSError as error:
         raise FusionerError(f"{file} can't be read ({error.strerror}): expected a text file in UTF-8") from error
+
+
+def read_lines(file: Path, *, split: bool = True) -> list[str]:
+    """The entries of a text file: its lines, or a JSON list; without empty lines and lines that begin with ``#``.
+
+    split: also divide a single line at its commas and semicolons. Raises FusionerError for another text encoding.
+    """
+    text = read_text(file).strip()
+    if text.startswith("["):
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            given = None
+        if isinstance(given, list) and all(isinstance(entry, str) for entry in given):
+            return [entry.strip() for entry in given if entry.strip()]
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and line[0] != "#"]
+    if split and len(lines) == 1:
+        lines = [part.strip() for part in re.split("[,;]", lines[0]) if part.strip()]
+    return lines
 
 
 def plain_name(name: str) -> str:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fusionerlib.datasets.formats.names import listed_names
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import IMAGE_SUFFIXES
+from fusionerlib.files import IMAGE_SUFFIXES, read_lines
 from fusionerlib.inference.requests import THRESHOLD, checked_names, checked_threshold
 
 STDIN = "-"
@@ -15,7 +16,9 @@ STDIN = "-"
 OVERLAY = ".overlay.png"
 """What the overlays of several photos end in."""
 LIST = ".txt"
-"""What a list of photos or of names ends in."""
+"""What a list of photos ends in."""
+NAME_FILES = (".txt", ".csv", ".json", ".yaml", ".yml")
+"""What a list of names ends in."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -71,19 +74,17 @@ def photos_given(arguments: Sequence[str]) -> list[Path]:
 
 
 def names_given(text: str) -> tuple[str, ...]:
-    """Names from a text with commas, or from a ``.txt`` file with a name, or ``index name``, a line.
+    """Names from a text with commas, or from a file as ``read_table`` reads it.
 
     Raises FusionerError where such a file is missing or empty, and as ``checked_names`` does.
     """
     _refuse_url(text)
     path = Path(text)
-    if path.suffix.lower() != LIST:
+    if path.suffix.lower() not in NAME_FILES:
         return checked_names([name.strip() for name in text.split(",") if name.strip()])
     if not path.is_file():
         raise no_such_file(text)
-    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    numbered = [re.fullmatch(r"\d+\s*[\s:,]\s*(\S.*)", line) for line in lines]
-    return checked_names([match[1] for match in numbered if match] if all(numbered) else lines)
+    return checked_names(listed_names(path))
 
 
 def threshold_given(texts: Sequence[str], names: Sequence[str]) -> float | dict[str, float]:
@@ -177,7 +178,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _listed(file: Path) -> list[Path]:
-    lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    lines = read_lines(file, split=False)
     if not lines:
         raise FusionerError(f"{file} lists no image: write one path a line")
     return [Path(line) if Path(line).is_file() else file.parent / line for line in lines]

@@ -13,6 +13,7 @@ from fusionerlib.datasets.mask_folder import MaskFolder, paired
 from fusionerlib.datasets.names import VocCoco, canonical
 from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.errors import FusionerError, one_of
+from fusionerlib.files import read_text
 
 
 class Layout(NamedTuple):
@@ -202,4 +203,4 @@ def _stems(listing: Path, masks: Path, split: str | None, layout: Layout) -> lis
             f"{listing} is missing, the list of the split {split!r}: unpack ImageSets beside the images, or ask for "
             "split None, every image that has a mask"
         )
-    return listing.read_text(encoding="utf-8").split()
+    return read_text(listing).split()

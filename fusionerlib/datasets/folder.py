@@ -9,14 +9,14 @@ import numpy as np
 
 from fusionerlib.datasets.coco import CocoInstances
 from fusionerlib.datasets.formats.findings import Findings
-from fusionerlib.datasets.formats.names import NameTable, read_lines, read_names, read_table
+from fusionerlib.datasets.formats.names import NameTable, read_names, read_table
 from fusionerlib.datasets.formats.pictures import MASK_FOLDERS, Pictures, absent, without_suffix
 from fusionerlib.datasets.formats.upright import drawn_as_stored
 from fusionerlib.datasets.mask_folder import MaskFolder, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.datasets.transforms import Concat
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import IMAGE_SUFFIXES
+from fusionerlib.files import IMAGE_SUFFIXES, read_lines
 from fusionerlib.images import read_header
 
 __all__ = ["read_folder", "read_names"]

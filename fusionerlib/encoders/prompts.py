@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import read_lines, read_text
 from fusionerlib.name_forms import everyday
 
 _SETS: dict[str, tuple[str, ...]] = {
@@ -95,7 +96,7 @@ def templates(name: str) -> tuple[str, ...]:
 
 
 def _read(file: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(file, split=False)
     for number, line in enumerate(lines, start=1):
         if line and (line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1):
             raise FusionerError(
@@ -118,12 +119,12 @@ def synonyms(file: str) -> dict[str, tuple[str, ...]]:
     if file == EVERYDAY:
         return dict(everyday().words)
     try:
-        given = json.loads(Path(file).read_text(encoding="utf-8"))
+        given = json.loads(read_text(Path(file)))
         if not all(isinstance(word, str) and word.strip() for words in given.values() for word in words):
             raise ValueError("a word is blank or not a string")
         if any(isinstance(words, str) for words in given.values()):
             raise ValueError("a name has a string where a list of words is expected")
         return {name: tuple(words) for name, words in given.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         remedy = 'expected a JSON object such as {"sofa": ["couch", "settee"]}'
         raise FusionerError(f"synonyms {file!r} can't be read ({error}): {remedy}") from error

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import UInt8
 
-Colour = tuple[int, int, int]
+from fusionerlib.datasets.formats.names import Colour
 
 
 class UnknownColour(ValueError):

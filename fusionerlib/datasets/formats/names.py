@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusionerlib.datasets.formats.colours import Colour
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import read_text
 from fusionerlib.name_forms import same_forms
 
+Colour = tuple[int, int, int]
 BACKGROUND = "background"
 IGNORED = "ignore"
 HIGHEST = 254
@@ -109,27 +109,16 @@ def read_table(file: Path) -> NameTable:
     return NameTable(names, colours)
 
 
-def read_lines(file: Path, *, split: bool = True) -> list[str]:
-    """The entries of a text file: its lines, or a JSON list; without empty lines and lines that begin with ``#``.
+def listed_names(file: Path) -> list[str]:
+    """The names in a file of ``read_table``'s forms in their order, to be asked for: as many as there are, and any.
 
-    split: also divide a single line at its commas and semicolons. Raises FusionerError for another text encoding.
+    Background and ignored ones are left out. Raises FusionerError for another text encoding.
     """
-    text = read_text(file).strip()
-    if text.startswith("["):
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            given = None
-        if isinstance(given, list) and all(isinstance(entry, str) for entry in given):
-            return [entry.strip() for entry in given if entry.strip()]
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and line[0] != "#"]
-    if split and len(lines) == 1:
-        lines = [part.strip() for part in re.split("[,;]", lines[0]) if part.strip()]
-    return lines
+    entries = _entries(read_text(file), file, masks=False)
+    return [plain(entry.name) for entry in entries if special(entry.name) is None]
 
 
-def _entries(text: str, file: Path) -> list[_Entry]:
+def _entries(text: str, file: Path, *, masks: bool = True) -> list[_Entry]:
     suffix, start = file.suffix.lower(), text.lstrip()
     lines = [line.strip() for line in text.splitlines()]
     lines = [re.sub(r"\s+#.*$", "", line) for line in lines if not line.startswith("#")]
@@ -152,7 +141,7 @@ def _entries(text: str, file: Path) -> list[_Entry]:
         return [_Entry(match[4], colour=_colour(match.groups()[:3])) for match in coloured]
     if len(rows) == 1 and re.search("[,;]", rows[0]):
         rows = lines = [part.strip() for part in re.split("[,;]", rows[0]) if part.strip()]
-    if rows and special(rows[0]) == BACKGROUND and not rows[0][0].isdigit():
+    if masks and rows and special(rows[0]) == BACKGROUND and not rows[0][0].isdigit():
         raise FusionerError(
             f"{file} begins with {rows[0]!r}, which would be index 1: 0 is background already, so delete the line, or "
             "write every line with its index ('0 background', '1 cat', ...)"
