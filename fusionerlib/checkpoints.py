@@ -1,10 +1,9 @@
 """A checkpoint is a folder of two files: ``model.safetensors`` and ``config.json``. Nothing is ever unpickled.
 
+``config.json`` holds the sha256 of the weights and a digest of its own entries; ``load`` compares both.
 ``save`` writes one, ``load`` rebuilds its model, ``convert`` brings one of version 0.1 into today's format.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -17,14 +16,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusionerlib.config import RunConfig, checked
+from fusionerlib.digests import read_json, sha256_of, write_json
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import PACKAGED as PACKAGED
-from fusionerlib.files import write_text
+from fusionerlib.files import to_disk
 from fusionerlib.models import SegmentationModel, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 2
 """Number in ``config.json``. Format 1 (version 0.1) had other names of leaves, values and weights."""
+ENTRIES = frozenset({"format", "run", "visual_width", "text_width", "trained_names", "parents", "sha256"})
+"""Keys of ``config.json``, without its digest."""
+WIDEST = 1 << 20
+"""Most channels of the tokens of an encoder."""
+
+REMEDY = 'copy it again from the run that trained it, or delete its entry "digest" if you changed it on purpose'
 
 RENAMED_LEAVES = {"likeness": "similarity", "evidence": "confidence_rescaling", "context": "guidance_channels"}
 """Leaves of format 1, and what they are called now."""
@@ -76,14 +82,13 @@ def save(
     trained_names: Sequence[str],
     parents: Sequence[Parent] = (),
     number_format: torch.dtype | None = None,
-    published: bool = False,
 ) -> None:
     """Write ``model`` and everything needed to rebuild it into ``directory`` (made if missing).
 
-    published: write the sha256 of the weights into ``config.json``, which ``load`` then compares.
     parents: of the checkpoint.
     number_format: of the parameters, None for their own. Buffers keep theirs: running statistics of tokens are numbers
     so small that half precision would lose them.
+    Raises FusionerError for weights that are not finite; nothing is written then.
     """
     description = {
         "format": FORMAT,
@@ -98,29 +103,62 @@ def save(
         name: (tensor.to(number_format) if number_format and name in parameters else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    _write(directory, tensors, description, published=published)
+    if broken := not_finite(tensors):
+        raise FusionerError(f"{broken}: a model that is not finite is not saved; go on from an earlier checkpoint")
+    _write(directory, tensors, description)
 
 
 def load(directory: Path | str) -> Checkpoint:
     """The checkpoint in ``directory``.
 
-    Raises FusionerError where a file is missing or broken, where weights and config do not belong together, and for a
-    checkpoint of version 0.1, with the command that converts it.
+    A checkpoint without digests (of a version before them) is loaded all the same. Raises FusionerError where a file is
+    missing, damaged or of an unknown format, where weights and config do not belong together or a weight is not finite,
+    and for a checkpoint of version 0.1, with the command that converts it.
     """
     directory = Path(directory)
     description = _description(directory)
-    if description.get("format", FORMAT) == 1:
+    if "format" not in description:
+        raise _no_config(directory, "it has no format")
+    number = description["format"]
+    if _is_format(number, 1):
         raise FusionerError(
             f"checkpoint {directory} is of version 0.1 (format 1), expected format {FORMAT}: convert it with "
             f"`fusioner convert {directory}`"
         )
-    weights, published = _weights(directory), description.get("sha256")
+    if not _is_format(number, FORMAT):
+        raise FusionerError(
+            f"checkpoint {directory} has format {number!r}, this version reads {FORMAT}: update fusioner if a newer "
+            f"version wrote it, else copy {CONFIG} again from the run that trained it"
+        )
+    published = description.get("sha256")
+    if published is None and (odd := sorted(set(description) - ENTRIES)):
+        raise _no_config(directory, f"unknown entry {odd[0]!r}")
+    weights = _weights(directory)
+    checkpoint = _rebuilt(directory, description, weights)
     if published is not None and published != (found := weights_sha256(directory)):
         raise FusionerError(
-            f"{directory / WEIGHTS} has sha256 {found}, {CONFIG} says {published}: copy both files again from where "
-            "they were published"
+            f"{directory / WEIGHTS} has sha256 {found}, {CONFIG} says {published}: one of the two files was damaged or "
+            "comes from another run; copy both again from where they were made, or train again"
         )
-    return _rebuilt(directory, description, weights)
+    if broken := not_finite(weights):
+        raise FusionerError(
+            f"{directory / WEIGHTS}: {broken}, so its training had diverged: use an earlier checkpoint, or train again "
+            "with a lower lr"
+        )
+    return checkpoint
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """Which of ``tensors`` holds NaN or infinity, with how many of them; "" where all are finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and (count := int((~torch.isfinite(tensor)).sum())):
+            return f"{name} holds {count} of {tensor.numel()} numbers that are NaN or infinite"
+    return ""
+
+
+def _is_format(number: Any, expected: int) -> bool:
+    # True == 1 and 2.0 == 2 in Python, and neither is what this library writes.
+    return type(number) is int and number == expected
 
 
 def convert(directory: Path | str, target: Path | str | None = None) -> Path:
@@ -133,17 +171,17 @@ def convert(directory: Path | str, target: Path | str | None = None) -> Path:
     directory = Path(directory)
     target = directory if target is None else Path(target)
     description = _description(directory)
-    if description.get("format") != 1:
+    if not _is_format(description.get("format"), 1):
         raise FusionerError(
-            f"checkpoint {directory} has format {description.get('format')}, only format 1 (version 0.1) is converted: "
-            "load it as it is"
+            f"checkpoint {directory} has format {description.get('format')!r}, only format 1 (version 0.1) is "
+            "converted: load it as it is"
         )
     weights = _weights(directory)
     try:
         kind = description["run"]["fusion"]["kind"]
         run = {section: _converted(leaves, directory) for section, leaves in description["run"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise _no_config(directory, error) from error
+        raise _no_config(directory, repr(error)) from error
     if kind == "maps":
         weights = {_renamed(name): tensor for name, tensor in weights.items()}
     checkpoint = _rebuilt(directory, description | {"run": run}, weights)
@@ -182,68 +220,77 @@ def _description(directory: Path) -> dict[str, Any]:
                 f"checkpoint {directory} has no {file}: give a folder that a training run wrote "
                 f"({WEIGHTS} and {CONFIG}), or make one with `make demo`"
             )
-    try:
-        description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _no_config(directory, error) from error
-    if not isinstance(description, dict):
-        raise _no_config(directory, TypeError(f"{type(description).__name__}, expected an object"))
-    return description
+    return read_json(directory / CONFIG, what="a checkpoint's config", remedy=REMEDY)
 
 
 def _weights(directory: Path) -> dict[str, Tensor]:
     try:
         return load_file(directory / WEIGHTS)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise FusionerError(f"{directory / WEIGHTS} can't be read ({error}): copy it again from its run") from error
 
 
 def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str, Tensor]) -> Checkpoint:
     """The checkpoint of ``description`` with ``weights``. directory: where they are from, for messages."""
     try:
-        widths = {side: int(description[side]) for side in ("visual_width", "text_width")}
+        widths = {side: _width(description[side]) for side in ("visual_width", "text_width")}
         run = checked(RunConfig, description["run"])
-        names = tuple(description["trained_names"])
-        parents = tuple(Parent(**parent) for parent in description.get("parents", ()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _no_config(directory, error) from error
-    model = build(run.fusion, **widths)
-    mismatch = _mismatch({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, weights)
-    if mismatch:
+        names = tuple(map(_text, _list(description["trained_names"])))
+        parents = tuple(
+            Parent(**{key: _text(value) for key, value in parent.items()})
+            for parent in _list(description.get("parents", []))
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _no_config(directory, str(error) if isinstance(error, FusionerError) else repr(error)) from error
+    # Shapes first, without memory for them: a config that asks for more than the weights hold is told at once.
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build(run.fusion, **widths).state_dict().items()}
+    if mismatch := _mismatch(shapes, weights):
         raise FusionerError(
             f"checkpoint {directory}: {WEIGHTS} is not of the model in {CONFIG} ({mismatch}): "
-            "the two files come from different runs; restore the config.json that was written beside these weights"
+            "the two files come from different runs, or one was damaged; restore the config.json that was written beside "
+            "these weights"
         )
+    model = build(run.fusion, **widths)
     model.load_state_dict(weights)
     return Checkpoint(model=model.eval(), run=run, trained_names=names, parents=parents)
 
 
 def weights_sha256(directory: Path) -> str:
     """The sha256 (hex) of the weights of the checkpoint in ``directory``."""
-    return _sha256(directory / WEIGHTS)
+    return sha256_of(directory / WEIGHTS)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write(
-    directory: Path, tensors: dict[str, Tensor], description: Mapping[str, Any], *, published: bool = False
-) -> None:
+def _write(directory: Path, tensors: dict[str, Tensor], description: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / f"{WEIGHTS}.part"
     save_file(tensors, part)
-    if published:
-        description = {**description, "sha256": _sha256(part)}
+    to_disk(part)
+    digest = sha256_of(part)
     part.replace(directory / WEIGHTS)
-    write_text(directory / CONFIG, json.dumps(description, indent=1))
+    write_json(directory / CONFIG, {**description, "sha256": digest}, durable=True)
 
 
-def _no_config(directory: Path, error: Exception) -> FusionerError:
-    return FusionerError(
-        f"{directory / CONFIG} is not a checkpoint's config ({error!r}): copy it again from the run that trained it"
-    )
+def _no_config(directory: Path, reason: str) -> FusionerError:
+    return FusionerError(f"{directory / CONFIG} is not a checkpoint's config ({reason}): {REMEDY}")
+
+
+def _width(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= WIDEST:
+        raise ValueError(f"a width of {value!r}, expected a whole number from 1 to {WIDEST}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a text is expected")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} where a list is expected")
+    return value
 
 
 def _mismatch(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor]) -> str:

@@ -4,23 +4,36 @@ A ``RunConfig`` has four sections: ``pair`` (the frozen encoders), ``fusion`` (t
 ``training``. ``RunConfig.flat`` builds one from leaf names, with the presets and recipes of ``presets`` filled in.
 """
 
-import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fusionerlib.digests import read_json
 from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.presets import FINE_TUNING, PRESETS, RECIPES, resolved, undecided
 
 Config = TypeVar("Config", bound=BaseModel)
+MANY = 1_000_000_000
+"""Most steps, scenes and the like: beyond any run, and far below where arithmetic or memory fails."""
+SEEDS = 2**40
+"""Largest seed: a training multiplies it by a million, and torch takes 64 bits."""
 
 
 class Frozen(BaseModel):
-    """Base of all sections: immutable, and an unknown name is an error."""
+    """Base of all sections: immutable; an unknown name, NaN, infinity, and True or False as a number are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_a_number(cls, given: Any, info: Any) -> Any:
+        numbers = cls.model_fields[str(info.field_name)].annotation in (int, float)
+        several = given if isinstance(given, list | tuple) else ()
+        if (numbers and isinstance(given, bool)) or any(isinstance(value, bool) for value in several):
+            raise ValueError("a number is expected, not true or false")
+        return given
 
 
 def _filled(given: Any, *, key: str, presets: dict[str, dict[str, Any]]) -> Any:
@@ -90,22 +103,22 @@ class FusionConfig(Frozen):
 
     preset: Literal["bmvc2022", "small", "modern"] = "bmvc2022"
     kind: Literal["fusioner", "late", "cost_aggregation", "lseg", "spnet", "training_free"] = "fusioner"
-    width: int = Field(default=512, ge=8)
-    depth: int = Field(default=12, ge=1)
-    late_depth: int = Field(default=0, ge=0)
-    heads: int = Field(default=8, ge=1)
-    mlp_ratio: int = Field(default=4, ge=1)
+    width: int = Field(default=512, ge=8, le=16_384)
+    depth: int = Field(default=12, ge=1, le=256)
+    late_depth: int = Field(default=0, ge=0, le=256)
+    heads: int = Field(default=8, ge=1, le=1024)
+    mlp_ratio: int = Field(default=4, ge=1, le=64)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    temperature: float = Field(default=0.07, gt=0.0)
-    logit_bias: float = 0.0
-    decoder_width: int = Field(default=0, ge=0)
-    decoder_scales: tuple[int, ...] = (2, 4, 8)
+    temperature: float = Field(default=0.07, ge=1e-4, le=1e4)
+    logit_bias: float = Field(default=0.0, ge=-1e4, le=1e4)
+    decoder_width: int = Field(default=0, ge=0, le=16_384)
+    decoder_scales: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(2, 4, 8), max_length=16)
     upsample: Literal["features", "logits"] = "features"
     modality: bool = True
     similarity: Literal["cosine", "class_posteriors", "learned"] = "cosine"
-    guidance_channels: int = Field(default=16, ge=1)
-    confidence_rescaling: float = Field(default=0.0, ge=0.0)
-    offset: float = 0.2
+    guidance_channels: int = Field(default=16, ge=1, le=16_384)
+    confidence_rescaling: float = Field(default=0.0, ge=0.0, le=1e4)
+    offset: float = Field(default=0.2, ge=-1e4, le=1e4)
 
     @model_validator(mode="before")
     @classmethod
@@ -150,13 +163,13 @@ class DataConfig(Frozen):
     present_only: bool = False
     features: Path = Path("data/features")
     store: Literal["float16", "int8"] = "float16"
-    objects: int = Field(default=0, ge=0)
+    objects: int = Field(default=0, ge=0, le=MANY)
     fold: int = Field(default=0, ge=-1, le=3)
-    size: int = Field(default=224, ge=32, multiple_of=32)
-    train_scenes: int = Field(default=3000, ge=1)
-    eval_scenes: int = Field(default=200, ge=1)
-    views: int = Field(default=1, ge=1)
-    data_seed: int = Field(default=0, ge=0)
+    size: int = Field(default=224, ge=32, le=8_192, multiple_of=32)
+    train_scenes: int = Field(default=3000, ge=1, le=MANY)
+    eval_scenes: int = Field(default=200, ge=1, le=MANY)
+    views: int = Field(default=1, ge=1, le=10_000)
+    data_seed: int = Field(default=0, ge=0, le=SEEDS)
 
     @model_validator(mode="after")
     def _only_a_folder_holds_names_out(self) -> "DataConfig":
@@ -211,37 +224,37 @@ class TrainingConfig(Frozen):
 
     recipe: Literal["small", "bmvc2022", "modern"] = "small"
     init: str = ""
-    rehearsal: float = Field(default=0.0, ge=0.0)
-    steps: int = Field(default=800, ge=1)
-    epochs: int = Field(default=0, ge=0)
-    batch: int = Field(default=16, ge=1)
-    positives: int = Field(default=4, ge=1)
-    negatives: int = Field(default=6, ge=0)
+    rehearsal: float = Field(default=0.0, ge=0.0, le=1e4)
+    steps: int = Field(default=800, ge=1, le=MANY)
+    epochs: int = Field(default=0, ge=0, le=1_000_000)
+    batch: int = Field(default=16, ge=1, le=65_536)
+    positives: int = Field(default=4, ge=1, le=253)
+    negatives: int = Field(default=6, ge=0, le=65_536)
     hard_negatives: float = Field(default=0.5, ge=0.0, le=1.0)
     balanced: bool = False
     loss: Literal["bce", "bce+dice", "focal+dice"] = "bce"
-    loss_stride: int = Field(default=4, ge=1)
-    lr: float = Field(default=1e-3, gt=0.0)
-    final_lr: float = Field(default=2e-6, ge=0.0)
-    warmup: int = Field(default=40, ge=0)
-    warmup_epochs: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.2, ge=0.0)
-    final_weight_decay: float = Field(default=0.2, ge=0.0)
+    loss_stride: int = Field(default=4, ge=1, le=8_192)
+    lr: float = Field(default=1e-3, gt=0.0, le=1e3)
+    final_lr: float = Field(default=2e-6, ge=0.0, le=1e3)
+    warmup: int = Field(default=40, ge=0, le=MANY)
+    warmup_epochs: int = Field(default=0, ge=0, le=1_000_000)
+    weight_decay: float = Field(default=0.2, ge=0.0, le=1e3)
+    final_weight_decay: float = Field(default=0.2, ge=0.0, le=1e3)
     decoder_constant: bool = False
     peak_in_warmup: bool = False
     decay_category: bool = False
-    text_noise: float = Field(default=0.0, ge=0.0)
+    text_noise: float = Field(default=0.0, ge=0.0, le=1e3)
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
-    validate_every: int = Field(default=200, ge=1)
-    checkpoint_every: int = Field(default=100, ge=1)
+    validate_every: int = Field(default=200, ge=1, le=MANY)
+    checkpoint_every: int = Field(default=100, ge=1, le=MANY)
     feed: Literal["stored", "online"] = "stored"
     augmentation: Literal["pascal", "coco"] = "pascal"
-    workers: int = Field(default=2, ge=0)
-    accumulate: int = Field(default=1, ge=1)
+    workers: int = Field(default=2, ge=0, le=1024)
+    accumulate: int = Field(default=1, ge=1, le=65_536)
     channels_last: bool = False
     compile_fusion: bool = False
     tensorboard: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=SEEDS)
 
     @model_validator(mode="before")
     @classmethod
@@ -332,8 +345,9 @@ def inherited(init: str) -> dict[str, Any]:
     """
     folder = find_checkpoint(init)
     try:
-        run = checked(RunConfig, json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"])
-    except (KeyError, TypeError, ValueError, FusionerError) as error:
+        held = read_json(folder / "config.json", what="a checkpoint's config", remedy="copy it again")
+        run = checked(RunConfig, held["run"])
+    except (KeyError, TypeError, FusionerError) as error:
         raise FusionerError(
             f"init {init!r}: {folder / 'config.json'} is not the config of a checkpoint of this version ({error}): "
             f"convert it with `fusioner convert {folder}`, or train without init"

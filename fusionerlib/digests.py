@@ -49,6 +49,18 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def file_digest(path: str | Path) -> str:
+    """The xxh3 digest (32 hex digits) of what ``path`` holds. Raises FusionerError where it can't be read."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
 def text_digest(text: str) -> str:
     """The xxh3 digest of ``text`` (32 hex digits)."""
     return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
@@ -77,6 +89,24 @@ def unsealed(text: str, *, required: bool = False) -> dict[str, Any]:
     return values
 
 
+def write_json(file: Path, values: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Write ``sealed(values)`` to ``file`` atomically. durable: as in ``files.write_bytes``."""
+    write_text(file, json.dumps(sealed(values), indent=1), durable=durable)
+
+
+def read_json(file: Path, *, what: str, remedy: str, required: bool = False) -> dict[str, Any]:
+    """The object that ``write_json`` wrote to ``file``, without its digest.
+
+    required: as in ``unsealed``. Raises FusionerError with ``what`` the file should be and the ``remedy`` where it is
+    missing, damaged or something else.
+    """
+    try:
+        return unsealed(file.read_text(encoding="utf-8"), required=required)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
+        raise FusionerError(f"{file} can't be read as {what} ({reason}): {remedy}") from error
+
+
 def _canonical(values: Any) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
@@ -101,7 +131,7 @@ def content_digests(files: Sequence[Path]) -> list[str]:
             ThreadPoolExecutor(READERS) as pool,
             bar("checking files", total=len(new), unit="file", quiet=len(new) < SHOWN_FROM) as shown,
         ):
-            for path, digest in zip(new, pool.map(_digest, new), strict=True):
+            for path, digest in zip(new, pool.map(file_digest, new), strict=True):
                 fresh[path] = (states[path], digest)
                 shown.update()
         settled = {path: (state, digest) for path, (state, digest) in fresh.items() if max(state[1:3]) < now - SETTLED}
@@ -123,18 +153,7 @@ def _state(path: str) -> State:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-def _digest(path: str) -> str:
-    digest = xxhash.xxh3_128()
-    try:
-        with open(path, "rb", buffering=0) as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return digest.hexdigest()
-
-
-def _unreadable(path: str, error: OSError) -> FusionerError:
+def _unreadable(path: str | Path, error: OSError) -> FusionerError:
     reason = error.strerror or str(error)
     return FusionerError(f"{path} can't be read ({reason}): copy it there again, or take it out of the data set")
 

@@ -22,16 +22,21 @@ PACKAGED = "packaged"
 """Name of the checkpoint that comes with the installation."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically as UTF-8, making its folder: readers see the old file or the new one."""
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write ``text`` to ``path`` as UTF-8, as ``write_bytes`` does."""
+    write_bytes(path, text.encode(), durable=durable)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` atomically, making its folder: readers see the old file or the new one."""
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write ``content`` to ``path`` atomically, making its folder: readers see the old file or the new one.
+
+    durable: wait until the disk has it, so that a power failure leaves no empty file either.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)
+    if durable:
+        to_disk(part)
     part.replace(path)
 
 
@@ -89,6 +94,18 @@ def read_lines(file: Path, *, split: bool = True) -> list[str]:
     if split and len(lines) == 1:
         lines = [part.strip() for part in re.split("[,;]", lines[0]) if part.strip()]
     return lines
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has the file or folder ``path``; a folder is skipped where the system can't do that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def plain_name(name: str) -> str:

@@ -1,6 +1,5 @@
 """The command ``fusioner train``: train a run, in one process or in those that accelerate launched."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,18 +44,23 @@ def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
     The file has a run's sections, or is a checkpoint's ``config.json``, which has them under "run". Leaves that it
     lacks are those of ``RunConfig.flat``. Raises FusionerError if it has no run, and for a bad setting.
     """
+    import json
+
     from fusionerlib.config import RunConfig
+    from fusionerlib.digests import unsealed
 
     given = {name: parsed(value) for name, value in pairs(list(settings)).items()}
     if config is None:
         return RunConfig.flat(**given)
     try:
-        content: Any = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = config.read_text(encoding="utf-8")
+        content: Any = json.loads(text)
+        content = unsealed(text) if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
         raise FusionerError(f"{config} can't be read ({error}): give the config.json of a run, or none") from error
-    if isinstance(content, dict) and content.get("format") == 1:
+    if content.get("format") == 1:
         raise FusionerError(f"{config} is of version 0.1: convert its folder first, `fusioner convert {config.parent}`")
-    sections, known = content.get("run", content) if isinstance(content, dict) else None, list(RunConfig.model_fields)
+    sections, known = content.get("run", content), list(RunConfig.model_fields)
     named = isinstance(sections, dict) and sections.keys() <= set(known)
     if not named or not sections or not all(isinstance(section, dict) for section in sections.values()):
         raise FusionerError(f"{config} holds no run: expected objects under {', '.join(known)}, as in a config.json")

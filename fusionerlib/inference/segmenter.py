@@ -159,7 +159,6 @@ class Segmenter:
             run=run,
             trained_names=self.trained_names,
             parents=self.parents,
-            published=True,
         )
         write_text(folder / publish.CARD, card)
         return folder

@@ -12,12 +12,13 @@ from fusionerlib.config import PLACES, RunConfig
 from fusionerlib.datasets.sampling import NameSampler, SampleOrder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache, in_precision_of
+from fusionerlib.files import exclusive
 from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.rehearsal import Rehearsal, old_names
-from fusionerlib.training.resume import History, TrainingState
+from fusionerlib.training.resume import LOCK, History, TrainingState
 from fusionerlib.training.start import starting_point
 from fusionerlib.training.steps import Stepper, in_steps
 
@@ -57,9 +58,27 @@ def train(
     see the same ``directory``. device: of a single process.
     Raises FusionerError if ``directory`` holds a checkpoint of another config or other data, if ``source`` is of the
     other kind or has no pair, if the checkpoint ``init`` has another pair or model (``starting_point``), if a batch
-    can't be shared equally, and if the loss is not finite.
+    can't be shared equally, if the loss is not finite, and if another process trains in ``directory``.
     """
     distributed = Distributed.joined(device)
+    if not distributed.main:
+        return _train(run, source, text_cache, directory, validate, quiet=True, distributed=distributed)
+    directory.mkdir(parents=True, exist_ok=True)
+    with exclusive(directory / LOCK, f"training in {directory}"):
+        return _train(run, source, text_cache, directory, validate, quiet=quiet, distributed=distributed)
+
+
+def _train(
+    run: RunConfig,
+    source: BatchSource,
+    text_cache: TextEmbeddingCache,
+    directory: Path,
+    validate: Validate | None,
+    *,
+    quiet: bool,
+    distributed: Distributed,
+) -> tuple[SegmentationModel, History]:
+    """``train`` as one of the processes ``distributed``."""
     if source.kind != run.training.feed:
         raise FusionerError(
             f"the run says feed = {run.training.feed!r} but its batch source is {source.kind}: set feed to "
@@ -95,7 +114,7 @@ def train(
     stepper = Stepper(model, run=run, text_cache=text_cache, distributed=distributed, rehearsal=rehearsal)
     identity = identity_of(run, source, text_cache)
     state = TrainingState(model, stepper.optimiser, stepper.scaler)
-    state.resume(directory, identity)
+    state.resume(directory, identity, quiet=not distributed.main)
     if len(set(distributed.gather(torch.tensor([state.step], device=distributed.device)).tolist())) > 1:
         raise FusionerError(f"the processes do not see the same {directory}: put it where all machines can read it")
     order = SampleOrder(
@@ -114,7 +133,7 @@ def train(
         total=config.steps,
         done=state.step,
         batch=config.batch,
-        quiet=quiet or not distributed.main,
+        quiet=quiet,
         tensorboard=directory / "tensorboard" if config.tensorboard and distributed.main else None,
     )
     model.train()

@@ -1,7 +1,13 @@
-"""Running checkpoints: the state of a training, from which an interrupted one goes on to bit-equal weights."""
+"""Running checkpoints: the state of a training, from which an interrupted one goes on to bit-equal weights.
 
-import json
+step-0000200/        the newest, and step-0000100/, its predecessor, which is used where the newest is damaged
+    model.safetensors  optimiser.safetensors
+    state.json       step, losses, what decides the training, and the digests of the other two and of itself
+training.lock        held by the process that trains here
+"""
+
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,89 +17,142 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fusionerlib.checkpoints import not_finite
+from fusionerlib.digests import file_digest, read_json, write_json
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import write_text
+from fusionerlib.files import to_disk
 from fusionerlib.models import SegmentationModel
 
 History = list[dict[str, Any]]
+MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
+LOCK = "training.lock"
+
+
+class DamagedError(FusionerError):
+    """A running checkpoint that can't be used, and why."""
 
 
 @dataclass
 class TrainingState:
-    """The state of a training. scaler: gradient scaler of fp16. step: number of steps done. history: a row a step."""
+    """The state of a training. scaler: gradient scaler of fp16. step: number of steps done. history: a row a step.
+
+    kept: the last running checkpoint that was written or loaded.
+    """
 
     model: SegmentationModel
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None = None
     step: int = 0
     history: History = field(default_factory=list)
+    kept: Path | None = None
 
     def save(self, directory: Path, identity: dict[str, Any]) -> None:
-        """Write the running checkpoint of this step, then delete older ones. A crash never leaves a partial one.
+        """Write the running checkpoint of this step to the disk, then delete older ones but its predecessor.
 
-        identity: what decides the training; ``resume`` compares it.
+        A crash never leaves a partial one. identity: what decides the training; ``resume`` compares it.
+        Raises FusionerError where the weights are not finite; nothing is written then.
         """
-        target, part = directory / f"step-{self.step:07d}", directory / f"step-{self.step:07d}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         tensors = {key: tensor.contiguous() for key, tensor in self.model.state_dict().items()}
-        save_file(tensors, part / "model.safetensors")
         moments = {
             f"{index}.{key}": value.contiguous()
             for index, state in self.optimiser.state_dict()["state"].items()
             for key, value in state.items()
         }
-        save_file(moments, part / "optimiser.safetensors")
-        scaler = {} if self.scaler is None else self.scaler.state_dict()
-        state = {"identity": identity, "step": self.step, "history": self.history, "scaler": scaler}
-        write_text(part / "state.json", json.dumps(state))
+        if broken := not_finite(tensors) or not_finite(moments):
+            raise FusionerError(
+                f"step {self.step}: {broken}, so it is not saved; the running checkpoint before it is in {directory}"
+            )
+        target, part = directory / f"step-{self.step:07d}", directory / f"step-{self.step:07d}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_file(tensors, part / MODEL)
+        save_file(moments, part / OPTIMISER)
+        for name in (MODEL, OPTIMISER):
+            to_disk(part / name)
+        write_json(
+            part / STATE,
+            {
+                "identity": identity,
+                "step": self.step,
+                "history": self.history,
+                "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+                "digests": {name: file_digest(part / name) for name in (MODEL, OPTIMISER)},
+            },
+            durable=True,
+        )
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
+        to_disk(directory)
         for old in directory.glob("step-*"):
-            if old != target:
+            if old not in (target, self.kept):
                 shutil.rmtree(old, ignore_errors=True)
+        self.kept = target
 
-    def resume(self, directory: Path, identity: dict[str, Any]) -> None:
-        """Load the last running checkpoint in ``directory``, if there is one.
+    def resume(self, directory: Path, identity: dict[str, Any], *, quiet: bool = False) -> None:
+        """Load the last running checkpoint in ``directory``, if there is one; its predecessor where it is damaged.
 
-        Raises FusionerError that names the difference if ``identity`` is not the checkpoint's, and one that names the
-        file if it is damaged or does not fit the model (as one of an older version of the library).
+        quiet: don't say on stderr which ones are damaged. Raises FusionerError that names the difference if
+        ``identity`` is not the checkpoint's, and one that names the file if all of them are damaged or the newest whole
+        one does not fit the model (as one of an older version of the library).
         """
-        found = sorted(path for path in directory.glob("step-*") if (path / "state.json").is_file() and not path.suffix)
-        if not found:
+        found = sorted(path for path in directory.glob("step-*") if path.is_dir() and not path.suffix)
+        damages: list[str] = []
+        for folder in reversed(found):
+            try:
+                self._load(folder, identity)
+            except DamagedError as error:
+                damages.append(str(error))
+                continue
+            if damages and not quiet:
+                print(f"{'; '.join(damages)}: training goes on from {folder.name}", file=sys.stderr)
             return
-        last = found[-1]
-        state = json.loads((last / "state.json").read_text())
-        if state["identity"] != identity:
-            raise FusionerError(
-                f"{last} is a checkpoint of another run ({_difference(state['identity'], identity)}): "
-                f"delete {directory} to start again, or give this run another folder"
-            )
-        file = last / "model.safetensors"
+        if damages:
+            raise FusionerError(f"{'; '.join(damages)}: delete {directory} to start again")
+
+    def _load(self, folder: Path, identity: dict[str, Any]) -> None:
         try:
-            self.model.load_state_dict(_tensors(file))
+            state = read_json(folder / STATE, what="the state of a training", remedy="", required=True)
+            step, history, scaler = int(state["step"]), list(state["history"]), dict(state["scaler"])
+            old, digests = dict(state["identity"]), dict(state["digests"])
+        except (FusionerError, KeyError, TypeError, ValueError) as error:
+            told = str(error).removesuffix(": ") if isinstance(error, FusionerError) else f"{folder / STATE}: {error!r}"
+            raise DamagedError(told) from error
+        if old != identity:
+            raise FusionerError(
+                f"{folder} is a checkpoint of another run ({_difference(old, identity)}): "
+                f"delete {folder.parent} to start again, or give this run another folder"
+            )
+        weights, moments = (_tensors(folder / name, str(digests.get(name))) for name in (MODEL, OPTIMISER))
+        try:
+            self.model.load_state_dict(weights)
         except RuntimeError as error:
             raise FusionerError(
-                f"{file} does not fit the model that this version builds from its config ({_one_line(error)}): "
-                f"delete {directory} to start again, or go on with the version of the library that began it"
+                f"{folder / MODEL} does not fit the model that this version builds from its config "
+                f"({_one_line(error)}): delete {folder.parent} to start again, or go on with the version of the "
+                "library that began it"
             ) from error
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _tensors(last / "optimiser.safetensors").items():
+        by_parameter: dict[int, dict[str, Tensor]] = {}
+        for name, value in moments.items():
             index, key = name.split(".", 1)
-            moments.setdefault(int(index), {})[key] = value
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
-        if self.scaler is not None and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self.step, self.history = state["step"], state["history"]
+            by_parameter.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": by_parameter})
+        if self.scaler is not None and scaler:
+            self.scaler.load_state_dict(scaler)
+        self.step, self.history, self.kept = step, history, folder
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _tensors(file: Path, digest: str) -> dict[str, Tensor]:
+    """The tensors in ``file``. Raises DamagedError where it is not what was written, or not finite."""
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise FusionerError(
-            f"{file} can't be read ({_one_line(error)}): delete {file.parent.parent} to start again"
-        ) from error
+        found = file_digest(file)
+        tensors = load_file(file) if found == digest else {}
+    except (SafetensorError, OSError, FusionerError) as error:
+        raise DamagedError(f"{file} can't be read ({_one_line(error)})") from error
+    if found != digest:
+        raise DamagedError(f"{file} can't be read (it is damaged: its digest is {found}, {STATE} says {digest})")
+    if broken := not_finite(tensors):
+        raise DamagedError(f"{file}: {broken}")
+    return tensors
 
 
 def _one_line(error: Exception) -> str:

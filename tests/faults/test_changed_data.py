@@ -222,8 +222,8 @@ def test_the_cache_is_read_by_another_process_and_a_damaged_one_costs_time_only(
     (kept,) = own_cache.glob("*.json")
     whole = kept.read_bytes()
     read: list[str] = []
-    plain = digests._digest
-    monkeypatch.setattr(digests, "_digest", lambda path: (read.append(path), plain(path))[1])
+    plain = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path: (read.append(path), plain(path))[1])
 
     def again() -> int:
         monkeypatch.setattr(digests, "_known", {})
