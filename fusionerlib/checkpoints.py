@@ -248,8 +248,8 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
     if mismatch := _mismatch(shapes, weights):
         raise FusionerError(
             f"checkpoint {directory}: {WEIGHTS} is not of the model in {CONFIG} ({mismatch}): "
-            "the two files come from different runs, or one was damaged; restore the config.json that was written beside "
-            "these weights"
+            "the two files come from different runs, or one was damaged; restore the config.json that was written "
+            "beside these weights"
         )
     model = build(run.fusion, **widths)
     model.load_state_dict(weights)

@@ -6,23 +6,26 @@
         sets/FINGERPRINT/0-256.lock            held by the process that computes this group
 
 The id of a scene is a hash of its pixels and labels: each augmented view has its own, and an image that is in two data
-sets is stored once. Files appear under their final names only when they are complete.
+sets is stored once. Files appear under their final names only when they are complete. A shard's metadata holds a digest
+of each of its scenes, which is compared when a process first reads the scene; what is damaged is computed again.
 """
 
 import hashlib
 import json
 import os
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 from uuid import uuid4
 
 import numpy as np
 import torch
+import xxhash
 from einops import rearrange
 from filelock import lock_descriptor
 from jaxtyping import Float, UInt8
@@ -31,18 +34,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.digests import unsealed, write_json
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.number_formats import number_format as format_of
-from fusionerlib.files import plain_name, write_text
+from fusionerlib.files import plain_name
 from fusionerlib.progress import bar
 
+DIGESTS = "digests"
+"""Key of a shard's metadata: the digest of each scene by its id, as JSON."""
 MARK = ".tokens"
 """Suffix of the one tensor that every scene has; what comes before it is the id."""
 SHARD = 256
 """Scenes of a group that is computed, stored and listed together."""
 BATCH = 16
 """Images of one pass through the encoder."""
+MOST_REPAIRS = 64
+"""Damaged shards that are computed again within one read."""
 THREADS = 8
 """Most threads that open images; never more than there are cores."""
 
@@ -66,7 +74,16 @@ class Entry:
     key: str
 
 
+class DamagedScene(FusionerError):
+    """A stored scene that is not what was written, or that is gone. file: its shard, None for one that is gone."""
+
+    def __init__(self, message: str, file: Path | None) -> None:
+        super().__init__(message)
+        self.file = file
+
+
 Opened = tuple[Entry, Scene]
+Read = TypeVar("Read")
 TokensAndLabels = tuple[Float[Tensor, "batch rows columns dim"], UInt8[Tensor, "batch height width"]]
 """Patch tokens on their grid, float32, and labels as in ``Scene``."""
 
@@ -89,7 +106,7 @@ class FeatureStore:
         """The features of ``scenes``, in the same order; computes those that the store lacks.
 
         Groups that were added before, with the same ``scenes.fingerprint``, are found without opening an image.
-        Raises FusionerError where a shard can't be read, and for tokens that can't be stored.
+        Raises FusionerError for tokens that can't be stored.
         """
         self._shards.refresh()
         groups = [range(start, min(start + SHARD, len(scenes))) for start in range(0, len(scenes), SHARD)]
@@ -119,7 +136,15 @@ class FeatureStore:
             for shard in writing:
                 shard.result()
         self._shards.refresh()
-        return StoredScenes(self, [entry for group in groups for entry in found[group]], fingerprint=scenes.fingerprint)
+        entries = [entry for group in groups for entry in found[group]]
+        return StoredScenes(self, entries, fingerprint=scenes.fingerprint, scenes=scenes)
+
+    def discard(self, error: DamagedScene) -> None:
+        """Delete the damaged shard of ``error``, so that ``add`` computes its scenes again."""
+        print(f"{error}: its scenes are computed again", file=sys.stderr)
+        if error.file is not None:
+            self._shards.discard(error.file)
+        self._shards.refresh()
 
     def read(self, entry: Entry) -> StoredScene:
         """The scene of ``entry`` from disk; tokens in float32."""
@@ -135,17 +160,20 @@ class FeatureStore:
         return tokens, torch.stack([parts["labels"] for parts in stored])
 
     def stored(self, entry: Entry) -> dict[str, Tensor]:
-        """The tensors of ``entry`` as stored, mapped into memory: those of the number format, and ``labels``."""
+        """The tensors of ``entry`` as stored, mapped into memory: those of the number format, and ``labels``.
+
+        Raises FusionerError where they are damaged or gone.
+        """
         return self._shards.tensors(entry.id, (*self.numbers.parts, "labels"))
 
     def _listed(self, listing: Path) -> list[Entry] | None:
-        """The entries in the file ``listing``, None if it is missing or one of them is not in the store."""
+        """The entries in the file ``listing``; None if it is missing or damaged, or one of them is not in the store."""
         try:
-            rows = json.loads(listing.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            rows = unsealed(listing.read_text(encoding="utf-8"), required=True)["entries"]
+            entries = [Entry(row["id"], tuple(row["names"]), row["key"]) for row in rows]
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             # After a power failure a list may be empty: it is written again.
             return None
-        entries = [Entry(row["id"], tuple(row["names"]), row["key"]) for row in rows]
         if any(entry.id not in self._shards for entry in entries):
             self._shards.refresh()
         return entries if all(entry.id in self._shards for entry in entries) else None
@@ -180,32 +208,55 @@ class FeatureStore:
         """Write a shard of ``tensors``, then the list of ``entries``, then release the lock."""
         if tensors:
             self._shards.write(tensors)
-        write_text(listing, json.dumps([{"id": entry.id, "names": entry.names, "key": entry.key} for entry in entries]))
+        rows = [{"id": entry.id, "names": entry.names, "key": entry.key} for entry in entries]
+        write_json(listing, {"entries": rows})
         with suppress(PermissionError):  # Windows does not delete an open file: the empty one stays
             Path(held.name).unlink(missing_ok=True)
         held.close()
 
 
 class StoredScenes(Sequence[StoredScene]):
-    """A sequence of scenes with stored features, read from disk one at a time."""
+    """A sequence of scenes with stored features, read from disk one at a time.
 
-    def __init__(self, store: FeatureStore, entries: Sequence[Entry], *, fingerprint: str) -> None:
-        self.store, self.entries, self.fingerprint = store, list(entries), fingerprint
+    scenes: what the features were computed from; where they turn out to be damaged, they are computed from it again.
+    Raises FusionerError on access where that is None, or does not help.
+    """
+
+    def __init__(
+        self, store: FeatureStore, entries: Sequence[Entry], *, fingerprint: str, scenes: Scenes | None = None
+    ) -> None:
+        self.store, self.entries, self.fingerprint, self.scenes = store, list(entries), fingerprint, scenes
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> StoredScene:  # type: ignore[override]
-        return self.store.read(self.entries[index])
+        return self._whole(lambda: self.store.read(self.entries[index]))
 
     def batch(self, indices: Sequence[int]) -> TokensAndLabels:
         """Tokens and labels of the scenes at ``indices``, which must have one grid and size."""
-        return self.store.batch([self.entries[index] for index in indices])
+        return self._whole(lambda: self.store.batch([self.entries[index] for index in indices]))
 
     @property
     def image_bytes(self) -> int:
         """Bytes of the first scene on disk, tokens and labels; all scenes of one size take the same."""
-        return sum(part.nbytes for part in self.store.stored(self.entries[0]).values())
+        return sum(part.nbytes for part in self._whole(lambda: self.store.stored(self.entries[0])).values())
+
+    def _whole(self, read: Callable[[], Read]) -> Read:
+        """The result of ``read``, after its scenes were computed again where they are damaged."""
+        # A batch may lie in as many damaged shards as it has scenes; each repair deletes one.
+        for _ in range(MOST_REPAIRS):
+            try:
+                return read()
+            except DamagedScene as error:
+                if self.scenes is None:
+                    raise
+                self.store.discard(error)
+                self.store.add(self.scenes, quiet=True)
+        raise FusionerError(
+            f"{self.store.folder} gives other features than were written there, {MOST_REPAIRS} times in turn: the disk "
+            "fails, or the images changed while they were in use; give features another folder, and start again"
+        )
 
     def names(self, index: int) -> tuple[str, ...]:
         """The names of scene ``index`` without reading it."""
@@ -221,26 +272,81 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._shards: dict[str, safe_open] = {}
-        self._opened: set[Path] = set()
+        self._shards: dict[str, tuple[Path, safe_open, str]] = {}
+        self._opened: dict[Path, int] = {}
+        self._compared: set[str] = set()
 
     def __contains__(self, id: str) -> bool:
         return id in self._shards
 
     def tensors(self, id: str, parts: Iterable[str]) -> dict[str, Tensor]:
-        """The ``parts`` of ``id``, mapped into memory; they must not be written to."""
-        shard = self._shards[id]
-        return {part: shard.get_tensor(f"{id}.{part}") for part in parts}
+        """The ``parts`` of ``id``, mapped into memory; they must not be written to.
+
+        They are compared with their digest the first time. Raises DamagedScene where they are other ones or gone.
+        """
+        if id not in self._shards:
+            raise DamagedScene(f"scene {id} is no longer in {self.folder}", None)
+        file, shard, expected = self._shards[id]
+        try:
+            tensors = {part: shard.get_tensor(f"{id}.{part}") for part in parts}
+        except SafetensorError as error:
+            raise DamagedScene(f"feature shard {file} is damaged ({error})", file) from error
+        if id not in self._compared:
+            if scene_digest(tensors) != expected:
+                raise DamagedScene(f"feature shard {file} is damaged (scene {id} is not what was written)", file)
+            self._compared.add(id)
+        return tensors
 
     def refresh(self) -> None:
-        """Open the shards that are new since the last call. Raises FusionerError naming one that can't be read."""
-        for file in sorted(set(self.folder.glob("*.safetensors")) - self._opened):
+        """Open the shards that are new since the last call. A damaged one is deleted, and one without digests (of an
+        older version) is left where it is and not used; both are said on stderr.
+
+        Raises FusionerError naming one that can't be opened.
+        """
+        old: list[Path] = []
+        for file in sorted(self.folder.glob("*.safetensors")):
             try:
+                inode = file.stat().st_ino
+                if self._opened.get(file) == inode:
+                    continue
                 shard = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise FusionerError(f"feature shard {file} can't be read ({error}): delete it and run again") from error
-            self._shards.update({key.removesuffix(MARK): shard for key in shard.keys() if key.endswith(MARK)})  # noqa: SIM118
-            self._opened.add(file)
+                if DIGESTS not in (metadata := shard.metadata() or {}):
+                    self._opened[file] = inode
+                    old.append(file)
+                    continue
+                digests = json.loads(metadata[DIGESTS])
+                ids = [key.removesuffix(MARK) for key in shard.keys() if key.endswith(MARK)]  # noqa: SIM118
+                found = {id: (file, shard, str(digests[id])) for id in ids}
+            except FileNotFoundError:
+                continue  # another process found it damaged
+            except OSError as error:
+                raise FusionerError(
+                    f"feature shard {file} can't be opened ({error}): make it readable, or delete it"
+                ) from error
+            except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+                told = f"{type(error).__name__}: {error}"
+                print(f"feature shard {file} is damaged ({told}): its scenes are computed again", file=sys.stderr)
+                file.unlink(missing_ok=True)
+                continue
+            self._compared -= found.keys()
+            self._shards.update(found)
+            self._opened[file] = inode
+        if old:
+            print(
+                f"{len(old)} feature shards without digests, such as {old[0]}, are of an older version and not used: "
+                "their scenes are computed again; delete them to free the disk",
+                file=sys.stderr,
+            )
+
+    def discard(self, file: Path) -> None:
+        """Forget the shard ``file``, and delete it unless another process has replaced it."""
+        gone = {id for id, (place, _, _) in self._shards.items() if place == file}
+        self._shards = {id: row for id, row in self._shards.items() if id not in gone}
+        self._compared -= gone
+        inode = self._opened.pop(file, None)
+        with suppress(OSError):
+            if file.stat().st_ino == inode:
+                file.unlink()
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard of ``tensors``; it gets its name once it is on the disk, so none is read half written."""
@@ -249,10 +355,25 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Processes of two machines may have the same process id.
         part = target.with_suffix(f".{os.getpid()}-{uuid4().hex[:8]}.part")
-        save_file(dict(tensors), part)
+        scenes: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            id, _, kind = key.rpartition(".")
+            scenes.setdefault(id, {})[kind] = tensor
+        digests = {id: scene_digest(parts) for id, parts in scenes.items()}
+        save_file(dict(tensors), part, metadata={DIGESTS: json.dumps(digests)})
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(target)
+
+
+def scene_digest(parts: Mapping[str, Tensor]) -> str:
+    """The xxh3 digest (32 hex digits) of a stored scene: names, types, shapes and bytes of its parts."""
+    digest = xxhash.xxh3_128()
+    for part in sorted(parts):
+        tensor = parts[part]
+        digest.update(f"{part} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def claim(lock: Path, *, wait: bool) -> TextIO | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+import xxhash
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -198,8 +199,11 @@ class TextEmbeddingCache:
             return {}
         try:
             with safe_open(self.file, framework="pt") as stored:
-                return dict(zip(json.loads(stored.metadata()["names"]), stored.get_tensor("tokens"), strict=True))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+                names, tokens = stored.metadata()["names"], stored.get_tensor("tokens")
+                if stored.metadata()["digest"] != _digest(names, tokens):
+                    return {}
+                return dict(zip(json.loads(names), tokens, strict=True))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError):
             return {}  # a damaged file costs time only: the names are encoded again and the file is replaced
 
     def _store(self) -> None:
@@ -209,10 +213,18 @@ class TextEmbeddingCache:
         tokens = {**self._stored(), **self._tokens}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(f".{os.getpid()}.part")
-        save_file({"tokens": torch.stack(list(tokens.values()))}, part, metadata={"names": json.dumps(list(tokens))})
+        names, table = json.dumps(list(tokens)), torch.stack(list(tokens.values()))
+        save_file({"tokens": table}, part, metadata={"names": names, "digest": _digest(names, table)})
         part.replace(self.file)
 
 
 def _mean(tokens: Sequence[Tensor]) -> Tensor:
     """The unit-length mean of several tokens; a single one as it is."""
     return F.normalize(torch.stack(list(tokens)).mean(0), dim=-1) if len(tokens) > 1 else tokens[0]
+
+
+def _digest(names: str, tokens: Float[Tensor, "names dim"]) -> str:
+    """The xxh3 digest of a table of text tokens: its names as JSON, and type, shape and bytes of the tokens."""
+    digest = xxhash.xxh3_128(f"{names} {tokens.dtype} {tuple(tokens.shape)}".encode())
+    digest.update(tokens.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusionerlib.config import RunConfig
@@ -67,13 +68,26 @@ def test_id_follows_pixels_and_labels() -> None:
     assert entry_id(scene) != entry_id(Shapes(2)[0])
 
 
-def test_a_broken_shard_is_named(tmp_path, visual) -> None:
+def test_a_cut_shard_is_named_and_computed_again(tmp_path, visual, capsys) -> None:
+    store = FeatureStore(tmp_path, encoder=visual)
+    before = store.add(Shapes(2), quiet=True)[1]
+    shard = next(store.folder.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    again = FeatureStore(tmp_path, encoder=visual).add(Shapes(2), quiet=True)[1]
+    assert torch.equal(again.tokens, before.tokens)
+    assert f"{shard} is damaged" in capsys.readouterr().err
+
+
+def test_a_shard_of_a_version_without_digests_is_left_and_told(tmp_path, visual, capsys) -> None:
     store = FeatureStore(tmp_path, encoder=visual)
     store.add(Shapes(2), quiet=True)
     shard = next(store.folder.glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(FusionerError, match=f"{shard.name}.*delete it"):
-        FeatureStore(tmp_path, encoder=visual).add(Shapes(2), quiet=True)
+    old = store.folder / "old.safetensors"
+    save_file(load_file(shard), old)
+    shard.unlink()
+    assert len(FeatureStore(tmp_path, encoder=visual).add(Shapes(2), quiet=True)) == 2
+    assert old.is_file() and shard.is_file()
+    assert capsys.readouterr().err.count("1 feature shards without digests") == 1
 
 
 class Corners:
