@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusionerlib.config import RunConfig, checked
-from fusionerlib.digests import read_json, sha256_of, write_json
+from fusionerlib.digests import SEAL, read_json, sha256_of, write_json
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import PACKAGED as PACKAGED
 from fusionerlib.files import to_disk
@@ -30,7 +30,7 @@ ENTRIES = frozenset({"format", "run", "visual_width", "text_width", "trained_nam
 WIDEST = 1 << 20
 """Most channels of the tokens of an encoder."""
 
-REMEDY = 'copy it again from the run that trained it, or delete its entry "digest" if you changed it on purpose'
+REMEDY = f'copy it again from the run that trained it, or delete its entry "{SEAL}" if you changed it on purpose'
 
 RENAMED_LEAVES = {"likeness": "similarity", "evidence": "confidence_rescaling", "context": "guidance_channels"}
 """Leaves of format 1, and what they are called now."""
@@ -131,14 +131,14 @@ def load(directory: Path | str) -> Checkpoint:
             f"version wrote it, else copy {CONFIG} again from the run that trained it"
         )
     published = description.get("sha256")
-    if published is None and (odd := sorted(set(description) - ENTRIES)):
+    if odd := sorted(set(description) - ENTRIES):
         raise _no_config(directory, f"unknown entry {odd[0]!r}")
     weights = _weights(directory)
     checkpoint = _rebuilt(directory, description, weights)
     if published is not None and published != (found := weights_sha256(directory)):
         raise FusionerError(
-            f"{directory / WEIGHTS} has sha256 {found}, {CONFIG} says {published}: one of the two files was damaged or "
-            "comes from another run; copy both again from where they were made, or train again"
+            f"{directory / WEIGHTS} has sha256 {found}, {CONFIG} says {published}, so one of the two was damaged or "
+            "comes from another run: copy both files again from where they were made, or train again"
         )
     if broken := not_finite(weights):
         raise FusionerError(

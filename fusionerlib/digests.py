@@ -30,8 +30,8 @@ so a file that is changed again within them may keep its times."""
 SHOWN_FROM = 2_000
 """Files to read from which on progress is shown."""
 
-SEAL = "digest"
-"""Key of the digest of a JSON object, inside it."""
+SEAL = "xxh3"
+"""Key of the digest of a JSON object, inside it; named after the hash."""
 
 State = tuple[int, int, int, int]
 """Size, time of modification, time of the last change of the file or its entry (both in ns), and inode.
@@ -67,7 +67,7 @@ def text_digest(text: str) -> str:
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` (of JSON) with a last entry ``digest`` over all others, which ``unsealed`` compares."""
+    """``values`` (of JSON) with a last entry ``xxh3``, a digest over all others, which ``unsealed`` compares."""
     plain = json.loads(json.dumps({key: value for key, value in values.items() if key != SEAL}))
     return {**plain, SEAL: text_digest(_canonical(plain))}
 
@@ -80,7 +80,7 @@ def unsealed(text: str, *, required: bool = False) -> dict[str, Any]:
     """
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError(f"it holds {type(values).__name__} instead of an object")
+        raise ValueError(f"it holds a {type(values).__name__} instead of an object")
     kept = values.pop(SEAL, None)
     if kept is None and required:
         raise ValueError("its digest is missing")

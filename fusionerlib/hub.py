@@ -6,15 +6,15 @@ Only ``config.json`` and ``model.safetensors`` are downloaded, and neither can h
 without a revision records the repository's commit, and later loads take that commit; ``@main`` asks for the newest.
 """
 
-import hashlib
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from fusionerlib.digests import read_json, sha256_of, write_json
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import CHECKPOINT_FILES, PACKAGED, exclusive, write_text
+from fusionerlib.files import CHECKPOINT_FILES, PACKAGED, exclusive
 
 SCHEME = "hf://"
 PATIENCE = 10.0
@@ -60,7 +60,7 @@ def checkpoint_of(address: str) -> Path:
     config = _downloaded(repo, CHECKPOINT_FILES[0], wanted, address)
     commit = config.parent.name
     weights = _downloaded(repo, CHECKPOINT_FILES[1], commit, address)
-    found = {file.name: _digest(file) for file in (config, weights)}
+    found = {file.name: sha256_of(file) for file in (config, weights)}
     pinned = f"{SCHEME}{repo}@{commit}"
     remedy = f"delete {config.parents[2]} to download it again, and tell its author if that does not help"
     recorded = known.get(pinned, {}).get("sha256", found)
@@ -132,30 +132,21 @@ def _published_digest(config: Path, address: str) -> str:
     return published
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _record_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fusioner" / "checkpoints.json"
 
 
 def _records() -> dict[str, Any]:
-    try:
-        held: dict[str, Any] = json.loads(_record_file().read_text(encoding="utf-8"))
-        return held
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise FusionerError(f"{_record_file()} can't be read ({error}): delete it") from error
+    file = _record_file()
+    remedy = "delete it; what it records is recorded anew at the next load"
+    return read_json(file, what="the digests of what was downloaded", remedy=remedy) if file.exists() else {}
 
 
 def _record(new: dict[str, Any]) -> None:
     file = _record_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(file.with_suffix(".lock"), f"writing {file}"):
-        write_text(file, json.dumps(_records() | new, indent=1, sort_keys=True) + "\n")
+        write_json(file, dict(sorted((_records() | new).items())))
 
 
 def _one_line(error: Exception) -> str:

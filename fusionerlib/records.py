@@ -1,6 +1,5 @@
 """Records of runs: their config, package versions and git state, and the metrics file that notebooks add to."""
 
-import json
 import os
 import platform
 import subprocess
@@ -9,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pydantic import BaseModel
 
-from fusionerlib.files import exclusive, write_text
+from fusionerlib.digests import read_json, write_json
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive
 
 RECORDED = (
     "fusioner",
@@ -87,20 +89,42 @@ def git_state(folder: Path) -> dict[str, Any]:
 def write_run_record(path: Path, config: BaseModel, **more: Any) -> None:
     """Write ``config``, ``environment()`` and the further entries ``more`` to the JSON file ``path``."""
     record = {"config": config.model_dump(mode="json"), "environment": environment(), **more}
-    write_text(path, json.dumps(record, indent=1))
+    write_json(path, record)
+
+
+def read_record(path: Path, remedy: str = "delete it, and run again what writes it") -> dict[str, Any]:
+    """The record that ``write_run_record`` wrote. Raises FusionerError with the ``remedy`` where it is damaged."""
+    return read_json(path, what="a record", remedy=remedy)
+
+
+def measured_in(file: Path) -> dict[str, Any]:
+    """What the record in ``file`` measured. Raises FusionerError where it is damaged, or no record of a training."""
+    measured = read_record(file).get("measured")
+    if not isinstance(measured, dict):
+        raise FusionerError(f"{file} is no record of a training: delete it, and run again what writes it")
+    return measured
 
 
 def update_metrics(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the nested ``values`` into the JSON file ``path``, made if missing; returns all that the file then holds.
 
-    Raises FusionerError where another process holds the file's lock for half a minute.
+    ``values`` are first written to a file of their own beside ``path``, so that a notebook's figures are not lost where
+    the merge fails; the next call that succeeds merges them too. Raises FusionerError where another process holds the
+    file's lock for half a minute, and where ``path`` is damaged.
     """
-    # Notebooks that run at the same time add to one file: without the lock, one would overwrite the other's figures.
     path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(path.with_suffix(".lock"), f"writing {path}", patience=30.0):
-        metrics = json.loads(path.read_text()) if path.is_file() else {}
-        merged = _merged(metrics, values)
-        write_text(path, json.dumps(merged, indent=1))
+    own = path.with_name(f"{path.stem}.unmerged-{uuid4().hex[:8]}.json")
+    write_json(own, values, durable=True)
+    remedy = f"move it away and run again what is missing in it; the figures just measured are kept in {own.name}"
+    # Notebooks that run at the same time add to one file: without the lock, one would overwrite the other's figures.
+    with exclusive(path.with_suffix(".lock"), f"writing {path} (the figures are kept in {own})", patience=30.0):
+        merged = read_json(path, what="a run's metrics", remedy=remedy) if path.exists() else {}
+        waiting = sorted(path.parent.glob(f"{path.stem}.unmerged-*.json"), key=lambda file: file.stat().st_mtime_ns)
+        for file in waiting:
+            merged = _merged(merged, read_json(file, what="a notebook's figures", remedy="delete it"))
+        write_json(path, merged, durable=True)
+        for file in waiting:
+            file.unlink()
     return merged
 
 

@@ -1,6 +1,5 @@
 """A study on photographs: trainings with folds of PASCAL-5i held out, each of which leaves a record when it is done."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +14,7 @@ from fusionerlib.config import PLACES, Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.context import RunContext
 from fusionerlib.progress import each
+from fusionerlib.records import measured_in, read_record
 from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import BatchSource
 
@@ -157,7 +157,7 @@ def _outcomes(study: PhotoStudy, trials: Sequence[Training]) -> Iterator[tuple[T
 def rows_of(study: PhotoStudy) -> list[dict[str, Any]]:
     """A row for every training that has a record: its fields, and the record's ``measured``."""
     records = [(trial, study.record(trial)) for trial in study.trials() if study.record(trial).is_file()]
-    return [{**vars(trial), **json.loads(file.read_text(encoding="utf-8"))["measured"]} for trial, file in records]
+    return [{**vars(trial), **measured_in(file)} for trial, file in records]
 
 
 def finished(study: PhotoStudy, trial: Training) -> bool:
@@ -165,9 +165,9 @@ def finished(study: PhotoStudy, trial: Training) -> bool:
     file = study.record(trial)
     if not file.is_file():
         return False
-    kept = json.loads(file.read_text(encoding="utf-8"))
+    kept = read_record(file)
     try:
-        config = checked(RunConfig, kept["config"])
+        config = checked(RunConfig, kept.get("config", {}))
     except FusionerError as error:
         raise FusionerError(
             f"{file} was written by another version of the library ({error}): give this study another folder, or "

@@ -4,7 +4,11 @@ import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from fusionerlib.config import RunConfig
+from fusionerlib.digests import unsealed
+from fusionerlib.errors import FusionerError
 from fusionerlib.records import git_state, update_metrics, write_run_record
 
 
@@ -12,7 +16,21 @@ def test_writers_do_not_undo_each_other(tmp_path) -> None:
     path = tmp_path / "metrics.json"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: update_metrics(path, {"group": {f"m{i}": i}}), range(40)))
-    assert json.loads(path.read_text()) == {"group": {f"m{i}": i for i in range(40)}}
+    assert unsealed(path.read_text(), required=True) == {"group": {f"m{i}": i for i in range(40)}}
+    assert [file.name for file in tmp_path.glob("*.json")] == ["metrics.json"]
+
+
+def test_figures_are_kept_where_the_file_they_belong_into_is_damaged(tmp_path) -> None:
+    path = tmp_path / "metrics.json"
+    update_metrics(path, {"training": {"loss": 0.5}})
+    whole = path.read_text()
+    path.write_text(whole.replace("0.5", "0.7"))
+    with pytest.raises(FusionerError, match=r"metrics\.json can't be read .* kept in metrics\.unmerged-\w+\.json"):
+        update_metrics(path, {"evaluation": {"miou": 0.25}})
+    path.write_text(whole)
+    merged = update_metrics(path, {"ablations": {"depth": 2}})
+    assert merged == {"training": {"loss": 0.5}, "evaluation": {"miou": 0.25}, "ablations": {"depth": 2}}
+    assert [file.name for file in tmp_path.glob("*.json")] == ["metrics.json"]
 
 
 def test_a_record_holds_config_versions_and_more(tmp_path) -> None:

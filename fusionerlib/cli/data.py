@@ -1,6 +1,5 @@
 """The commands ``fusioner data ...``: draw the OpenMoji scenes, install the published data sets."""
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -71,14 +70,14 @@ def data_openmoji(
     """Draw the OpenMoji scenes in the layout of FSS-1000, unless ROOT has them already."""
     from fusionerlib.cli.settings import pairs, parsed
     from fusionerlib.datasets.openmoji import drawing
-    from fusionerlib.files import write_text
+    from fusionerlib.digests import write_json
 
     given = {name: parsed(value) for name, value in pairs(settings or []).items()}
     splits = drawing.build(root, **{"seed": seed, **given})
     counts = {split: len(getattr(splits, split)) for split in ("train", "combinations", "objects")}
     if record is not None:
         made = {"root": str(root), "recipe": splits.recipe.model_dump(), "digest": splits.digest, "classes": counts}
-        write_text(record, json.dumps(made, indent=1))
+        write_json(record, made)
     typer.echo(f"{root}: " + ", ".join(f"{count} classes in {split}" for split, count in counts.items()))
 
 

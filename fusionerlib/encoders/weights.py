@@ -4,15 +4,15 @@ A file with a published sha256 is checked against it. Of any other file the sha2
 (``fusioner/digests.json`` in the user's cache folder), and each later ``fetch`` compares with the record.
 """
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fusionerlib.digests import read_json, write_json
 from fusionerlib.encoders.base import EncoderSpec, WeightFile, file_digest
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive, write_text
+from fusionerlib.files import exclusive
 from fusionerlib.progress import size_text
 
 PATIENCE = 10.0
@@ -186,17 +186,13 @@ def _record(file: WeightFile, sha256: str, *, accepted: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / LOCK, f"writing {_records()}"):
         known = {**_digests(), _address(file): {"sha256": sha256, "accepted": accepted}}
-        write_text(_records(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+        write_json(_records(), dict(sorted(known.items())))
 
 
 def _digests() -> dict[str, Any]:
-    try:
-        held: dict[str, Any] = json.loads(_records().read_text(encoding="utf-8"))
-        return held
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise FusionerError(f"{_records()} can't be read ({error}): delete it") from error
+    file = _records()
+    remedy = "delete it; what it records is recorded anew at the next load"
+    return read_json(file, what="the digests of what was downloaded", remedy=remedy) if file.exists() else {}
 
 
 def _records() -> Path:

@@ -16,14 +16,17 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusionerlib.digests import read_json, sealed, unsealed, write_json
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive, write_text
 from fusionerlib.hub import find_checkpoint
@@ -189,17 +192,24 @@ def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Sh
     _start(out, settings)
     # Without a shard all parts count, so that one call puts together what many machines did.
     titles = "*.jsonl" if shard is None else f"{part.title}.jsonl"
-    done = {file for records in sorted((out / "records").glob(titles)) for file, _, _ in _offsets(records)}
+    done: set[str] = set()
+    for records in sorted((out / "records").glob(titles)):
+        found = [file for file, _, _ in _offsets(records)]
+        with records.open("rb") as stream:
+            damaged = sum(line.endswith(b"\n") for line in stream) - len(found)
+        if damaged:
+            print(f"{records}: {damaged} damaged lines, whose images are predicted again", file=sys.stderr)
+        done.update(found)
     return [file for file in files[part.number - 1 :: part.of] if file.as_posix() not in done]
 
 
 def _start(out: Path, settings: Settings) -> None:
     record, place = settings.record(), out / "run.json"
     if place.is_file():
+        kept = read_json(place, what="the record of a prediction", remedy="choose another folder, or delete it")
         try:
-            kept: Any = json.loads(place.read_text(encoding="utf-8"))
             before = {key: kept[key] for key in record}
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
             raise FusionerError(f"{place} can't be read ({error!r}): choose another folder, or delete it") from error
         if differing := _differences(before, record):
             raise FusionerError(
@@ -207,7 +217,7 @@ def _start(out: Path, settings: Settings) -> None:
                 "or delete this one"
             )
     else:
-        write_text(place, json.dumps({**record, "environment": environment()}, indent=1) + "\n")
+        write_json(place, {**record, "environment": environment()})
     (out / "records").mkdir(parents=True, exist_ok=True)
     if "index" in settings.formats:
         from fusionerlib.inference.formats import names_text
@@ -250,7 +260,7 @@ def _predicted(
                 return file.as_posix(), str(job)
             # The line comes after the files, in the order of the images: what is listed is whole.
             try:
-                stream.write(json.dumps(job.result(), separators=(",", ":")).encode() + b"\n")
+                stream.write(json.dumps(sealed(job.result()), separators=(",", ":")).encode() + b"\n")
                 stream.flush()
             except OSError as error:
                 raise FusionerError(
@@ -336,12 +346,13 @@ def _place(file: Path, target: Path, *, copy: bool) -> None:
 
 
 def _offsets(records: Path) -> Iterator[tuple[str, int, int]]:
-    """(file, start, length) of each whole line of a record file."""
+    """(file, start, length) of each line of a record file that is whole."""
     with records.open("rb") as stream:
         start = 0
         for line in stream:
-            if line.endswith(b"\n"):
-                yield json.loads(line)["file"], start, len(line)
+            with suppress(ValueError, KeyError, RecursionError):  # damaged, or the last one of a killed call
+                if line.endswith(b"\n"):
+                    yield unsealed(line.decode(), required=True)["file"], start, len(line)
             start += len(line)
 
 
@@ -349,8 +360,9 @@ def _drop_torn_line(records: Path) -> None:
     """Cut off a last line that was interrupted."""
     if not records.is_file():
         return
-    whole = sum(length for _, _, length in _offsets(records))
-    os.truncate(records, whole)
+    with records.open("rb") as stream:
+        lines = [len(line) for line in stream if line.endswith(b"\n")]
+    os.truncate(records, sum(lines))
 
 
 def _drop_torn_files(out: Path, left: Sequence[Path]) -> None:

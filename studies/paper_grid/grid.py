@@ -24,6 +24,7 @@ from fusionerlib.evaluation.queries import Inference
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import claim
 from fusionerlib.files import exclusive, plain_name, write_text
+from fusionerlib.records import measured_in
 from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import names_of
 from studies.encoder_pairs.study import FUSIONS
@@ -118,7 +119,7 @@ def _stem(visual: str, text: str, fusion: str, fold: int) -> str:
 def _miou(record: Path, inference: str) -> float | None:
     if not record.is_file():
         return None
-    measured = json.loads(record.read_text(encoding="utf-8"))["measured"]
+    measured = measured_in(record)
     if inference not in measured:
         raise FusionerError(f"{record} has no figures for {inference!r}: delete it and run the grid again")
     return float(measured[inference]["miou"])

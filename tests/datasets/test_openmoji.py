@@ -197,7 +197,7 @@ def test_bad_settings_and_missing_sets_say_what_to_do(tmp_path: Path) -> None:
 
 def test_splits_file_is_plain_json(drawn: Path) -> None:
     content = json.loads((drawn / "splits.json").read_text(encoding="utf-8"))
-    assert set(content) == {"recipe", "train", "combinations", "objects", "images", "digest"}
+    assert set(content) == {"recipe", "train", "combinations", "objects", "images", "digest", "xxh3"}
 
 
 def test_word_groups_join_over_several_names() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from fusionerlib.digests import write_json
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
-from fusionerlib.records import write_run_record
+from fusionerlib.records import read_record, write_run_record
 from studies.cost_aggregation.study import BASE, CostAggregationStudy, Trial
 from studies.photo_study import finished, rows_of
 
@@ -42,7 +43,11 @@ def test_a_record_of_other_settings_is_refused(tmp_path: Path) -> None:
         finished(study(tmp_path, size=64), trial)
     file = made.record(trial)
     # As if the recipe had another set of templates by now.
-    write_text(file, file.read_text().replace('"templates": "none"', '"templates": "eight"'))
+    other = file.read_text().replace('"templates": "none"', '"templates": "eight"')
+    write_text(file, other)
+    with pytest.raises(FusionerError, match=r"fold1-seed0.json can't be read as a record .*delete it"):
+        finished(made, trial)
+    write_json(file, json.loads(other))
     with pytest.raises(FusionerError, match=r"pair.templates was 'eight', is 'none'"):
         finished(made, trial)
 
@@ -50,12 +55,12 @@ def test_a_record_of_other_settings_is_refused(tmp_path: Path) -> None:
 def test_a_record_without_a_leaf_that_came_later_has_its_default(tmp_path: Path) -> None:
     made, trial = recorded(tmp_path)
     file = made.record(trial)
-    record = json.loads(file.read_text())
+    record = read_record(file)
     assert record["config"]["pair"].pop("normalisation") == "encoder"
-    write_text(file, json.dumps(record))
+    write_json(file, record)
     assert finished(made, trial)
     record["config"]["pair"]["nobody_knows"] = 1
-    write_text(file, json.dumps(record))
+    write_json(file, record)
     with pytest.raises(FusionerError, match=r"fold1-seed0.json was written by another version .*nobody_knows"):
         finished(made, trial)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.digests import read_json, unsealed
 from fusionerlib.evaluation.metrics import metric_label
 from studies.published import HOLE
 
@@ -65,17 +65,11 @@ class NotebookRun:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """``metrics.json`` of a run, {} where there is none yet. Raises FusionerError where it is no JSON object."""
+    """``metrics.json`` of a run, {} where there is none yet. Raises FusionerError where it is damaged."""
     file = folder / "metrics.json"
     if not file.is_file():
         return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FusionerError(f"{file} is no JSON ({error}): remove it and run the notebooks again") from error
-    if not isinstance(values, dict):
-        raise FusionerError(f"{file} holds a {type(values).__name__}, not an object: remove it and run again")
-    return values
+    return read_json(file, what="a run's metrics", remedy="remove it and run the notebooks again")
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -84,10 +78,9 @@ def read_object(file: Path) -> dict[str, Any]:
     For the summary on the page: a gap in it is better than no page, and the page shows the file itself too.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError):
+        return unsealed(file.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def part(values: Any, *keys: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Names contain colour words, so that unseen *combinations* of seen words can be t
 
 import hashlib
 import io
-import json
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from pydantic import Field
 
 from fusionerlib.config import Frozen, checked
 from fusionerlib.datasets.openmoji import glyphs
+from fusionerlib.digests import read_json, write_json
 from fusionerlib.errors import FusionerError
 from fusionerlib.progress import each
 
@@ -39,14 +39,14 @@ class Recipe(Frozen):
 
     version: Literal[4] = 4
     font: str = ""
-    seed: int = Field(default=0, ge=0)
-    objects: int = Field(default=0, ge=0)
-    images: int = Field(default=4, ge=2)
+    seed: int = Field(default=0, ge=0, le=2**40)
+    objects: int = Field(default=0, ge=0, le=100_000)
+    images: int = Field(default=4, ge=2, le=100_000)
     colours_per_object: int = Field(default=2, ge=1, le=len(glyphs.COLOURS) - 1)
-    images_per_combination: int = Field(default=3, ge=2)
-    combinations: int = Field(default=200, ge=4)
+    images_per_combination: int = Field(default=3, ge=2, le=100_000)
+    combinations: int = Field(default=200, ge=4, le=1_000_000)
     test_share: float = Field(default=0.15, gt=0.0, lt=0.5)
-    size: int = Field(default=224, ge=32)
+    size: int = Field(default=224, ge=32, le=8_192)
 
 
 class Splits(Frozen):
@@ -83,13 +83,12 @@ def load_splits(root: Path) -> Splits:
     file = Path(root) / SPLITS
     if not file.is_file():
         raise FusionerError(f"{root} holds no drawn OpenMoji set: make it with `fusioner data openmoji --root {root}`")
+    remedy = f"give a fresh folder, or delete {root} yourself if nothing in it is needed"
+    values = read_json(file, what="the splits of a drawn set", remedy=remedy)
     try:
-        return checked(Splits, json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise FusionerError(
-            f"{file} was not written by this version of fusionerlib: give a fresh folder, or delete {root} yourself "
-            "if nothing in it is needed"
-        ) from error
+        return checked(Splits, values)
+    except FusionerError as error:
+        raise FusionerError(f"{file} was not written by this version of fusionerlib ({error}): {remedy}") from error
 
 
 def build(root: Path, *, quiet: bool = False, **settings: int | float) -> Splits:
@@ -173,7 +172,7 @@ def _draw_set(root: Path, recipe: Recipe, *, quiet: bool) -> Splits:
         digest=digest.hexdigest(),
         **{split: tuple(folder(name) for name, *_ in chosen) for split, chosen in names.items()},
     )
-    (root / SPLITS).write_text(splits.model_dump_json(indent=1), encoding="utf-8")
+    write_json(root / SPLITS, splits.model_dump(mode="json"), durable=True)
     return splits
 
 
