@@ -193,7 +193,7 @@ def check(written: Written, folder: Path, count: int) -> None:
             noticed += 1
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
-    # A flip in a space of a JSON file, or in the name of its digest, leaves what it says.
+    # A flip in a space of a JSON file, or in the name of its digest, leaves what the file says.
     assert noticed >= count // 2, "the flips were not noticed"
 
 
