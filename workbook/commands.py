@@ -1,4 +1,4 @@
-"""The commands ``fusioner run``, ``notebook``, ``quickstart`` and ``pages``.
+"""The commands ``fusioner run``, ``notebook``, ``quickstart``, ``clean`` and ``pages``.
 
 They are entry points of the group ``fusioner.commands``. The first line of each docstring is its line in the help.
 """
@@ -59,6 +59,25 @@ def quickstart(
     from workbook.report.first_look import write_first_look
 
     typer.echo(f"open {write_first_look(output).resolve()}")
+
+
+def clean(
+    what: Annotated[
+        list[str] | None, typer.Argument(help="features, drawings, training, docs; none: only list.")
+    ] = None,
+) -> None:
+    """List what takes disk and can be made again, or delete it: fusioner clean features"""
+    from fusionerlib.progress import size_text
+    from workbook.cleaning import PARTS, remove, sizes
+    from workbook.clone import find_clone
+
+    clone = find_clone()
+    if what:
+        typer.echo(f"freed {size_text(remove(what, clone=clone))}")
+        return
+    for name, (_, size) in sizes(clone).items():
+        typer.echo(f"{name:9} {size_text(size):>8}  {PARTS[name][1]}")
+    typer.echo("`fusioner clean NAME ...` deletes; data sets, checkpoints and reports are never touched")
 
 
 def pages(

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from fusionerlib.errors import FusionerError
+from fusionerlib.files import exclusive
 from tests.conftest import requests_of
 from workbook import run_log
+from workbook.cleaning import remove, sizes
 from workbook.report.first_look import ASKED, write_first_look
 from workbook.run_log import STEPS, RunLog, new_lines, time_text
 
@@ -50,3 +53,33 @@ def test_the_first_page_shows_the_packaged_checkpoint_and_fetches_nothing(tmp_pa
     assert '<a href="pages/02.html">train it</a>' in text and "<li>draw</li>" in text
     assert requests_of(browser, page) == []
     assert "make demo" in write_first_look(tmp_path / "alone").read_text(encoding="utf-8")
+
+
+def test_clean_lists_and_deletes_only_what_can_be_made_again(tmp_path: Path) -> None:
+    kept = ("data/pascal/a.jpg", "outputs/demo/checkpoint/model.safetensors", "outputs/demo/index.html")
+    made = (
+        "data/features/x/a.safetensors",
+        "data/openmoji/cat/1.jpg",
+        "outputs/demo/training/step-1/model.safetensors",
+    )
+    for file in (*kept, *made):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"x" * 100)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "photo.jpg").write_bytes(b"x")
+    (tmp_path / "data/openmoji-smoke").symlink_to(elsewhere)
+    assert {name: size for name, (_, size) in sizes(tmp_path).items()} == {
+        **{"features": 100, "drawings": 100, "training": 100, "docs": 0}
+    }
+    with pytest.raises(FusionerError, match="'features'"):
+        remove(["feature"], clone=tmp_path)
+    with (
+        exclusive(tmp_path / "outputs/demo/.run.lock", "a run"),
+        pytest.raises(FusionerError, match="going on"),
+    ):
+        remove(["features"], clone=tmp_path)
+    assert remove(["features", "drawings", "training"], clone=tmp_path) == 300
+    assert [file for file in kept if not (tmp_path / file).is_file()] == []
+    assert [file for file in made if (tmp_path / file).exists()] == []
+    assert (elsewhere / "photo.jpg").is_file(), "what a link points at is not ours"
