@@ -191,6 +191,7 @@ class ClassDistributions(TextTower):
         for part in ("words", "kinds"):
             bank = word_bank(part)
             self.register_buffer(part, F.normalize(bank - bank.mean(0), dim=-1).to(options.device))
+        self._embedded: dict[str, Tensor] = {}
         _, each = hypernyms()
         most = max(map(len, each))
         # Rows of one length: a class repeats its first hypernym in place of those that it lacks.
@@ -220,10 +221,12 @@ class ClassDistributions(TextTower):
     def related(self, name: str, others: Collection[str], *, least: float) -> bool:
         """Whether the sentence embedding of ``name`` has a cosine of ``least`` or more with that of one of ``others``.
 
-        Distributions would not tell: two flat ones are alike.
+        Distributions would not tell: two flat ones are alike. Embeddings of ``others`` are kept.
         """
-        vectors = F.normalize(super().embed([name, *others]), dim=-1)
-        return bool((vectors[1:] @ vectors[0] >= least).any())
+        new = [other for other in others if other not in self._embedded]
+        vector, *vectors = F.normalize(super().embed([name, *new]), dim=-1)
+        self._embedded.update(zip(new, vectors, strict=True))
+        return any(float(self._embedded[other] @ vector) >= least for other in others)
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences classes"]:

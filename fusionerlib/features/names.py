@@ -149,7 +149,7 @@ def _meaning(
         yield "all", f"{name!r} means nearly every class of the image encoder: ask for something in particular"
     elif found.form in table.instead:
         words = " and ".join(map(repr, table.instead[found.form]))
-        yield "instead", f"{name!r} is no class of the image encoder: {words} stand for it"
+        yield "instead", f"{name!r} is no class of the image encoder: {words} stand for it, which may find little"
     elif found.kind == "none":
         if found.form in table.lacking or (found.similarity < FAR and found.entropy <= FLAT):
             yield (

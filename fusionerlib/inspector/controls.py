@@ -40,12 +40,16 @@ class Controls:
 
         self._on_switch = on_switch
         self._lines: list[NameLine] = []
+        self._said = ""
+        self._notes: tuple[str, ...] = ()
         self.image = w.Dropdown(description="Image", options=[("none yet", -1)], **_sized("548px"))
         self.previous, self.next = _button("◀ Previous"), _button("Next ▶")
         self.upload = w.FileUpload(accept="image/*", description="Upload", layout=_sized("128px")["layout"])
         self.export, self.masks = _button("Save as PNG"), _button("Save masks")
-        self.names = w.Text(description="Names", continuous_update=False, **_sized("828px"))
+        self.names = w.Text(description="Names", continuous_update=False, **_sized("548px"))
         self.names.placeholder = "cat, sofa, window  (then Enter)"
+        self.add = w.Combobox(description="Add", continuous_update=False, **_sized())
+        self.add.placeholder, self.add.tooltip = "a name with masks", "names that the model was trained on"
         self.word = w.Dropdown(description="Look at", **_sized())
         two = {"readout_format": ".2f"}
         self.threshold = w.FloatSlider(description="Threshold", min=0, max=1, step=0.01, **two, **_sized())
@@ -62,7 +66,7 @@ class Controls:
         grid = w.Layout(grid_template_columns=f"repeat(auto-fill, {CELL})", grid_gap="8px 12px", width="100%")
         rows = (
             (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export), self.masks),
-            (self.names, self.word),
+            (self.names, self.add, self.word),
             (self.threshold, self.opacity, self.temperature, self.layer),
         )
         bars = [w.HBox(row, layout=w.Layout(flex_flow="row wrap", grid_gap="0 12px")) for row in rows]
@@ -89,10 +93,18 @@ class Controls:
         self.heading.value = f'<div class="fusioner-words"><b>{html.escape(heading)}</b></div>'
 
     def say(self, text: str, *, bad: bool = False) -> None:
-        """Show a message below the controls, as an alert where ``bad``; an empty one keeps its space."""
+        """Show a message below the controls, as an alert where ``bad``; an empty one leaves its space to the notes."""
+        self._said = text
         kind, role = ("bad", "alert") if bad else ("", "status")
-        shown = html.escape(text) or "&nbsp;"
+        shown = html.escape(text) or "<br>".join(map(html.escape, self._notes)) or "&nbsp;"
         self.message.value = f'<div role="{role}" class="fusioner-words fusioner-message {kind}">{shown}</div>'
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """What is to be said of the names: it stands where messages stand, while there is none."""
+        if tuple(notes) != self._notes:
+            self._notes = tuple(notes)
+            if not self._said:
+                self.say("")
 
     def write_line(self, line: str) -> None:
         """Show the parameter line, to be copied."""

@@ -105,6 +105,18 @@ class InspectorState:
         """The segmentation at the size of the panels. As in ``answer``, temperature and threshold are applied."""
         return self._view
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the names asked (``Segmenter.notes``), image or not."""
+        return self.segmenter.notes(self.on) if self.on else ()
+
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """The names with masks in training that are not listed yet, in alphabetical order."""
+        listed = {self.segmenter.text_cache.form(name) for name in self.names}
+        known = sorted(self.segmenter.trained_names)
+        return tuple(name for name in known if self.segmenter.text_cache.form(name) not in listed)
+
     def go(self, index: int) -> Changed:
         """Show image ``index`` (from 0) and ask for the names of its case, or the current names where it has none."""
         return self._open(index, None)
@@ -120,9 +132,13 @@ class InspectorState:
 
     def set_names(self, names: Sequence[str], *, off: Sequence[str] = ()) -> Changed:
         """Replace the names; those in ``off`` stay listed but are not asked."""
-        names = checked_names(names) if isinstance(names, str) or len(names) else ()
+        names = self._checked(names) if isinstance(names, str) or len(names) else ()
         self._ask(names, frozenset(off) & set(names))
         return ANSWERS
+
+    def add_name(self, name: str) -> Changed:
+        """Ask for ``name`` too."""
+        return self.set_names([*self.names, name], off=tuple(self.off))
 
     def toggle(self, name: str, on: bool) -> Changed:
         """Ask for ``name`` or not."""
@@ -188,12 +204,15 @@ class InspectorState:
         """Number of layers of the last computed attention; 0 where none was computed."""
         return 0 if self._attention is None else len(self._attention)
 
+    def _checked(self, names: Sequence[str]) -> tuple[str, ...]:
+        return checked_names(names, forms=self.segmenter.text_cache.form)
+
     def _open(self, index: int, names: Sequence[str] | None) -> Changed:
         if not 0 <= index < len(self.cases):
             raise FusionerError(f"there is no image {index} (from 0) among {len(self.cases)}: pick or upload one")
         case, off = self.cases[index], self.off
         if names is None and case.names:
-            names, off = checked_names(case.names), frozenset()
+            names, off = self._checked(case.names), frozenset()
         photo = read_image(case.image)
         if case.labels is not None and case.labels.shape != photo.shape[:2]:
             raise FusionerError(

@@ -68,6 +68,7 @@ class Inspector:
             (controls.layer, lambda layer: state.set_layer(layer - 1)),
         ):
             widget.observe(partial(self._observed, operation), names="value")
+        controls.add.observe(self._added, names="value")
         controls.upload.observe(self._uploaded, names="value")
         controls.previous.on_click(lambda _: self._do(lambda: state.step(-1)))
         controls.next.on_click(lambda _: self._do(lambda: state.step(1)))
@@ -129,6 +130,11 @@ class Inspector:
         self._do(
             lambda: self.state.click(row + down * max(1, height // STEPS), column + right * max(1, width // STEPS))
         )
+
+    def _added(self, change: dict[str, Any]) -> None:
+        if name := change["new"].strip():
+            self._do(lambda: self.state.add_name(name))
+            self.controls.add.value = ""
 
     def _uploaded(self, change: dict[str, Any]) -> None:
         if not change["new"]:
@@ -199,6 +205,9 @@ def _follow_state(controls: Controls, state: InspectorState, *, typed: bool) -> 
     _offer(controls.word, list(state.on), state.word or None)
     if not typed and parsed(controls.names.value) != list(state.names):
         controls.names.value = ", ".join(state.names)
+    if controls.add.options != (known := state.suggestions):
+        controls.add.options = known
+    controls.tell(state.notes)
     controls.threshold.value, controls.opacity.value = state.threshold, state.opacity
     controls.temperature.value = state.temperature
     controls.layer.max = max(1, state.layers)

@@ -79,6 +79,15 @@ def test_notes_come_with_every_result_and_once_for_many(segmenter, photo):
         segmenter.notes(["cat", "Cats"])
 
 
+def test_a_notebook_shows_the_notes_above_the_overlay(segmenter, photo, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    segmenter.set_image(photo).segment(["a photo of a cat"])._ipython_display_()
+    assert capsys.readouterr().out == "note: 'a photo of a cat' is asked as 'cat'\n"
+    (picture,) = shown
+    assert picture.data.startswith(b"\x89PNG")
+
+
 def test_segment_checks_names_and_image(segmenter, photo):
     with pytest.raises(FusionerError, match="set_image"):
         segmenter.segment(["cat"])

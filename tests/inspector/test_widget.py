@@ -62,6 +62,24 @@ def test_every_control_sets_the_state_and_its_panels(app):
     assert state.index == 0 and controls.image.value == 0
 
 
+def test_notes_on_names_stand_where_messages_stand(app):
+    app.controls.names.value = "a photo of a cat, dog"
+    assert "&#x27;a photo of a cat&#x27; is asked as &#x27;cat&#x27;" in app.controls.message.value
+    app.controls.names.value = "cat, Cats"
+    assert 'role="alert"' in app.controls.message.value and "the same as name 0" in app.controls.message.value
+    assert app.state.names == ("a photo of a cat", "dog"), "what can't be asked changes nothing"
+    app.controls.names.value = "zebra, dog"
+    assert app.state.notes == () and "&nbsp;" in app.controls.message.value
+
+
+def test_names_with_masks_are_suggested_and_added(make_segmenter, photo):
+    app = inspect(make_segmenter(trained_names=("dog", "cat", "tv")), [photo], names=["Cats"])
+    assert app.controls.add.options == ("dog", "tv")
+    app.controls.add.value = "tv"
+    assert app.state.names == ("Cats", "tv") and app.controls.names.value == "Cats, tv"
+    assert app.controls.add.value == "" and app.controls.add.options == ("dog",)
+
+
 def test_switches_ask_and_leave_out(app):
     app.controls.switches[1].value = False
     assert app.state.on == ("cat", "sky") and app.controls.word.options == ("cat", "sky")
