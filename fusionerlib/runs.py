@@ -14,6 +14,7 @@ import torch
 from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, RunConfig
+from fusionerlib.datasets.check import plausible
 from fusionerlib.datasets.pascal import NO_FOLD
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.evaluation.evaluator import Evaluator
@@ -158,15 +159,18 @@ def train_and_evaluate(
     return trained
 
 
-def fit(run: RunConfig, folder: Path | str, *, device: str = "", quiet: bool = False) -> Path:
+def fit(run: RunConfig, folder: Path | str, *, device: str = "", strict: bool = False, quiet: bool = False) -> Path:
     """Train ``run``; write ``checkpoint`` and ``records/training.json`` into ``folder``; returns the checkpoint's path.
 
     Call it once, or in every process of a launch by accelerate (``notebook_launcher`` takes it as its function). An
     interrupted run goes on, with any number of processes. device: of a single process; "" takes a GPU if there is one.
-    Raises FusionerError as ``train_run`` does.
+    strict: of one's own folder, stop where ``fusioner data check`` warns too.
+    Raises FusionerError as ``train_run`` does, and for a folder that ``check.plausible`` refuses.
     """
     folder = Path(folder)
     distributed = Distributed.joined(device)
+    if distributed.main:
+        plausible(run.data, strict=strict, quiet=quiet)
     context = RunContext(run, device=str(distributed.device))
     # OpenMoji's scenes are drawn here if they are missing.
     with distributed.main_first():

@@ -175,7 +175,9 @@ def fetch(
 # The order of the help.
 for command in (segment, predict, evaluate, train, convert, encoders, fetch, checkpoint, doctor):
     app.command()(command)
-app.add_typer(data, name="data", help="Draw the OpenMoji scenes, or prepare a published data set.")
+app.add_typer(
+    data, name="data", help="Check a folder of your own, draw the OpenMoji scenes, or prepare a published data set."
+)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands ``fusioner data ...``: draw the OpenMoji scenes, install the published data sets."""
+"""The commands ``fusioner data ...``: check a folder, draw the OpenMoji scenes, install the published data sets."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -58,6 +58,21 @@ class Split(StrEnum):
 
     train = "train"
     val = "val"
+
+
+@data.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Pictures with masks and names, or with a COCO file.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings, and what is left out, exit with 1 too.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a folder of your own holds, name by name, and every problem; what can't be trained on exits with 1."""
+    from fusionerlib.datasets.check import check_folder
+
+    check = check_folder(folder, quiet=quiet)
+    typer.echo(check.text())
+    if check.fatal or (strict and check.warned):
+        raise typer.Exit(1)
 
 
 @data.command("openmoji")

@@ -23,6 +23,7 @@ def train(
         str | None,
         typer.Option(metavar="CHECKPOINT", help="Start from its weights: packaged, a run's name, a folder, hf://..."),
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Of one's own folder: stop at warnings too.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = "",
 ) -> None:
     """Train the run of CONFIG; an interrupted run goes on.
@@ -33,7 +34,7 @@ def train(
     from fusionerlib.training.distributed import Distributed
 
     given = [*(settings or []), *([] if init is None else [f"init={init}"])]
-    checkpoint = fit(configured(config, given), output, device=device)
+    checkpoint = fit(configured(config, given), output, device=device, strict=strict)
     if Distributed.joined(device).main:
         typer.echo(f"checkpoint: {checkpoint}")
 

@@ -161,6 +161,14 @@ class CocoInstances:
             labels[masks[place]] = IGNORE if item.crowd else names.index(item.name)
         return labels
 
+    def empty_objects(self, index: int) -> list[str]:
+        """The objects of scene ``index`` whose own mask has no pixel, such as a line."""
+        row = self._rows[index]
+        where = f"{self.file}, image {row.file_name}"
+        shapes = ((item.name, item.shape) for item in self.instances(row.id))
+        empty = [name for name, shape in shapes if not object_mask(shape, row.height, row.width, where=where).any()]
+        return [f"{name} in {row.file_name}" for name in empty]
+
     def __getitem__(self, index: int) -> Scene:
         row = self._rows[index]
         image = read_image(self.files[index], upright=self.files[index] not in self._as_stored)

@@ -1,9 +1,10 @@
 """The user's own data set: pictures with masks and a list of names, or with COCO files."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -39,7 +40,7 @@ _MORE_NAMES = tuple(f"{stem}{suffix}" for stem in ("names", "classes") for suffi
 _PREDICTION = "run.json"
 
 
-def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = False) -> Scenes:
+def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = False, early: bool = True) -> Scenes:
     """The scenes of the user's folder ``root``: all of them, or one split.
 
     With ``masks/`` (or ``SegmentationClass/``): an index PNG for each picture in ``images/`` (or ``JPEGImages/``), with
@@ -60,7 +61,7 @@ def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = F
     neighbouring images are alike, such as frames of one video.
 
     What can't be used is left out, and a FusionerWarning counts it, with three examples of each kind; strict:
-    FusionerError instead.
+    FusionerError instead. early: read the first masks at once, as an error in them is mostly one of all.
     Raises FusionerError for missing images, masks, names or lists, a list with an image that does not exist, an image
     in both lists, and as ``MaskFolder`` and ``CocoInstances`` do on access.
     """
@@ -68,11 +69,36 @@ def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = F
     if not root.is_dir():
         raise FusionerError(f"{root} {'is a file' if root.exists() else 'does not exist'}: give a folder of pictures")
     if _mask_folder(root) is not None:
-        return _with_masks(root, split, strict=strict)
+        return _with_masks(root, split, strict=strict, early=early)
     inside = {part: root / word for part, words in WORDS.items() for word in words if _mask_folder(root / word)}
     if inside:
-        return _parts_of([_with_masks(home, None, strict=strict) for home in _chosen(inside, split, root)])
+        return _parts_of([_with_masks(home, None, strict=strict, early=early) for home in _chosen(inside, split, root)])
     return _with_coco(root, split, strict=strict)
+
+
+def reading_problems(root: Path) -> list[str]:
+    """All that keeps the folder ``root`` from being read, one message each: ``read_folder`` stops at the first."""
+    found: list[str] = []
+
+    def tried(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except FusionerError as error:
+            found.append(str(error))
+            return None
+
+    masks = _mask_folder(root) if root.is_dir() else None
+    if masks is not None:
+        pictures, table = tried(lambda: _pictures(root)), tried(lambda: read_table(_names_file(root)))
+        if pictures:
+            for part in get_args(Part):
+                tried(partial(_of_split, root, pictures, part))
+            pairs = tried(lambda: _paired(pictures, masks, pictures.files, Findings(), whole=True))
+            if pairs and table:
+                known = {0, *table.names}
+                first = [mask for _, _, mask in pairs[:CHECKED_FIRST] if _readable(mask, known, table)]
+                tried(lambda: _refuse_black_and_white(first, table, str(_names_file(root))))
+    return list(dict.fromkeys(found))
 
 
 class _Parts(Concat):
@@ -98,16 +124,24 @@ def _mask_folder(root: Path) -> Path | None:
     return next((root / name for name in MASK_FOLDERS[:2] if (root / name).is_dir()), None)
 
 
-def _with_masks(root: Path, split: Part | None, *, strict: bool) -> MaskFolder:
+def _names_file(root: Path) -> Path:
+    """The list of names of the folder, or of the one above; ``names.txt`` where there is none."""
+    places = [home / name for home in (root, root.parent) for name in _NAMES]
+    return next(
+        (file for file in [*places, *(root / name for name in _MORE_NAMES)] if file.is_file()), root / _NAMES[0]
+    )
+
+
+def _with_masks(root: Path, split: Part | None, *, strict: bool, early: bool) -> MaskFolder:
     findings = Findings()
     masks = _mask_folder(root) or root
     pictures = _pictures(root)
-    file = next((home / name for home in (root, root.parent) for name in _NAMES if (home / name).is_file()), None)
-    file = file or next((root / name for name in _MORE_NAMES if (root / name).is_file()), root / _NAMES[0])
+    file = _names_file(root)
     table = read_table(file)
     pairs = _paired(pictures, masks, _of_split(root, pictures, split), findings, whole=split is None)
     meaning = str(file)
-    _refuse_black_and_white([mask for _, _, mask in pairs[:CHECKED_FIRST]], table, meaning)
+    if early:
+        _refuse_black_and_white([mask for _, _, mask in pairs[:CHECKED_FIRST]], table, meaning)
     by_image = {image: mask for _, image, mask in pairs}
 
     def size_of(image: Path) -> tuple[int, int]:
@@ -166,6 +200,14 @@ def _paired(
     if not pairs:
         raise FusionerError(f"{masks.parent} has no image that can be used: {'; '.join(findings.problems)}")
     return pairs
+
+
+def _readable(mask: Path, known: Collection[int], table: NameTable) -> bool:
+    try:
+        read_indices(mask, known=known, meaning="", colours=table.colours)
+    except FusionerError:
+        return False
+    return True
 
 
 def _refuse_black_and_white(masks: list[Path], table: NameTable, meaning: str) -> None:

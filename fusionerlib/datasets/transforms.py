@@ -52,15 +52,16 @@ class Concat:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Scene:
-        part, place = self._find(index)
+        part, place = self.part_of(index)
         return part[place]
 
     def names(self, index: int) -> tuple[str, ...]:
         """The names of scene ``index`` without opening its image."""
-        part, place = self._find(index)
+        part, place = self.part_of(index)
         return part.names(place)
 
-    def _find(self, index: int) -> tuple[Scenes, int]:
+    def part_of(self, index: int) -> tuple[Scenes, int]:
+        """The data set that scene ``index`` is of, and its index there."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.parts[number], index - int(self._starts[number])
 
