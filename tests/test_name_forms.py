@@ -85,6 +85,8 @@ def test_names_are_spelt_as_a_data_set_spells_them():
 
 def test_a_form_or_a_synonym_of_a_trained_name_is_not_unseen():
     assert unseen(["Cats", "kitty", "tiger", "Sofa"], trained=["cat", "couch"]) == ("tiger",)
+    assert unseen(["cat", "couch", "diningtable"], trained=["a Kitten", "settee", "table"]) == ()
+    assert unseen(["cat", "motorbike", "tv monitor"], trained=["dog", "motorcycle", "television"]) == ("cat",)
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,19 @@ def held_out(fold: int) -> frozenset[str]:
     return all_names(NAMES[number - 1] for number in fold_classes(fold))
 
 
-def unseen(names: Iterable[str], *, trained: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``names`` whose category has no name among ``trained``, in their order.
+def category(name: str) -> str:
+    """The name that ``name`` counts as: of its form and of what ``everyday`` says it is asked as, COCO's name.
 
-    Forms of a name count as that name, and so do the words that ``everyday`` says are asked as it: where "cat" was
-    trained, neither "Cats" nor "kitty" is unseen.
+    "Cats" and "kitty" are "cat", "settee" is "couch" as "sofa" is; another name is its own form.
     """
-    known, alike = set(map(form, all_names(trained))), everyday().alike
-    return tuple(name for name in names if not {text := form(name), alike.get(text, text)} & known)
+    text = form(name)
+    return canonical(everyday().alike.get(text, text))
+
+
+def unseen(names: Iterable[str], *, trained: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``names`` whose ``category`` has no name among ``trained``, in their order."""
+    known = {category(name) for name in trained}
+    return tuple(name for name in names if category(name) not in known)
 
 
 class VocCoco:

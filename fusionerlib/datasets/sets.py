@@ -15,7 +15,7 @@ from fusionerlib.datasets.all_classes import (
 )
 from fusionerlib.datasets.coco import Coco20i, CocoInstances
 from fusionerlib.datasets.folder import read_folder
-from fusionerlib.datasets.names import VocCoco, all_names, canonical, held_out, names_of, unseen
+from fusionerlib.datasets.names import VocCoco, canonical, category, held_out, unseen
 from fusionerlib.datasets.openmoji.scenes import drawn_scenes
 from fusionerlib.datasets.pascal import NAMES, NO_FOLD, Pascal5i, Split, validation_pairs
 from fusionerlib.datasets.scene import Scenes
@@ -113,9 +113,10 @@ def _without(train: Scenes, config: DataConfig) -> Scenes:
     """``train`` without the names in ``config.held_out``, under any of their synonyms."""
     known = sorted({name for index in range(len(train)) for name in train.names(index)})
     for name in config.held_out:
-        if not names_of(name) & set(known):
+        if category(name) not in map(category, known):
             raise FusionerError(f"held_out {name!r}: no training image shows it: {nearest(name, known)}")
-    kept = Without(train, all_names(config.held_out), novel=config.novel or "ignore")
+    gone = {category(name) for name in config.held_out}
+    kept = Without(train, {name for name in known if category(name) in gone}, novel=config.novel or "ignore")
     if not len(kept):
         raise FusionerError(
             f"held_out {', '.join(config.held_out)}: no training image shows another name; hold out fewer"

@@ -6,7 +6,7 @@ from pathlib import Path
 from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint, Parent
 from fusionerlib.config import ADJUSTABLE, NOT_INHERITED, RunConfig
-from fusionerlib.datasets.names import all_names
+from fusionerlib.datasets.names import category
 from fusionerlib.errors import FusionerError
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.models import SegmentationModel
@@ -56,7 +56,8 @@ def starting_point(run: RunConfig) -> Start | None:
                 f"init {init!r} has {leaf} = {before!r}, this run {leaf} = {now!r}: set {leaf} = {before!r}, or give "
                 f"neither {leaf} nor a preset, which takes both from the checkpoint, or train without init"
             )
-    if known := sorted(all_names(run.data.held_out) & set(checkpoint.trained_names)):
+    gone = {category(name) for name in run.data.held_out}
+    if known := [name for name in checkpoint.trained_names if category(name) in gone]:
         raise FusionerError(
             f"held_out {known[0]!r}: init {init!r} was trained on it, so it would not be unseen: hold out another "
             "name, or train without init"

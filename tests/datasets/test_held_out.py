@@ -43,8 +43,9 @@ def test_training_does_without_a_name_and_the_test_keeps_it(root, novel, label):
     assert set(sets.tests["validation"].names(0)) == {"cat", "dog"}
 
 
-def test_a_synonym_holds_the_category_out(root):
-    sets = load_datasets(DataConfig(dataset="folder", root=root, size=64, held_out=("sofa",)))
+@pytest.mark.parametrize("name", ["sofa", "Couches", "a settee"])
+def test_a_synonym_or_another_form_holds_the_category_out(root, name):
+    sets = load_datasets(DataConfig(dataset="folder", root=root, size=64, held_out=(name,)))
     assert len(sets.train) == 6 and "couch" not in {name for i in range(6) for name in sets.train.names(i)}
 
 
