@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 LISTED = 40
 """Most names in the list of switches; further names are asked but not listed."""
 CELL = "268px"
-"""Width of a panel, as in picture.css."""
+"""Least width of a panel, and that of a control; panels grow with the window."""
 LABEL = "84px"
 """Width of the labels in front of the controls."""
 
@@ -59,11 +59,13 @@ class Controls:
         )
         self.layer = w.IntSlider(description="Layer", min=1, max=1, **_sized())
         self.message, self.line, self.heading = w.HTML(), w.HTML(layout=w.Layout(width="100%")), w.HTML()
-        self._list = w.VBox(layout=w.Layout(height="225px", width=CELL, overflow="hidden auto", display="block"))
-        listed = w.VBox([self.heading, self._list], layout=w.Layout(width=CELL, height="255px"))
+        self._list = w.VBox(layout=w.Layout(height="225px", width="100%", overflow="hidden auto"))
+        listed = w.VBox([self.heading, self._list], layout=w.Layout(width="100%", height="255px"))
         # The list of names, which is the legend of the masks, stands in the first row.
         cells = [*pictures[:3], listed, *pictures[3:]]
-        grid = w.Layout(grid_template_columns=f"repeat(auto-fill, {CELL})", grid_gap="8px 12px", width="100%")
+        grid = w.Layout(
+            grid_template_columns=f"repeat(auto-fill, minmax({CELL}, 1fr))", grid_gap="8px 12px", width="100%"
+        )
         rows = (
             (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export), self.masks),
             (self.names, self.add, self.word),
@@ -79,11 +81,17 @@ class Controls:
         return [line.switch for line in self._lines[: len(self._list.children)]]
 
     def list_names(self, rows: Sequence[tuple[str, bool, float | None]], *, heading: str) -> None:
-        """Show one line for each (name, asked or not, probability at the clicked pixel or None), with its swatch."""
+        """Show one line for each (name, asked or not, probability at the clicked pixel or None), with its swatch.
+
+        The highest probability comes first; without a clicked pixel names stand in their order.
+        """
         rows = rows[:LISTED]
         while len(self._lines) < len(rows):
             self._lines.append(self._new_line(len(self._lines)))
         best = max((value for _, _, value in rows if value is not None), default=None)
+        ranked = sorted(range(len(rows)), key=lambda place: -(rows[place][2] or 0.0))
+        for rank, place in enumerate(ranked):  # lines keep their widgets, so that a list that is scrolled stands still
+            self._lines[place].box.layout.order = str(rank)
         for line, (name, on, value) in zip(self._lines, rows, strict=False):
             line.switch.description, line.switch.tooltip, line.switch.value = name, name, on
             line.number.value = "" if value is None else _meter(value, name=name, best=value == best)
@@ -118,21 +126,34 @@ class Controls:
         switch.observe(lambda change: self._on_switch(place, change["new"]), names="value")
         number = w.HTML(layout=w.Layout(width="112px"))
         picture = w.HTML(_swatch_html(place), layout=w.Layout(width="26px"))
-        box = w.HBox([picture, switch, number], layout=w.Layout(height="32px", overflow="hidden"))
+        box = w.HBox([picture, switch, number], layout=w.Layout(height="32px", overflow="hidden", flex="0 0 auto"))
         return NameLine(box=box, switch=switch, number=number)
 
 
-def picture_widget(*, on_place: Callable[[float, float], None], on_move: Callable[[int, int], None]) -> Any:
+def picture_widget(
+    *,
+    on_place: Callable[[float, float], None],
+    on_move: Callable[[int, int], None],
+    on_enlarge: Callable[[], tuple[bytes, str]],
+    **shown: Any,
+) -> Any:
     """A picture that reports clicks and arrow keys, which the image of ipywidgets does not.
 
-    It has the traits ``content`` (an encoded image), ``media`` (its media type), ``title`` and ``caption``.
     on_place: called with the clicked place, as shares (0-1) of the height and the width. on_move: called for an arrow
-    key with its steps (-1, 0, 1) down and to the right.
+    key with its steps (-1, 0, 1) down and to the right. on_enlarge: called when it is enlarged, for the encoded image
+    to show there and its media type.
+    shown: the traits ``content`` (an encoded image), ``media`` (its media type), ``title``, ``caption``, and ``there``:
+    False for a panel that has nothing to show.
     """
-    widget = _picture_class()()
+    widget = _picture_class()(**shown)
 
     def received(_: Any, message: dict[str, Any], __: Any) -> None:
-        if "click" in message:
+        if "ask" in message:  # a page that was loaded while the kernel was busy may have missed the content
+            widget.send_state(["content", "media", "title", "caption", "there"])
+        elif "enlarge" in message:
+            content, media = on_enlarge()
+            widget.send({"large": media}, buffers=[content])
+        elif "click" in message:
             on_place(*(float(part) for part in message["click"]))
         elif "move" in message:
             on_move(*(int(part) for part in message["move"]))
@@ -154,6 +175,7 @@ def _picture_class() -> Any:
         media = traitlets.Unicode("image/png").tag(sync=True)
         title = traitlets.Unicode("").tag(sync=True)
         caption = traitlets.Unicode("").tag(sync=True)
+        there = traitlets.Bool(True).tag(sync=True)
 
     return InspectedPicture
 

@@ -4,11 +4,12 @@ import io
 import os
 import textwrap
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from fusionerlib.inference.overlay import printable, shorten
-from fusionerlib.inspector.panels import Picture, draw_panel, pixel_probabilities, swatch, title
+from fusionerlib.inspector.panels import Picture, draw_large, draw_panel, pixel_probabilities, swatch, title
 from fusionerlib.inspector.state import HEIGHT, PANELS, WIDTH, InspectorState
 
 GAP = 16
@@ -16,6 +17,7 @@ HEAD, FOOT = 30, 26
 """Heights of the title and of the caption of a panel, in pixels."""
 FLAT = ("argmax", "truth", "error")
 """Panels with flat colours, which PNG compresses better than JPEG."""
+LARGE = 1600
 LISTED = 10
 """Most names in the table of the clicked pixel; below it the number of others is written."""
 
@@ -28,6 +30,13 @@ def encode_panel(picture: Picture, key: str) -> tuple[bytes, str]:
         return stream.getvalue(), "image/png"
     Image.fromarray(picture).save(stream, "JPEG", quality=90, subsampling=0)
     return stream.getvalue(), "image/jpeg"
+
+
+def enlarged(state: InspectorState, key: str) -> tuple[bytes, str]:
+    """The panel ``key`` for the whole screen, encoded: masks at up to ``LARGE`` pixels a side, others as drawn."""
+    if key not in ("overlay", "argmax") or state.answer is None:
+        return encode_panel(draw_panel(state, key)[0], key)
+    return encode_panel(draw_large(state, key, longest=LARGE), key)
 
 
 def export_png(state: InspectorState) -> bytes:
@@ -85,6 +94,9 @@ def export_image(state: InspectorState) -> Image.Image:
             _table(draw, canvas, state, left, top)
             continue
         picture, caption = drawn[key]
+        if picture.shape[1] > WIDTH:  # a panorama
+            size = WIDTH, max(1, round(picture.shape[0] * WIDTH / picture.shape[1]))
+            picture = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
         _text(draw, (left, top), title(state, key), size=20)
         # The frame has the same size for all proportions of the image, as in the browser.
         draw.rectangle((left, top + HEAD, left + WIDTH - 1, top + HEAD + HEIGHT - 1), fill=(242, 242, 242))

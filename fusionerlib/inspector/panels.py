@@ -60,6 +60,18 @@ def draw_panel(state: InspectorState, key: str) -> Panel:
     return _DRAWERS[key](state)
 
 
+def draw_large(state: InspectorState, key: str, *, longest: int) -> Picture:
+    """The panel "overlay" or "argmax" at the image's own size, its longer side at most ``longest`` pixels."""
+    answer = state.answer
+    assert answer is not None
+    labels, photo = _coloured(state, answer.labels), state.photo
+    if (scale := longest / max(photo.shape[:2])) < 1:
+        size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+        photo = np.array(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
+        labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    return draw_overlay(photo, labels, opacity=state.opacity) if key == "overlay" else draw_labels(labels)
+
+
 def title(state: InspectorState, key: str) -> str:
     """The title above the panel ``key``."""
     word = key in ("probability", "attention") and state.word

@@ -1,4 +1,5 @@
-// One picture in a frame of fixed size. It reports clicks and arrow keys; pictures are swapped without a flicker.
+// One picture in a frame that grows with the window. It reports clicks and arrow keys; pictures are swapped without a
+// flicker. A double click (or Enter) enlarges it: then the wheel zooms and dragging moves, Escape closes.
 function render({ model, el }) {
   const make = (kind, parent, name) => {
     const node = document.createElement(kind);
@@ -10,11 +11,13 @@ function render({ model, el }) {
   const title = make("div", el, "fusioner-title");
   const frame = make("div", el, "fusioner-frame");
   const image = make("img", frame, "");
+  const dead = make("div", frame, "fusioner-dead");
   const caption = make("div", el, "fusioner-caption");
   frame.tabIndex = 0;
   frame.setAttribute("role", "application");
-  frame.setAttribute("aria-roledescription", "picture; arrow keys move the inspected pixel");
+  frame.setAttribute("aria-roledescription", "picture; arrow keys move the inspected pixel, Enter enlarges");
   image.draggable = false;
+  image.hidden = dead.hidden = true; // no empty image while the content is on its way
   let shown = "";
 
   const words = () => {
@@ -22,9 +25,12 @@ function render({ model, el }) {
     caption.textContent = caption.title = model.get("caption");
     image.alt = `${model.get("title")}: ${model.get("caption")}`;
     frame.setAttribute("aria-label", image.alt);
+    el.classList.toggle("fusioner-absent", !model.get("there"));
   };
   const draw = () => {
-    const address = URL.createObjectURL(new Blob([model.get("content")], { type: model.get("media") }));
+    const content = model.get("content");
+    if (!content || !content.byteLength) return;
+    const address = URL.createObjectURL(new Blob([content], { type: model.get("media") }));
     const next = new Image();
     // The old picture stays until the new one is decoded; of two on their way the later one counts.
     shown = address;
@@ -32,26 +38,114 @@ function render({ model, el }) {
       if (shown !== address) return URL.revokeObjectURL(address);
       const old = image.src;
       image.src = address;
+      image.hidden = false;
+      if (large) large.image.src = address;
       if (old) URL.revokeObjectURL(old);
     };
     next.src = address;
   };
-  image.addEventListener("click", (event) => {
+  const place = (event) => {
+    // The picture is fitted into the box of its element; beside it there is an empty margin.
     const box = image.getBoundingClientRect();
-    const place = [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width];
-    model.send({ click: place });
+    const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+    const [wide, tall] = [image.naturalWidth * scale, image.naturalHeight * scale];
+    const down = (event.clientY - box.top - (box.height - tall) / 2) / tall;
+    const right = (event.clientX - box.left - (box.width - wide) / 2) / wide;
+    return [down, right];
+  };
+  image.addEventListener("click", (event) => {
+    if (event.detail < 2) model.send({ click: place(event) });
   });
+
+  // The enlarged picture lies over the page; what is drawn in it is the same picture.
+  let large = null;
+  const close = () => {
+    if (!large) return;
+    large.box.remove();
+    large = null;
+    frame.focus();
+  };
+  const enlarge = () => {
+    if (large || image.hidden) return;
+    const box = make("div", document.body, "fusioner-large");
+    const big = make("img", box, "");
+    const note = make("div", box, "fusioner-large-note");
+    let scale = 1, x = 0, y = 0, held = null;
+    const move = () => (big.style.transform = `translate(${x}px, ${y}px) scale(${scale})`);
+    box.tabIndex = 0;
+    box.setAttribute("role", "dialog");
+    box.setAttribute("aria-label", image.alt);
+    big.src = image.src;
+    big.alt = image.alt;
+    big.draggable = false;
+    note.textContent = "wheel: zoom · drag: move · double click or Escape: close";
+    box.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const factor = event.deltaY < 0 ? 1.25 : 0.8, before = scale;
+      scale = Math.min(16, Math.max(1, scale * factor));
+      // The point under the pointer stays where it is.
+      const rect = big.getBoundingClientRect();
+      const [mx, my] = [event.clientX - rect.left - rect.width / 2, event.clientY - rect.top - rect.height / 2];
+      x -= mx * (scale / before - 1);
+      y -= my * (scale / before - 1);
+      if (scale === 1) x = y = 0;
+      move();
+    }, { passive: false });
+    box.addEventListener("pointerdown", (event) => (held = [event.clientX - x, event.clientY - y]));
+    box.addEventListener("pointermove", (event) => {
+      if (!held) return;
+      [x, y] = [event.clientX - held[0], event.clientY - held[1]];
+      move();
+    });
+    box.addEventListener("pointerup", () => (held = null));
+    box.addEventListener("dblclick", close);
+    box.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key === "Escape") close();
+    });
+    large = { box, image: big };
+    box.focus();
+    model.send({ enlarge: true }); // an answer brings the same picture with more pixels
+  };
+  frame.addEventListener("dblclick", enlarge);
   frame.addEventListener("keydown", (event) => {
     const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    if (!(event.key in moves)) return;
-    // The notebook would take the arrow as its own and leave the cell.
+    if (!(event.key in moves) && event.key !== "Enter") return;
+    // The notebook would take the key as its own and leave the cell.
     event.preventDefault();
     event.stopPropagation();
-    model.send({ move: moves[event.key] });
+    event.key === "Enter" ? enlarge() : model.send({ move: moves[event.key] });
+  });
+
+  // The sliders of ipywidgets and its upload button have no accessible names of their own.
+  const named = () => {
+    for (const slider of document.querySelectorAll(".fusioner-inspector .widget-slider")) {
+      const label = slider.querySelector(".widget-label"), handle = slider.querySelector("[role=slider]");
+      if (label && handle) handle.setAttribute("aria-label", label.textContent);
+    }
+    for (const upload of document.querySelectorAll(".fusioner-inspector .widget-upload, .fusioner-inspector .jupyter-widget-upload")) {
+      upload.setAttribute("aria-label", "Upload a photo");
+    }
+  };
+  // While the widget lives, the still picture that is saved below it is hidden.
+  const alive = (is) => {
+    dead.hidden = is;
+    dead.textContent = "The kernel of this inspector has stopped. Run the cell again.";
+    const output = el.closest(".jp-OutputArea");
+    if (output) output.classList.toggle("fusioner-live", is);
+  };
+  // The element joins the page after this function has returned.
+  for (const wait of [0, 300, 2000]) setTimeout(() => (named(), alive(dead.hidden)), wait);
+  model.on("comm_live_update", () => alive(model.comm_live !== false));
+  model.on("msg:custom", (message, buffers) => {
+    if (!large || !message || !message.large || !buffers.length) return;
+    large.image.src = URL.createObjectURL(new Blob([buffers[0]], { type: message.large }));
   });
   model.on("change:content", draw);
-  model.on("change:title change:caption", words);
+  model.on("change:title change:caption change:there", words);
   words();
   draw();
+  model.send({ ask: true }); // content that was lost on its way comes again
+  return close;
 }
 export default { render };

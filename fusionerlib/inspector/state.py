@@ -25,7 +25,9 @@ from fusionerlib.models.decoder import resize
 Changed = frozenset[str]
 """What an operation changes: names of panels, and "pixel" for the table of the clicked pixel."""
 WIDTH, HEIGHT = 400, 300
-"""Size in pixels of the box into which every panel fits."""
+"""Size in pixels of the box into which a panel fits, except a panorama's."""
+LONGEST = 1600
+"""Longest side of a panel in pixels."""
 PANELS = ("overlay", "probability", "argmax", "truth", "error", "attention", "similarity")
 EVERYTHING = frozenset({*PANELS, "pixel"})
 ANSWERS = EVERYTHING - {"similarity"}
@@ -247,8 +249,14 @@ class InspectorState:
 
 
 def fitted_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the largest picture of the same proportions that fits into ``WIDTH`` x ``HEIGHT``."""
+    """Height and width of the largest picture of the same proportions that fits into ``WIDTH`` x ``HEIGHT``.
+
+    One that is more than twice as long as high, or the reverse, gets as many pixels as that box: a panorama that fits
+    into it would be a stripe.
+    """
     scale = min(HEIGHT / height, WIDTH / width)
+    if max(height, width) > 2 * min(height, width):
+        scale = min(math.sqrt(WIDTH * HEIGHT / (height * width)), LONGEST / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

@@ -3,6 +3,7 @@
 ``inspect(segmenter, images)`` at the end of a cell displays it; a headless run gets a PNG instead.
 """
 
+import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from PIL import Image
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.controls import Controls, picture_widget
-from fusionerlib.inspector.export import encode_panel, export_png, parameter_line, table_title
+from fusionerlib.inspector.export import encode_panel, enlarged, export_png, parameter_line, table_title
 from fusionerlib.inspector.panels import draw_panel, pixel_probabilities, title
-from fusionerlib.inspector.state import EVERYTHING, PANELS, Changed, InspectorState
+from fusionerlib.inspector.state import PANELS, Changed, InspectorState
 from fusionerlib.progress import headless
 
 STEPS = 50
@@ -51,8 +52,12 @@ class Inspector:
 
     @cached_property
     def pictures(self) -> dict[str, Any]:
-        """The widget of each panel."""
-        return {key: picture_widget(on_place=self._place, on_move=self._move) for key in PANELS}
+        """The widget of each panel, created with its content, so that a front end never has an empty one."""
+        asked = {"on_place": self._place, "on_move": self._move}
+        return {
+            key: picture_widget(**asked, on_enlarge=partial(enlarged, self.state, key), **self._drawn(key))
+            for key in PANELS
+        }
 
     @cached_property
     def controls(self) -> Controls:
@@ -74,7 +79,7 @@ class Inspector:
         controls.next.on_click(lambda _: self._do(lambda: state.step(1)))
         controls.export.on_click(lambda _: self._do(self._saved))
         controls.masks.on_click(lambda _: self._do(self._saved_masks))
-        self._follow(controls, EVERYTHING)
+        self._follow(controls, frozenset({"pixel"}))  # the pictures are drawn already
         controls.say("Click a picture, or press an arrow key on it, to look at one pixel.")
         return controls
 
@@ -94,10 +99,20 @@ class Inspector:
         path.write_bytes(self.png())
         return path
 
+    def _ipython_display_(self) -> None:
+        """The widgets, unless the run is headless, and a PNG as an output of its own.
+
+        A front end prefers the widget to a PNG in the same output, and shows "Loading widget..." without a kernel.
+        """
+        from IPython.display import display
+
+        if not headless():
+            display(self.controls.box)
+        display(self._repr_mimebundle_(), raw=True)
+
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """A PNG, for pages and readers without widgets, and the widgets unless the run is headless."""
-        still = {"text/plain": self.line, "image/png": self.png()}
-        return still if headless() else {**self.controls.box._repr_mimebundle_(), **still}
+        """The PNG, for pages and readers without widgets, and the parameter line as its text."""
+        return {"text/plain": self.line, "image/png": base64.b64encode(self.png()).decode()}
 
     def _do(self, operation: Callable[[], Changed]) -> None:
         """Run ``operation`` and update what it changed; show an error as a message."""
@@ -163,14 +178,18 @@ class Inspector:
         """Update the changed pictures, and all controls, from the state."""
         for key in PANELS:
             if key in changed:
-                picture, caption = draw_panel(self.state, key)
-                content, media = encode_panel(picture, key)
-                widget = self.pictures[key]
-                with widget.hold_sync():
-                    widget.content, widget.media = content, media
-                    widget.title, widget.caption = title(self.state, key), caption
+                with self.pictures[key].hold_sync():
+                    for name, value in self._drawn(key).items():
+                        setattr(self.pictures[key], name, value)
         with self._quiet():
             _follow_state(controls, self.state, typed=not changed)
+
+    def _drawn(self, key: str) -> dict[str, Any]:
+        """The traits of the picture ``key``. A panel without labels or attention to show is not there."""
+        picture, caption = draw_panel(self.state, key)
+        content, media = encode_panel(picture, key)
+        there = bool(caption) or key not in ("truth", "error", "attention")
+        return {"content": content, "media": media, "title": title(self.state, key), "caption": caption, "there": there}
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

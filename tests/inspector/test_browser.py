@@ -105,6 +105,12 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     page.keyboard.press("Control+Enter")
     frames = page.locator(".fusioner-frame img")
     frames.nth(6).wait_for()
+    # No ground truth is known: its two panels are not there. No picture is empty, and the still below is hidden.
+    assert [frame.is_visible() for frame in frames.all()] == [True, True, True, False, False, True, True]
+    assert all(page.evaluate("[...document.querySelectorAll('.fusioner-frame img')].map(img => img.naturalWidth > 0)"))
+    page.locator(".jp-RenderedImage img").wait_for(state="hidden")
+    assert page.locator(".jp-RenderedImage img").count() == 1
+    page.get_by_role("slider", name="Threshold").wait_for()
     line = page.locator(".fusioner-line")
     places = [frame.bounding_box() for frame in page.locator(".fusioner-picture").all()]
 
@@ -135,7 +141,7 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     assert (slid != named).any() and (slid == 0).all(-1).mean() > (named == 0).all(-1).mean()
 
     overlay, alike = look(0), look(6)
-    box = frames.first.bounding_box()
+    box = page.locator(".fusioner-frame img").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
     page.get_by_text(re.compile(r"Pixel at row 1[45]\d, column 11\d")).wait_for()
     assert page.locator("meter").count() == 2
@@ -156,7 +162,23 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     page.get_by_role("button", name="Save as PNG").click()
     page.get_by_text("saved inspector-1.png").wait_for()
 
+    page.locator(".fusioner-frame").first.press("Enter")
+    large = page.locator(".fusioner-large img")
+    page.wait_for_function("document.querySelector('.fusioner-large img').naturalWidth == 451")  # the photo's own
+    box = large.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -300)
+    page.wait_for_function(
+        f"document.querySelector('.fusioner-large img').getBoundingClientRect().width > {box['width']}"
+    )
+    shot("enlarged")
+    page.keyboard.press("Escape")
+    large.wait_for(state="detached")
+
     assert [frame.bounding_box() for frame in page.locator(".fusioner-picture").all()] == places
+    page.set_viewport_size({"width": 700, "height": 1150})
+    page.wait_for_function("document.querySelector('.fusioner-frame').getBoundingClientRect().width < 400")
+    shot("narrow")
     assert page.locator(".jp-OutputArea-output.jp-mod-error, .jp-RenderedText[data-mime-type*=stderr]").count() == 0
     assert [url for url in asked if not url.startswith((lab, "blob:", "data:", lab.replace("http", "ws")))] == []
     page.close()

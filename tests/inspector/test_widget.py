@@ -1,5 +1,6 @@
 """The inspector's widgets: their values drive the state, errors are messages, and without a front end a PNG stays."""
 
+import base64
 import io
 from datetime import UTC, datetime
 
@@ -13,8 +14,6 @@ from fusionerlib.inspector.state import PANELS
 from fusionerlib.inspector.widget import parsed
 from fusionerlib.progress import FRONTENDS, HEADLESS
 from tests.inspector.conftest import NAMES
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture
@@ -167,13 +166,58 @@ def test_without_a_front_end_a_png_stays(app, monkeypatch):
     monkeypatch.setenv(HEADLESS, "1")
     left = app._repr_mimebundle_()
     assert set(left) == {"image/png", "text/plain"} and "controls" not in vars(app)
-    with Image.open(io.BytesIO(left["image/png"])) as still:
+    with Image.open(io.BytesIO(base64.b64decode(left["image/png"]))) as still:
         np.testing.assert_array_equal(np.asarray(still), np.asarray(export_image(app.state)))
 
 
-def test_with_a_front_end_there_are_both(app, live):
-    bundle = app._repr_mimebundle_()
-    assert bundle[WIDGET]["model_id"] == app.controls.box.model_id and bundle["image/png"].startswith(b"\x89PNG")
+def test_with_a_front_end_the_still_is_an_output_of_its_own(app, live, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda one, **given: shown.append((one, given)))
+    app._ipython_display_()
+    (box, _), (still, given) = shown
+    assert box is app.controls.box and set(still) == {"image/png", "text/plain"} and given == {"raw": True}
+    monkeypatch.setenv(HEADLESS, "1")
+    app._ipython_display_()
+    assert len(shown) == 3 and set(shown[2][0]) == {"image/png", "text/plain"}
+
+
+def test_pictures_are_made_with_their_content_and_send_it_again_when_asked(app, monkeypatch):
+    assert all(picture.content and picture.title for picture in app.pictures.values())
+    sent = []
+    picture = app.pictures["overlay"]
+    monkeypatch.setattr(picture, "send_state", sent.append)
+    picture._handle_custom_msg({"ask": True}, [])
+    assert sent == [["content", "media", "title", "caption", "there"]]
+
+
+def test_a_panel_with_nothing_to_show_is_not_there(app):
+    there = {key: picture.there for key, picture in app.pictures.items()}
+    assert [key for key, is_there in there.items() if not is_there] == ["truth", "error"]
+    app.controls.image.value = 1
+    assert app.pictures["truth"].there and app.pictures["error"].there
+
+
+def test_an_enlarged_picture_has_the_photo_s_pixels(app, monkeypatch):
+    sent = []
+    picture = app.pictures["overlay"]
+    monkeypatch.setattr(picture, "send", lambda message, buffers: sent.append((message, buffers)))
+    app.state.add(np.tile(app.state.photo, (10, 20, 1)), title="large")
+    picture._handle_custom_msg({"enlarge": True}, [])
+    ((message, (content,)),) = sent
+    with Image.open(io.BytesIO(content)) as large:
+        assert large.size == (1600, 480) and message == {"large": "image/jpeg"}
+
+
+def test_a_panorama_keeps_its_pixels_and_the_best_name_stands_first(app):
+    app.state.add(np.tile(app.state.photo, (1, 6, 1)), title="panorama")
+    height, width = app.state.small.shape[:2]
+    assert width > 900 and height * width <= 400 * 300 * 1.01
+    app.state.click(60, 50)
+    app._follow(app.controls, frozenset({"pixel"}))
+    values = dict(panels.pixel_probabilities(app.state))
+    lines = sorted(zip(app.controls._lines, NAMES, strict=False), key=lambda row: int(row[0].box.layout.order))
+    assert [name for _, name in lines] == sorted(NAMES, key=lambda name: -values[name])
+    assert export_image(app.state).width < 2000
 
 
 def test_sizes_do_not_depend_on_what_is_shown(app):
