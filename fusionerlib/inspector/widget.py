@@ -53,7 +53,7 @@ class Inspector:
     @cached_property
     def pictures(self) -> dict[str, Any]:
         """The widget of each panel, created with its content, so that a front end never has an empty one."""
-        asked = {"on_place": self._place, "on_move": self._move}
+        asked: dict[str, Any] = {"on_place": self._place, "on_move": self._move}
         return {
             key: picture_widget(**asked, on_enlarge=partial(enlarged, self.state, key), **self._drawn(key))
             for key in PANELS
