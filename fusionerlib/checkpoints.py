@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.digests import SEAL, read_json, sha256_of, write_json
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 from fusionerlib.files import PACKAGED as PACKAGED
 from fusionerlib.files import to_disk
 from fusionerlib.models import SegmentationModel, build
@@ -262,10 +262,11 @@ def weights_sha256(directory: Path) -> str:
 
 
 def _write(directory: Path, tensors: dict[str, Tensor], description: Mapping[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     part = directory / f"{WEIGHTS}.part"
-    save_file(tensors, part)
-    to_disk(part)
+    with writing(directory / WEIGHTS):
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part)
+        to_disk(part)
     digest = sha256_of(part)
     part.replace(directory / WEIGHTS)
     write_json(directory / CONFIG, {**description, "sha256": digest}, durable=True)

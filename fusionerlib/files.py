@@ -7,13 +7,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from filelock import lock_descriptor
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What an image file may end in, in small or capital letters."""
@@ -31,13 +31,64 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write ``content`` to ``path`` atomically, making its folder: readers see the old file or the new one.
 
     durable: wait until the disk has it, so that a power failure leaves no empty file either.
+    Raises FusionerError where the system refuses (``errors.cannot_write``); then nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    if durable:
-        to_disk(part)
-    part.replace(path)
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            if durable:
+                to_disk(part)
+            part.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+def ready_folder(folder: Path) -> Path:
+    """Make ``folder`` and check that files can be written in it; delete the parts of files that killed calls left.
+
+    For the start of long work. Returns ``folder``. Raises FusionerError where the system refuses.
+    """
+    probe = folder / f".fusioner.{os.getpid()}.part"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.rglob("*.part"):
+            if (found := _PART.search(left.name)) and left.is_file() and not running(int(found[1])):
+                left.unlink(missing_ok=True)
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    return folder
+
+
+_PART = re.compile(r"\.(\d+)\.part$")
+
+
+def running(process: int) -> bool:
+    """Whether a process of this number runs on this machine; True where that can't be known."""
+    if os.name != "posix":
+        return True  # there os.kill would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def inherited(file: TextIO) -> dict[str, Any]:
+    """Arguments of ``subprocess.Popen`` with which the child keeps ``file`` open, and so its lock; {} on Windows."""
+    return {"pass_fds": (file.fileno(),)} if os.name == "posix" else {}
+
+
+def without_braces(folder: Path) -> Path:
+    """``folder``; raises FusionerError for one that Snakemake would take for a pattern."""
+    if {"{", "}"} & set(str(folder)):
+        raise FusionerError(f"{folder} has braces, which Snakemake takes for a pattern: give a folder without them")
+    return folder
 
 
 _MARKS = {

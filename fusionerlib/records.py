@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from fusionerlib.digests import read_json, write_json
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 from fusionerlib.files import exclusive
 
 RECORDED = (
@@ -55,16 +55,21 @@ def machine() -> dict[str, Any]:
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    available = getattr(os, "sched_getaffinity", None)
     known = getattr(os, "sysconf_names", {})
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in known else 0
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(available(0)) if available else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gb": round(pages / 1e9, 1) if pages else None,
         "threads": int(threads) if threads.isdigit() else None,
     }
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use; all of the machine's where the system has no such limit."""
+    available = getattr(os, "sched_getaffinity", None)
+    return len(available(0)) if available else os.cpu_count() or 1
 
 
 def versions(names: Sequence[str] = RECORDED) -> dict[str, str | None]:
@@ -112,7 +117,8 @@ def update_metrics(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     the merge fails; the next call that succeeds merges them too. Raises FusionerError where another process holds the
     file's lock for half a minute, and where ``path`` is damaged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f"{path.stem}.unmerged-{uuid4().hex[:8]}.json")
     write_json(own, values, durable=True)
     remedy = f"move it away and run again what is missing in it; the figures just measured are kept in {own.name}"

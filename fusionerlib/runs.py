@@ -22,6 +22,7 @@ from fusionerlib.evaluation.forgetting import Forgetting, measure_forgetting
 from fusionerlib.evaluation.scoring import validation
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.files import ready_folder
 from fusionerlib.models import build
 from fusionerlib.records import write_run_record
 from fusionerlib.training.batch_sources import BatchSource, names_of, training_batch_source
@@ -170,6 +171,7 @@ def fit(run: RunConfig, folder: Path | str, *, device: str = "", strict: bool = 
     folder = Path(folder)
     distributed = Distributed.joined(device)
     if distributed.main:
+        ready_folder(folder)
         plausible(run.data, strict=strict, quiet=quiet)
     context = RunContext(run, device=str(distributed.device))
     # OpenMoji's scenes are drawn here if they are missing.
@@ -241,7 +243,7 @@ def train_packaged(run: RunConfig, target: Path, *, quiet: bool = False) -> Path
 
     An interrupted training goes on. Raises FusionerError if data is missing.
     """
-    running = target / "training"
+    running = ready_folder(target) / "training"
     made = train_run(RunContext(run), directory=running, quiet=quiet).checkpoint
     # Paths of the machine that trained it do not belong into a published checkpoint.
     plain = made.run.changed(**{place: Path("data") / place for place in PLACES})

@@ -17,7 +17,9 @@ def run(
     profile: Annotated[str, typer.Argument(help="smoke, demo, full, or the path of a profile's .json file.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only print what would run.")] = False,
     cores: Annotated[int | None, typer.Option(min=1, help="How many processor cores to use; all if not given.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run's folder; outputs/PROFILE if not given.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The run's folder; outputs/PROFILE if not given.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A parameter: steps=200, 02_training.steps=200, data.seed=1"),

@@ -21,7 +21,8 @@ from pydantic import Field
 from fusionerlib.cli.settings import parsed
 from fusionerlib.config import Frozen, checked
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive
+from fusionerlib.files import exclusive, inherited, ready_folder, without_braces
+from fusionerlib.records import usable_cores
 from workbook.clone import find_clone
 from workbook.execution import own_kernel
 from workbook.parameter_cells import check_parameters, parameter_names
@@ -107,15 +108,17 @@ def run_profile(
     for notebook, given in profile.notebooks.items():
         check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)
     folder = (output or root / "outputs" / profile.name).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    ready_folder(without_braces(folder))
     with exclusive(folder / ".run.lock", f"a run in {folder}") as lock, tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch if dry_run else folder) / "profile.json"
-        config.write_text(profile.model_dump_json(indent=2), encoding="utf-8")
+        # In the file, not on Snakemake's command line, which would read a folder called `run: 2` as YAML.
+        config.write_text(json.dumps({**profile.model_dump(mode="json"), "output": str(folder)}, indent=2), "utf-8")
         own_kernel()
         command = _command(root, folder, config, cores=cores, dry_run=dry_run)
-        given = {"cwd": root, "env": _environment(), "pass_fds": (lock.fileno(),)}
+        given = {"cwd": root, "env": _environment(), **inherited(lock)}
         if dry_run:
-            subprocess.run(command, check=False, **given)
+            if subprocess.run(command, check=False, **given).returncode:
+                raise FusionerError(f"the graph of {folder} can't be made: see the messages above")
             return folder
         code = _watched(command, profile, folder, **given)
     if code:
@@ -132,8 +135,7 @@ def run_profile(
 def _command(root: Path, folder: Path, config: Path, *, cores: int | None, dry_run: bool) -> list[str]:
     """The call of Snakemake."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder]
-    command += ["--configfile", config, "--config", f"output={folder}"]
-    command += ["--cores", str(cores or len(os.sched_getaffinity(0)))]
+    command += ["--configfile", config, "--cores", str(cores or usable_cores())]
     command += ["--rerun-triggers", "mtime", "params", "--rerun-incomplete", "--keep-going"]
     # `exclusive` holds the lock: Snakemake's own would stay after a killed run and refuse the next.
     command += ["--nolock", *(["--quiet", "host", "rules", "--dry-run"] if dry_run else [])]

@@ -1,7 +1,9 @@
 """The command line ``fusioner``. Each command imports what it needs, so that ``--help`` is quick."""
 
 import ast
+import errno
 import json
+import os
 import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -19,7 +21,15 @@ from fusionerlib.cli.evaluate import evaluate
 from fusionerlib.cli.predict import predict
 from fusionerlib.cli.segment import segment
 from fusionerlib.cli.train import train
-from fusionerlib.errors import FusionerError, FusionerWarning
+from fusionerlib.errors import (
+    DENIED,
+    FULL,
+    IN_THE_WAY,
+    FusionerError,
+    FusionerWarning,
+    cannot_write,
+    error_number,
+)
 
 CLONE_COMMANDS = "fusioner.commands"
 """Group of entry points: commands that need a clone, with its notebooks and studies."""
@@ -61,10 +71,24 @@ def first_line(entry: EntryPoint) -> str:
     return (ast.get_docstring(functions[0]) or "").partition("\n")[0] if functions else ""
 
 
-class _Commands(TyperGroup):
-    """The library's commands, then those of a clone. A FusionerError is one message on stderr and exit status 2.
+KEPT = {
+    "train": "the running checkpoint is kept: the same command goes on from it",
+    "predict": "the results so far are kept: the same command goes on",
+    "checkpoint": "the running checkpoint is kept: the same command goes on from it",
+    "grid": "finished trainings are kept: the same command goes on",
+    "run": "finished steps are kept: the same command goes on",
+    "fetch": "the downloaded part is kept: the same command goes on from it",
+    "data": "downloads are kept: the same command goes on",
+    "segment": "overlays that were announced are kept",
+}
+"""What is left of a command that is stopped by Ctrl-C; of the others nothing is."""
 
-    A FusionerWarning is one message on stderr.
+
+class _Commands(TyperGroup):
+    """The library's commands, then those of a clone.
+
+    A FusionerError, and what the system refuses to write, is one message on stderr and exit status 2. A FusionerWarning
+    is one message on stderr. Ctrl-C says what is kept and exits with 130.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -84,6 +108,17 @@ class _Commands(TyperGroup):
                 return super().invoke(ctx)
         except FusionerError as error:
             typer.echo(f"fusioner: {error}", err=True)
+            raise typer.Exit(2) from error
+        except (KeyboardInterrupt, typer.Abort) as error:
+            kept = KEPT.get(ctx.invoked_subcommand or "", "nothing was written")
+            typer.echo(f"\nfusioner: stopped; {kept}", err=True)
+            raise typer.Exit(130) from error
+        except Exception as error:
+            number = error_number(error)
+            if number is None or number not in (*FULL, *DENIED, *IN_THE_WAY, errno.ENAMETOOLONG):
+                raise
+            place = getattr(error, "filename", None) or "the output"
+            typer.echo(f"fusioner: {cannot_write(os.fsdecode(place), error)}", err=True)
             raise typer.Exit(2) from error
 
 

@@ -9,7 +9,7 @@ import typer
 from fusionerlib.cli import inputs
 from fusionerlib.cli.segment import Device, Edges, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
 from fusionerlib.errors import FusionerError, nearest, one_of
-from fusionerlib.files import PACKAGED
+from fusionerlib.files import PACKAGED, ready_folder
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.inference.requests import checked_edges
 from fusionerlib.name_forms import spelt_as
@@ -78,8 +78,8 @@ def evaluate(
         find_checkpoint(checkpoint)
     checked_edges(edges)
     asked = inputs.names_given(names) if names else ()
-    if output is not None and output.exists() and not output.is_dir():
-        raise FusionerError(f"{output} is a file: give a folder with -o")
+    if output is not None:
+        ready_folder(output)
     scenes = labelled_scenes(data, dataset, split, strict=strict)
     known = tuple(getattr(scenes, "classes", ()) or getattr(scenes, "categories", ()))
     asked = spelt_as(asked, known)

@@ -168,8 +168,12 @@ def _standard_input() -> Any:
 
 
 def _save(picture: Any, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture.convert("RGB").save(target)
-    except (ValueError, OSError) as error:
-        raise FusionerError(f"{target} can't be written ({error}): give another path with -o") from error
+    import io
+
+    from PIL import Image
+
+    from fusionerlib.files import write_bytes
+
+    stream = io.BytesIO()
+    picture.convert("RGB").save(stream, Image.registered_extensions()[target.suffix.lower()])
+    write_bytes(target, stream.getvalue())

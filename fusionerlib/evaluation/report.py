@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 from fusionerlib.evaluation.scores import DRAWS, FIGURES, LEVEL, Comparison, Interval, Scores, better
 from fusionerlib.files import write_text
 from fusionerlib.records import environment
@@ -122,7 +122,7 @@ def write(folder: Path, models: Mapping[str, Scores], found: Mapping[str, Any]) 
     columns = _counts(models)
     if find_spec("pyarrow") is None:
         counts = folder / f"{COUNTS}.csv"
-        with counts.open("w", newline="", encoding="utf-8") as file:
+        with writing(counts), counts.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
@@ -131,7 +131,8 @@ def write(folder: Path, models: Mapping[str, Scores], found: Mapping[str, Any]) 
         from pyarrow import parquet
 
         counts = folder / f"{COUNTS}.parquet"
-        parquet.write_table(pa.table(columns), counts)
+        with writing(counts):
+            parquet.write_table(pa.table(columns), counts)
     return [folder / RECORD, folder / PAGE, counts]
 
 

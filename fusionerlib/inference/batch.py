@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusionerlib.digests import read_json, sealed, unsealed, write_json
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, cannot_write, writing
 from fusionerlib.files import exclusive, write_text
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_edges, checked_names, checked_threshold
@@ -218,7 +218,8 @@ def _start(out: Path, settings: Settings) -> None:
             )
     else:
         write_json(place, {**record, "environment": environment()})
-    (out / "records").mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        (out / "records").mkdir(parents=True, exist_ok=True)
     if "index" in settings.formats:
         from fusionerlib.inference.formats import names_text
 
@@ -263,9 +264,7 @@ def _predicted(
                 stream.write(json.dumps(sealed(job.result()), separators=(",", ":")).encode() + b"\n")
                 stream.flush()
             except OSError as error:
-                raise FusionerError(
-                    f"results of {file} can't be written into {out} ({error}): make room, and repeat the command"
-                ) from error
+                raise cannot_write(out, error) from error
             return file.as_posix(), ""
 
         for file, result in results:
@@ -331,7 +330,8 @@ def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) ->
 
 
 def _place(file: Path, target: Path, *, copy: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_symlink() or target.exists():
         return
     if not copy:
@@ -341,8 +341,9 @@ def _place(file: Path, target: Path, *, copy: bool) -> None:
         except OSError:
             pass  # no links on this disk or for this user: a copy serves as well
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    shutil.copyfile(file, part)
-    part.replace(target)
+    with writing(target):
+        shutil.copyfile(file, part)
+        part.replace(target)
 
 
 def _offsets(records: Path) -> Iterator[tuple[str, int, int]]:
@@ -413,7 +414,7 @@ def _flat(file: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_csv(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     part = place.with_name(f"{place.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
+    with writing(place), part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -427,7 +428,7 @@ def _write_parquet(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     types = {"file": pa.string(), "name": pa.string(), **dict.fromkeys(("left", "top", "width", "height"), pa.int32())}
     schema = pa.schema([(column, types.get(column, pa.float64())) for column in COLUMNS])
     part = place.with_name(f"{place.name}.part")
-    with parquet.ParquetWriter(part, schema) as writer:
+    with writing(place), parquet.ParquetWriter(part, schema) as writer:
         for group in _groups(rows, ROWS):
             columns = {column: [row[column] for row in group] for column in COLUMNS}
             writer.write_table(pa.table(columns, schema=schema))
@@ -449,9 +450,10 @@ def _write_coco(place: Path, lines: Any, settings: Settings) -> None:
     """A COCO file written piece by piece: the annotations of all images need not be in memory at once."""
     from fusionerlib.inference.formats import coco_categories
 
-    place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f"{place.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as stream:
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with writing(place), part.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write('{"categories": ' + json.dumps(coco_categories(settings.names)) + ',\n"images": [')
         for number, line in enumerate(lines(), start=1):
             height, width = line["size"]

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, cannot_write
 from fusionerlib.images import read_image
 from fusionerlib.inference.formats import Row, box
 from fusionerlib.inference.palette import LIMIT, palette
@@ -344,9 +345,10 @@ def _write(target: Path, rows: Iterator[np.ndarray], raster: Raster) -> None:
         )
         part.replace(target)
     except OSError as error:
-        raise FusionerError(f"{target} can't be written ({error}): give another path, or make room") from error
+        raise cannot_write(target, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _tiles(rows: Iterator[np.ndarray], width: int) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import write_bytes
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.controls import Controls, picture_widget
 from fusionerlib.inspector.export import encode_panel, enlarged, export_png, parameter_line, table_title
@@ -95,8 +96,7 @@ class Inspector:
     def save(self, path: Path | str) -> Path:
         """Write ``png`` to ``path`` and create the folder; returns the path."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.png())
+        write_bytes(path, self.png())
         return path
 
     def _ipython_display_(self) -> None:

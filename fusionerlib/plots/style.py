@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fusionerlib.errors import writing
 from fusionerlib.inference.overlay import printable
 from fusionerlib.inference.palette import OKABE_ITO
 
@@ -60,10 +61,11 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 130) -> Path:
     Beside a PNG a ``.svg`` and a ``.pdf`` of the same name are written, for papers: text and lines stay vectors.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     copies = [path.with_suffix(suffix) for suffix in VECTOR] if path.suffix.lower() == ".png" else []
-    for file in (path, *copies):
-        _write(figure, file, dpi=dpi)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in (path, *copies):
+            _write(figure, file, dpi=dpi)
     plt.close(figure)
     return path
 

@@ -1,7 +1,6 @@
 """The paper's grid (Table 1): pairs of encoders x early and late fusion x folds of PASCAL-5i, one training each."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -23,8 +22,8 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Inference
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import claim
-from fusionerlib.files import exclusive, plain_name, write_text
-from fusionerlib.records import measured_in
+from fusionerlib.files import exclusive, inherited, plain_name, ready_folder, without_braces, write_text
+from fusionerlib.records import measured_in, usable_cores
 from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import names_of
 from studies.encoder_pairs.study import FUSIONS
@@ -206,8 +205,8 @@ def run_grid(
             f"no executor {executor!r}: `pip install snakemake-executor-plugin-{executor}`, or leave --executor out"
         )
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // jobs)
+    ready_folder(without_braces(folder))
+    threads = threads or max(1, usable_cores() // jobs)
     graph = {"jobs": grid.jobs(), "folder": str(folder), "base": str(Path.cwd()), "device": device, "threads": threads}
     with exclusive(folder / ".grid.lock", f"a grid in {folder}") as lock:
         config = folder / ("dry_run.json" if dry_run else "grid.json")
@@ -217,7 +216,7 @@ def run_grid(
         command += ["--rerun-triggers", "mtime", "params", "--nolock", *(["--dry-run"] if dry_run else [])]
         command += ["--executor", executor, "--jobs", str(jobs)] if executor else ["--cores", str(jobs * threads)]
         command += ["--quiet", "host", "rules", *([] if dry_run else ["progress", "reason"])]
-        code = subprocess.run([*command, *more], pass_fds=(lock.fileno(),), check=False).returncode
+        code = subprocess.run([*command, *more], check=False, **inherited(lock)).returncode
     if dry_run:
         config.unlink()
     table = markdown(rows_of(grid, folder))

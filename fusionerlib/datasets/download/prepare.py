@@ -18,7 +18,7 @@ from fusionerlib.datasets.download.verify import (
     read_manifest,
     verify,
 )
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 from fusionerlib.files import exclusive
 
 DOWNLOADS = "downloads"
@@ -60,10 +60,8 @@ def prepare(
             f"{strangers[0]} is no file of {', '.join(names)}: expected {', '.join(offered)}; archives are known by "
             "their publishers' names: rename it, or link to it under that name"
         )
-    try:
+    with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FusionerError(f"{root} can't be made a folder ({error}): give another root") from error
     manifests = []
     with exclusive(root / ".fusioner-data.lock", f"preparing {root}"):
         for name in names:

@@ -5,6 +5,8 @@ Names contain colour words, so that unseen *combinations* of seen words can be t
 
 import hashlib
 import io
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,8 @@ from pydantic import Field
 from fusionerlib.config import Frozen, checked
 from fusionerlib.datasets.openmoji import glyphs
 from fusionerlib.digests import read_json, write_json
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
+from fusionerlib.files import running
 from fusionerlib.progress import each
 
 SPLITS, LICENCE_FILE = "splits.json", "LICENCE.txt"
@@ -103,9 +106,16 @@ def build(root: Path, *, quiet: bool = False, **settings: int | float) -> Splits
     existing = _existing(root)
     if existing is not None and existing.recipe == recipe:
         return existing
-    root.parent.mkdir(parents=True, exist_ok=True)
+    # What killed builds left; the name has the number of the process.
+    for left in root.parent.glob(f".{root.name}-*-*"):
+        number = left.name.removeprefix(f".{root.name}-").partition("-")[0]
+        if number.isdecimal() and not running(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
     # A temporary folder beside ``root``: concurrent builds don't collide, and the last step is only a rename.
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as own:
+    with writing(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        own_folder = tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-{os.getpid()}-")
+    with writing(root), own_folder as own:
         drawn = Path(own) / "drawn"
         drawn.mkdir()
         splits = _draw_set(drawn, recipe, quiet=quiet)
