@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--data", "FOLDER", "--dataset", "pascall"], "dataset = 'pascall': expected one of 'pascal'"),
         (["--data", "FOLDER", "--dataset", "voc-20", "--split", "all"], "--split all with --dataset voc-20"),
         (["--data", "FOLDER", "--dataset", "voc-20"], "voc-20 root"),
-        (["--data", "FOLDER", "-o", "FOLDER/names.txt"], "names.txt is a file: give a folder with -o"),
+        (["--data", "FOLDER", "-o", "FOLDER/names.txt"], "a file of this name is there; move it, or choose another"),
     ],
 )
 def test_refusals_are_one_line(folder: Path, arguments: list[str], told: str) -> None:

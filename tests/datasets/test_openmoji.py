@@ -180,7 +180,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, drawn: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FusionerError, match="disk is full"):
         drawing.build(tmp_path / "set", quiet=True, **TINY)
     assert list(tmp_path.iterdir()) == []
 
