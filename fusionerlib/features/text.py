@@ -180,10 +180,17 @@ class TextEmbeddingCache:
             [
                 own[form]
                 if form not in asked_as
-                else F.normalize(OWN_SHARE * own[form] + (1 - OWN_SHARE) * own[asked_as[form]], dim=-1)
+                else self._mixed(own[form], own[asked_as[form]])
                 for form in forms
             ]
         )
+
+    def _mixed(self, own: Tensor, other: Tensor) -> Tensor:
+        """The token of a name that is asked as another one, from the tokens of both."""
+        if hasattr(self.encoder, "vocabulary"):
+            # Distributions: at unit length a flat one would have ten times the mass of a peaked one.
+            own, other = own / own.sum(), other / other.sum()
+        return F.normalize(OWN_SHARE * own + (1 - OWN_SHARE) * other, dim=-1)
 
     def _words(self, form: str) -> tuple[str, ...]:
         """The words whose vectors make up the token of ``form``."""
