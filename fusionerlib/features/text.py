@@ -177,12 +177,7 @@ class TextEmbeddingCache:
         tokens = dict(zip(flat, self.encoder(flat, self.templates).float().cpu(), strict=True))
         own = {one: _mean([tokens[word] for word in group]) for one, group in groups.items()}
         return torch.stack(
-            [
-                own[form]
-                if form not in asked_as
-                else self._mixed(own[form], own[asked_as[form]])
-                for form in forms
-            ]
+            [own[form] if form not in asked_as else self._mixed(own[form], own[asked_as[form]]) for form in forms]
         )
 
     def _mixed(self, own: Tensor, other: Tensor) -> Tensor:
