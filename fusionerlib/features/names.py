@@ -136,6 +136,8 @@ def _of_name(
         near = _suggested(cache, strange, text, trained)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "check its spelling and its language"
         yield "strange", f"{name!r} is asked as it is, but {strange[0]!r} is no English word that is known: {hint}"
+    elif " " in text and not is_noun(text) and (near := suggestions(text, [one for one in trained if " " in one])):
+        yield "strange", f"{name!r} is asked as it is; did you mean {' or '.join(map(repr, near))}?"
     elif isinstance(cache.encoder, WithVocabulary):
         yield from _meaning(cache, name, table, trained_names, encoder=cache.encoder)
 
@@ -145,6 +147,8 @@ def _meaning(
 ) -> Iterator[tuple[str, str]]:
     """Notes on an English name that the image encoder has no class for."""
     found = known(cache, name)
+    near = suggestions(found.form, [canonical(cache.form(one)) for one in trained_names])
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     if found.kind == "exact" and found.entropy > FLAT:
         yield "all", f"{name!r} means nearly every class of the image encoder: ask for something in particular"
     elif found.form in table.instead:
@@ -155,13 +159,13 @@ def _meaning(
             yield (
                 "lacking",
                 f"{name!r} is no class of the image encoder, nor near to one ({found.of!r} is the nearest): expect "
-                "wrong masks",
+                f"wrong masks{hint}",
             )
         elif found.entropy > FLAT and not encoder.related(found.form, trained_names, least=NEAR):
             yield (
                 "flat",
                 f"{name!r} means nothing to this model: no class of the image encoder and no name with masks is near "
-                "to it",
+                f"to it{hint}",
             )
 
 

@@ -5,9 +5,12 @@ validation lists, which it was not trained on. Visual tokens are stored once, so
 """
 
 import argparse
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import torch
@@ -60,6 +63,16 @@ FORMS: dict[str, Callable[[str], str]] = {
 """Ways to write a name."""
 
 
+Slip = Callable[[str, int, str], str]
+SLIPS: dict[str, Slip] = {
+    "two letters exchanged": lambda name, at, _: name[:at] + name[at + 1 : at + 2] + name[at] + name[at + 2 :],
+    "a letter left out": lambda name, at, _: name[:at] + name[at + 1 :],
+    "a letter doubled": lambda name, at, _: name[:at] + name[at] + name[at:],
+    "a wrong letter": lambda name, at, letter: name[:at] + letter + name[at + 1 :],
+}
+"""Slips of a name at a place, with a random letter."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A form's mIoU (0-1, single prompt, over names), the IoU of each name, and that of names with each name's text."""
@@ -97,6 +110,25 @@ def measured(segmenter: Segmenter, scenes: StoredScenes, *, size: int) -> list[R
     ]
 
 
+def suggested(segmenter: Segmenter, *, draws: int = 3, seed: int = 0) -> dict[str, tuple[int, int, int]]:
+    """By slip: how many misspelt names of training got the right "did you mean", none, and another note only.
+
+    Each name is misspelt ``draws`` times at random places; a slip that changes nothing is drawn again.
+    """
+    rng, counts = random.Random(seed), {}
+    for slip, make in SLIPS.items():
+        found = Counter[str]()
+        for name in [name for name in segmenter.trained_names for _ in range(draws)]:
+            written = name
+            while written == name:
+                places = [at for at in range(len(name)) if name[at] != " "]
+                written = make(name, rng.choice(places), rng.choice(ascii_lowercase))
+            told = " ".join(segmenter.notes([written]))
+            found["right" if f"{name!r}" in told else "other" if told else "silent"] += 1
+        counts[slip] = found["right"], found["silent"], found["other"]
+    return counts
+
+
 def chosen(count: int, of: int) -> list[int]:
     """``count`` indices spread evenly over ``of`` photographs."""
     count = min(count, of)
@@ -123,6 +155,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="packaged")
     given = parser.parse_args()
     segmenter = Segmenter.load(given.checkpoint)
+    for slip, (right, silent, other) in suggested(segmenter).items():
+        print(f"{slip}: {right} suggested, {silent} without a note, {other} with another note")
     assert segmenter.run is not None and segmenter.size is not None
     photos = all_classes_test("photos", given.voc)
     some = Subset(photos, chosen(given.photographs, len(photos)))

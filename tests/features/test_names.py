@@ -95,6 +95,8 @@ def test_nothing_is_said_of_names_with_masks(cache) -> None:
     [
         ("a photo of a dog", "is asked as 'dog'"),
         ("pesron", "did you mean 'person'?"),
+        ("act", "did you mean 'cat'?"),
+        ("dinning table", "did you mean 'dining table'?"),
         ("grey hores", "did you mean 'grey horse'?"),
         ("katze", "check its spelling and its language"),
         ("кошка", "Cyrillic"),

@@ -8,7 +8,7 @@ from fusionerlib import Segmenter
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.evaluation.scores import evaluate
 from fusionerlib.features.store import FeatureStore
-from studies.name_forms.study import FORMS, SYNONYMS, chosen, measured, table
+from studies.name_forms.study import FORMS, SYNONYMS, chosen, measured, suggested, table
 from tests.evaluation.drawn import Listed
 
 SIZE = 96
@@ -32,6 +32,14 @@ def test_plain_names_score_as_in_the_evaluation(tmp_path, monkeypatch) -> None:
     assert rows["CAPITALS"].miou == rows["a photo of a"].miou == rows["plain"].miou
     assert rows["another thing"].miou < rows["plain"].miou / 2
     assert "| another thing | 0.0 | -67.9 | cat -68 |" in table(list(rows.values())), table(list(rows.values()))
+
+
+def test_slips_of_names_are_counted() -> None:
+    segmenter = Segmenter.load("packaged")
+    segmenter.trained_names = ("refrigerator", "tv")
+    counts = suggested(segmenter, draws=2)
+    assert all(sum(found) == 4 and found[0] >= 2 for found in counts.values()), "the long name is always suggested"
+    assert counts["a letter left out"][0] == 2, "of tv one letter is left, for which nothing is suggested"
 
 
 def test_every_name_has_three_synonyms_and_photographs_are_spread() -> None:
