@@ -20,7 +20,7 @@ from fusionerlib.cli.doctor import doctor
 from fusionerlib.cli.evaluate import evaluate
 from fusionerlib.cli.predict import predict
 from fusionerlib.cli.segment import segment
-from fusionerlib.cli.train import train
+from fusionerlib.cli.train import replay, train
 from fusionerlib.errors import (
     DENIED,
     FULL,
@@ -208,7 +208,7 @@ def fetch(
 
 
 # The order of the help.
-for command in (segment, predict, evaluate, train, convert, encoders, fetch, checkpoint, doctor):
+for command in (segment, predict, evaluate, train, replay, convert, encoders, fetch, checkpoint, doctor):
     app.command()(command)
 app.add_typer(
     data, name="data", help="Check a folder of your own, draw the OpenMoji scenes, or prepare a published data set."

@@ -39,6 +39,26 @@ def train(
         typer.echo(f"checkpoint: {checkpoint}")
 
 
+def replay(
+    file: Annotated[Path, typer.Argument(help="The file stopped-*.safetensors that a training wrote.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = "",
+) -> None:
+    """Do again the step in which a training stopped at NaN or infinity, and say where that comes from.
+
+    FILE holds all that is needed: no data set, no encoder and no folder of the training is read.
+    """
+    from fusionerlib.training.replay import replay as replayed
+
+    found = replayed(file, device=device)
+    typer.echo(f"step {found.step}, the training stopped at: {found.recorded}")
+    for scene in found.scenes:
+        typer.echo(f"  scene {scene}{'  <- not finite on its own' if scene in found.culprits else ''}")
+    if found.stage:
+        typer.echo(f"not finite here too: {found.stage}{f' ({found.detail})' if found.detail else ''}")
+    else:
+        typer.echo("everything is finite here: the cause is the device, or the precision, of the training")
+
+
 def configured(config: Path | None, settings: Sequence[str]) -> "RunConfig":
     """The run of a JSON file, changed by ``--set`` options (``RunConfig.changed``); without a file, the options' run.
 

@@ -292,7 +292,7 @@ class Shards:
         except SafetensorError as error:
             raise DamagedScene(f"feature shard {file} is damaged ({error})", file) from error
         if id not in self._compared:
-            if scene_digest(tensors) != expected:
+            if tensors_digest(tensors) != expected:
                 raise DamagedScene(f"feature shard {file} is damaged (scene {id} is not what was written)", file)
             self._compared.add(id)
         return tensors
@@ -359,15 +359,15 @@ class Shards:
         for key, tensor in tensors.items():
             id, _, kind = key.rpartition(".")
             scenes.setdefault(id, {})[kind] = tensor
-        digests = {id: scene_digest(parts) for id, parts in scenes.items()}
+        digests = {id: tensors_digest(parts) for id, parts in scenes.items()}
         save_file(dict(tensors), part, metadata={DIGESTS: json.dumps(digests)})
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(target)
 
 
-def scene_digest(parts: Mapping[str, Tensor]) -> str:
-    """The xxh3 digest (32 hex digits) of a stored scene: names, types, shapes and bytes of its parts."""
+def tensors_digest(parts: Mapping[str, Tensor]) -> str:
+    """The xxh3 digest (32 hex digits) of tensors by name: their names, types, shapes and bytes."""
     digest = xxhash.xxh3_128()
     for part in sorted(parts):
         tensor = parts[part]

@@ -1,6 +1,5 @@
 """The training loop. A step is a function of (seed, step), so an interrupted training goes on to bit-equal weights."""
 
-import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +17,10 @@ from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.rehearsal import Rehearsal, old_names
+from fusionerlib.training.replay import stopped
 from fusionerlib.training.resume import LOCK, History, TrainingState
 from fusionerlib.training.start import starting_point
-from fusionerlib.training.steps import Stepper, in_steps
+from fusionerlib.training.steps import NonFiniteError, Stepper, in_steps
 
 Validate = Callable[[SegmentationModel], dict[str, float]]
 """Figures of a model (in eval mode) by name, such as {"miou": 0.5}."""
@@ -58,7 +58,8 @@ def train(
     see the same ``directory``. device: of a single process.
     Raises FusionerError if ``directory`` holds a checkpoint of another config or other data, if ``source`` is of the
     other kind or has no pair, if the checkpoint ``init`` has another pair or model (``starting_point``), if a batch
-    can't be shared equally, if the loss is not finite, and if another process trains in ``directory``.
+    can't be shared equally, if another process trains in ``directory``, and if features, loss or gradient are not
+    finite; the message then says which, and names the file that ``replay`` does that step again from.
     """
     distributed = Distributed.joined(device)
     if not distributed.main:
@@ -140,13 +141,21 @@ def _train(
     with progress, closing(source.batches(order, range(state.step, config.steps))) as batches:
         for batch in batches:
             whole = batch.samples if distributed.count == 1 else order.samples(state.step)
-            loss, lr = stepper(batch, state.step, whole=whole)
+            try:
+                loss, lr = stepper(batch, state.step, whole=whole)
+            except NonFiniteError as error:
+                raise stopped(
+                    error,
+                    run=run,
+                    source=source,
+                    model=model,
+                    step=state.step + 1,
+                    directory=directory,
+                    kept=state.kept,
+                    process=distributed.index,
+                ) from error
             state.step += 1
             row: dict[str, Any] = {"step": state.step, "loss": loss, "lr": lr}
-            if not math.isfinite(loss):
-                raise FusionerError(
-                    f"the loss is {loss} at step {state.step}: lower lr (now {config.lr}) and run again"
-                )
             last = state.step == config.steps
             if validate is not None and distributed.main and (state.step % config.validate_every == 0 or last):
                 row |= validate(model.eval())

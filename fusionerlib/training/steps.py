@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from fusionerlib.checkpoints import not_finite
 from fusionerlib.config import RunConfig, TrainingConfig
 from fusionerlib.datasets.sampling import Sample
+from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import SegmentationModel
 from fusionerlib.models.losses import segmentation_loss
@@ -73,15 +77,44 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """What the forward passes of a step see: this process's batch, its text tokens with noise, and torch's generator.
+
+    names_mask: False for padding. rehearsed: text tokens of old names. rng: state of the processor's generator.
+    """
+
+    batch: Batch
+    text: Float[Tensor, "batch names dim"]
+    names_mask: Bool[Tensor, "batch names"]
+    rehearsed: Float[Tensor, "old dim"] | None
+    rng: UInt8[Tensor, " state"]
+
+
+Stage = Literal["features", "text tokens", "weights", "loss", "gradient"]
+"""Where NaN or infinity first appears in a step, in the order in which they are computed."""
+
+
+class NonFiniteError(FusionerError):
+    """NaN or infinity in a step, found before the weights were changed. stage: where it appeared first."""
+
+    def __init__(self, stage: Stage, detail: str, inputs: StepInputs) -> None:
+        super().__init__(f"{stage}: {detail}")
+        self.stage, self.detail, self.inputs = stage, detail, inputs
+
+
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST_SCALE = 1024.0
 """First loss scale of fp16 training; it grows while no gradient overflows."""
+LEAST_SCALE = 2.0**-14
+"""Loss scale of fp16 training below which an overflow is not one of the scale: such a gradient is not finite."""
 
 
 class Stepper:
     """Runs the training steps of ``model``, which is on the device of ``distributed``, as ``run.training`` says.
 
-    Raises FusionerError if a batch can't be shared equally.
+    Raises FusionerError if a batch can't be shared equally; a step raises NonFiniteError before it would change weights
+    by something that is not finite.
     """
 
     def __init__(
@@ -118,26 +151,60 @@ class Stepper:
         text, names_mask = self._text(whole)
         if self.distributed.index:
             torch.manual_seed(seed + self.distributed.index * 1_000_000_007)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.distributed.device)
+        rehearsed = None if self.rehearsal is None else self.rehearsal.text_tokens(step)
+        inputs = StepInputs(batch, text, names_mask, rehearsed, torch.get_rng_state())
+        self._check_inputs(inputs)
         # Statistics are those of the whole batch, also where a forward pass sees a part of it.
         if self.rehearsal is None:
             patches = rearrange(batch.tokens, "b h w d -> b (h w) d").to(self.distributed.device)
             self.model.update_statistics(self.distributed.gather(patches, total=len(whole)))
-        rehearsed = None if self.rehearsal is None else self.rehearsal.text_tokens(step)
-        own, has_rows = len(batch.samples), self.distributed.has_rows(len(whole))
+        loss = float(self.distributed.mean(self.backward(inputs, total=len(whole))))
+        self.check(loss, inputs)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss, lr
+
+    def backward(self, inputs: StepInputs, *, total: int) -> Float[Tensor, ""]:
+        """The loss of this process's share, weighted so that its mean over processes is the batch's; sets gradients.
+
+        total: samples of all shares.
+        """
+        batch, text, names_mask = inputs.batch, inputs.text, inputs.names_mask
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.distributed.device)
+        own, has_rows = len(batch.samples), self.distributed.has_rows(total)
         size = math.ceil(own / self.config.accumulate)
         for start in range(0, own, size):
             rows, last = slice(start, min(start + size, own)), start + size >= own
             # Gradients are averaged over processes, the loss over images: processes differ in number of images.
-            weight = self.distributed.count * (rows.stop - start) / len(whole) if has_rows else 0.0
+            weight = self.distributed.count * (rows.stop - start) / total if has_rows else 0.0
             with nullcontext() if last else self.distributed.no_sync(self.forward):
-                part = self._loss(batch.part(rows), text[rows], names_mask[rows], rehearsed) * weight
+                part = self.loss(batch.part(rows), text[rows], names_mask[rows], inputs.rehearsed) * weight
                 self.scaler.scale(part).backward()
             loss += part.detach()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return float(self.distributed.mean(loss)), lr
+        return loss
+
+    def _check_inputs(self, inputs: StepInputs) -> None:
+        """Raises NonFiniteError in every process where one of them has features or text tokens that are not finite."""
+        stage = input_stage(inputs)
+        bad = torch.tensor(float(stage is not None), device=self.distributed.device)
+        if float(self.distributed.mean(bad)) > 0:
+            raise NonFiniteError(stage or "features", "NaN or infinity in what the model is given", inputs)
+
+    def check(self, loss: float, inputs: StepInputs) -> None:
+        """Raises NonFiniteError for a ``loss`` or a gradient that is not finite."""
+        if not math.isfinite(loss):
+            if broken := not_finite(dict(self.model.named_parameters())):
+                raise NonFiniteError("weights", broken, inputs)
+            raise NonFiniteError("loss", f"it is {loss}", inputs)
+        self.scaler.unscale_(self.optimiser)
+        gradients = {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
+        if math.isfinite(float(nn.utils.get_total_norm(gradients.values()))):
+            return
+        # In fp16 a gradient that the scale made too large is no error: the step is left out, and the scale halved.
+        if self.scaler.is_enabled() and self.scaler.get_scale() > LEAST_SCALE:
+            return
+        raise NonFiniteError("gradient", not_finite(gradients) or "its length is too large for float32", inputs)
 
     def _text(self, whole: Sequence[Sample]) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
         """Text tokens of this process's share, with noise; the mask is False for padding."""
@@ -147,7 +214,7 @@ class Stepper:
         rows = self.distributed.rows(len(whole))
         return text[rows], names_mask[rows]
 
-    def _loss(
+    def loss(
         self,
         batch: Batch,
         text: Float[Tensor, "batch names dim"],
@@ -184,6 +251,14 @@ class Stepper:
             return loss
         target = self.rehearsal.probabilities(patches, text[:, asked:].to(device), grid=grid, size=size)
         return loss + self.rehearsal.weight * F.binary_cross_entropy_with_logits(logits[:, asked:], target)
+
+
+def input_stage(inputs: StepInputs) -> Stage | None:
+    """Which of the inputs holds NaN or infinity, None where none does."""
+    if not bool(torch.isfinite(inputs.batch.tokens).all()):
+        return "features"
+    given = (inputs.text, *(() if inputs.rehearsed is None else (inputs.rehearsed,)))
+    return None if all(bool(torch.isfinite(part).all()) for part in given) else "text tokens"
 
 
 def name_masks(
