@@ -148,10 +148,19 @@ def load(directory: Path | str) -> Checkpoint:
     return checkpoint
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of ``tensor`` is NaN or infinite."""
+    if not tensor.is_floating_point():
+        return True
+    # A sum is many times faster to compute than a mask; only a finite one proves anything, as it may overflow.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
     """Which of ``tensors`` holds NaN or infinity, with how many of them; "" where all are finite."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and (count := int((~torch.isfinite(tensor)).sum())):
+        if not is_finite(tensor):
+            count = int((~torch.isfinite(tensor)).sum())
             return f"{name} holds {count} of {tensor.numel()} numbers that are NaN or infinite"
     return ""
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from fusionerlib.checkpoints import not_finite
+from fusionerlib.checkpoints import is_finite, not_finite
 from fusionerlib.config import RunConfig, TrainingConfig
 from fusionerlib.datasets.sampling import Sample
 from fusionerlib.errors import FusionerError
@@ -255,10 +255,10 @@ class Stepper:
 
 def input_stage(inputs: StepInputs) -> Stage | None:
     """Which of the inputs holds NaN or infinity, None where none does."""
-    if not bool(torch.isfinite(inputs.batch.tokens).all()):
+    if not is_finite(inputs.batch.tokens):
         return "features"
     given = (inputs.text, *(() if inputs.rehearsed is None else (inputs.rehearsed,)))
-    return None if all(bool(torch.isfinite(part).all()) for part in given) else "text tokens"
+    return None if all(map(is_finite, given)) else "text tokens"
 
 
 def name_masks(
