@@ -5,6 +5,7 @@ gives the same numbers again, on a machine without the data set and the encoders
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.datasets.sampling import Sample
 from fusionerlib.encoders.registry import load_text
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 from fusionerlib.features.store import tensors_digest
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import SegmentationModel, build
@@ -71,8 +72,11 @@ def stopped(
     if error.stage == "weights":  # they are not written anywhere
         replay = "run again to see it happen, it goes on from there"
     else:
-        _write(file, error, run=run, model=model, step=step, scenes=scenes)
-        replay = f"`fusioner replay {file}` does the step again and names the images that it comes from"
+        try:
+            _write(file, error, run=run, model=model, step=step, scenes=scenes)
+            replay = f"`fusioner replay {file}` does the step again and names the images that it comes from"
+        except (FusionerError, OSError, SafetensorError) as problem:
+            replay = f"the file that replays the step can't be written ({problem})"
     return FusionerError(f"{told}; batch: {batch}; {state}; {replay}. {_remedy(error, run, source, directory)}")
 
 
@@ -203,10 +207,11 @@ def _write(
         "text_width": model.text_width,
     }
     text = json.dumps(facts)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    save_file(tensors, part, metadata={"facts": text, "digest": _digest(text, tensors)})
-    part.replace(file)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata={"facts": text, "digest": _digest(text, tensors)})
+        part.replace(file)
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
