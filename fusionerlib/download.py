@@ -1,19 +1,24 @@
 """One file over HTTP: an interrupted download resumes, and the file gets its name only when it is whole and checked."""
 
 import hashlib
+import ipaddress
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
+from fusionerlib.digests import sha256_of
 from fusionerlib.errors import FusionerError
 from fusionerlib.progress import bar, need_room, size_text
 
 CHUNK = 1 << 20
 LONGEST_PAUSE = 30.0
 HEADERS = {"User-Agent": "fusioner", "Accept-Encoding": "identity"}
+MOST = 64 * 10**9
+"""Bytes after which a file of unknown length is given up: three times the largest that is known here."""
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 """HTTP status codes after which the request is repeated."""
 
@@ -37,6 +42,8 @@ def fetch(
     pause: float = 1.0,
     instead: str = "",
     accept: str = "",
+    accepted: Collection[str] = (),
+    most: int = MOST,
     quiet: bool = False,
 ) -> str:
     """Download ``target`` from the first of ``urls`` that gives it; returns its sha256 (hex).
@@ -50,19 +57,28 @@ def fetch(
     timeout: seconds without a byte after which a connection counts as stalled. instead: another way for the user, for
     the message; "" names the option ``--from``. accept: what the user can do to accept a whole file with another
     digest, with ``{sha256}`` in it; such a file is then kept at ``unverified(target)``. With "" it is deleted.
+    accepted: sha256 (hex) of files that are taken although the published digest differs, ``unverified(target)`` too.
+    most: bytes after which a file of unknown length is given up. An address of the public network that redirects to a
+    private one is refused; a private one, such as a mirror that was configured, may.
     Raises FusionerError where no address gives the published file, where the existing file is another one, and where
     the disk is full.
     """
     if target.exists():
-        return check(target, size=size, digests=digests, quiet=quiet)
+        return check(target, size=size, digests=digests, accepted=accepted, quiet=quiet)
+    if accepted and unverified(target).is_file() and sha256_of(unverified(target)) in accepted:
+        unverified(target).replace(target)
+        return check(target, digests={}, quiet=quiet)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     reasons = []
-    with httpx2.Client(follow_redirects=True, timeout=timeout, headers=HEADERS) as client:
-        job = _Job(client, part, size=size, digests=digests or {}, tries=tries, pause=pause, quiet=quiet)
+    hooks = {"response": [_refuse_private]}
+    with httpx2.Client(follow_redirects=True, timeout=timeout, headers=HEADERS, event_hooks=hooks) as client:
+        job = _Job(client, part, size=size, digests=digests or {}, tries=tries, pause=pause, most=most, quiet=quiet)
         for url in urls:
             try:
                 sha256, problem = job.run(url)
+                if sha256 in accepted:
+                    problem = ""
                 if problem and accept and sha256:
                     part.replace(unverified(target))
                     problem += (
@@ -95,13 +111,28 @@ def unverified(target: Path) -> Path:
     return target.with_name(f"{target.name}.unverified")
 
 
-def check(file: Path, *, size: int | None = None, digests: Mapping[str, str] | None = None, quiet: bool = False) -> str:
-    """The sha256 of ``file``. Raises FusionerError naming it where it is missing or not as published."""
+def check(
+    file: Path,
+    *,
+    size: int | None = None,
+    digests: Mapping[str, str] | None = None,
+    accepted: Collection[str] = (),
+    accept: str = "",
+    quiet: bool = False,
+) -> str:
+    """The sha256 of ``file``; it is never deleted.
+
+    accepted: sha256 that are taken although the published digest differs. accept: as in ``fetch``, for the message.
+    Raises FusionerError naming the file where it is missing, or not as published.
+    """
     if not file.is_file():
         raise FusionerError(f"{file} is not a file: give the path of the archive as it was downloaded")
     sha256, problem = _compare(file, size=size, digests=digests or {}, quiet=quiet)
-    if problem:
-        raise FusionerError(f"{file} {problem}; delete it and download it again")
+    if problem and not sha256 and (accepted or accept):
+        sha256, _ = _compare(file, size=None, digests={}, quiet=quiet)
+    if problem and sha256 not in accepted:
+        way = f", or {accept.format(sha256=sha256)} if you trust it" if accept and sha256 else ""
+        raise FusionerError(f"{file} {problem}; delete it and download it again{way}")
     return sha256
 
 
@@ -134,6 +165,7 @@ class _Job:
     digests: Mapping[str, str]
     tries: int
     pause: float
+    most: int
     quiet: bool
 
     @property
@@ -202,7 +234,12 @@ class _Job:
             ):
                 file.seek(begins)
                 # No chunk size: httpx2 would hold back a chunk that never fills, and a cut would lose it.
+                limit, there = self.most if whole is None else whole, begins
                 for chunk in response.iter_raw():
+                    there += len(chunk)
+                    if there > limit:
+                        file.truncate(begins)
+                        raise _Refused(f"it sends more than {size_text(limit)} without an end")
                     file.write(chunk)
                     shown.update(len(chunk))
         if whole is not None and _length(self.part) < whole:
@@ -236,6 +273,24 @@ class _Job:
         if length is not None:
             need_room(self.part.parent, length - begins, what=self.part.stem)
         return begins, length
+
+
+def _refuse_private(response: httpx2.Response) -> None:
+    """Raise _Refused where a public address redirects to a private one: it would reach what only this machine can."""
+    if not response.has_redirect_location or _private(response.url.host):
+        return
+    following = response.url.join(response.headers["location"])
+    if _private(following.host):
+        raise _Refused(f"it redirects to {following.host}, an address of a private network")
+
+
+def _private(host: str) -> bool:
+    """Whether ``host`` is, or has, an address outside the public network. False for a name that has none here."""
+    try:
+        found = {str(row[4][0]).partition("%")[0] for row in socket.getaddrinfo(host.strip("[]"), None)}
+    except (OSError, UnicodeError):
+        return False
+    return any(not ipaddress.ip_address(address).is_global for address in found)
 
 
 def _validator(response: httpx2.Response) -> str:

@@ -19,6 +19,9 @@ More = Annotated[list[Path] | None, typer.Argument(metavar="[ARCHIVE]...", help=
 Link = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder that has it unpacked, to link to.")]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Check all images and digests, not a sample.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Accept other numbers of files than the published ones.")]
+Accept = Annotated[
+    str, typer.Option("--accept-digest", help="A sha256 to accept for an archive although the published one differs.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 SINGLE = {
@@ -108,11 +111,12 @@ def data_coco(
     link: Link = None,
     thorough: Thorough = False,
     partial: Partial = False,
+    accept_digest: Accept = "",
     quiet: Quiet = False,
 ) -> None:
     """COCO's images and instances (20 GB to download a year, 1 GB for --year 2017 --split val)."""
     names = [f"coco-{one.value}{year.value}" for one in split or list(Split)]
-    _prepare(names, root, archives, more, link, thorough, partial, quiet)
+    _prepare(names, root, archives, more, link, thorough, partial, accept_digest, quiet)
 
 
 @data.command("camvid")
@@ -148,9 +152,10 @@ def _add(name: str, about: str, place: Path, gets: str) -> None:
         link: Link = None,
         thorough: Thorough = False,
         partial: Partial = False,
+        accept_digest: Accept = "",
         quiet: Quiet = False,
     ) -> None:
-        _prepare([name], root, archives, more, link, thorough, partial, quiet)
+        _prepare([name], root, archives, more, link, thorough, partial, accept_digest, quiet)
 
 
 for _name, _row in SINGLE.items():
@@ -165,6 +170,7 @@ def _prepare(
     link: Path | None,
     thorough: bool,
     partial: bool,
+    accept_digest: str,
     quiet: bool,
 ) -> None:
     """Install the data sets ``names`` and print what each has."""
@@ -176,7 +182,16 @@ def _prepare(
     if link is not None and not link.is_dir():
         raise FusionerError(f"--link {link} is no folder: give the folder with the unpacked data set")
     given = [*(archives or ()), *(more or ())]
-    done = prepare(names, root, archives=given, link=link, thorough=thorough, partial=partial, quiet=quiet)
+    done = prepare(
+        names,
+        root,
+        archives=given,
+        link=link,
+        thorough=thorough,
+        partial=partial,
+        accept_digest=accept_digest,
+        quiet=quiet,
+    )
     for manifest in done:
         counts = ", ".join(
             f"{count:,}{'' if count == manifest.published[part] else f' of {manifest.published[part]:,}'} {part}"

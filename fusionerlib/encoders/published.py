@@ -5,7 +5,6 @@ is whole, so a half-precision file and its float32 copy give the same encoder.
 """
 
 import argparse
-import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -42,9 +41,10 @@ def read(file: Path, *, rename: Callable[[str], str] = str) -> State:
     held = _torch_load(file)
     for wrapper in WRAPPERS:
         held = held.get(wrapper, held) if isinstance(held, dict) else held
-    if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
+    named = held.items() if isinstance(held, dict) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
         raise FusionerError(f"weights {file} hold no tensors by name: pass the file as it was published")
-    tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
     return {new: _float32(value) for name, value in tensors.items() if (new := rename(name))}
 
 
@@ -127,7 +127,7 @@ def _torch_load(file: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # torch announces that it will run a TorchScript archive, then refuses
             return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a file of other content raises what its bytes happen to mean
         reason = str(error).strip().split("\n")[0]
         if "TorchScript" in str(error):
             raise FusionerError(

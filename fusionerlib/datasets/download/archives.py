@@ -18,6 +18,15 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.progress import bar, need_room
 
 ZIP_MAGIC = b"PK\x03\x04"
+HEADER_BYTES = 1 << 20
+"""Most bytes of one additional header of a tar entry; tarfile would read any number into memory."""
+HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 """The exceptions for an archive that is cut short, altered, encrypted or of an unknown compression."""
@@ -111,7 +120,7 @@ def _tar_members(raw: IO[bytes]) -> Iterator[Member]:
     raw.seek(0)
     opener = next((opener for magic, opener in COMPRESSIONS.items() if start.startswith(magic)), None)
     stream = _LastRead(opener(raw) if opener else raw)
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as archive:
         for info in archive:
             kind: Literal["file", "folder", "other"] = "folder" if info.isdir() else "file" if info.isreg() else "other"
             yield Member(info.name, kind, info.size, raw.tell(), partial(archive.extractfile, info))
@@ -121,6 +130,15 @@ def _tar_members(raw: IO[bytes]) -> Iterator[Member]:
     # The checksum of a compressed stream is compared only when its end is read.
     while stream.read(1 << 20):
         pass
+
+
+class _Header(tarfile.TarInfo):
+    """A tar entry whose additional headers (long names, pax records) are not read into memory at any size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in HEADERS and not 0 <= self.size <= HEADER_BYTES:
+            raise tarfile.TarError(f"a header of {self.size} bytes, expected at most {HEADER_BYTES}")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 class _LastRead(io.RawIOBase):

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fusionerlib import download
 from fusionerlib.datasets.download.archives import unpack
@@ -38,6 +39,7 @@ def prepare(
     link: Path | None = None,
     thorough: bool = False,
     partial: bool = False,
+    accept_digest: str = "",
     quiet: bool = False,
     catalogue: Mapping[str, DataSet] | None = None,
 ) -> list[Manifest]:
@@ -48,7 +50,9 @@ def prepare(
     file names; else, where no ``link`` is given, it is downloaded to ``root/downloads``, labels before images. Nothing
     of a data set appears under ``root`` before all of it is verified.
     thorough: open every image and compare every file's digest, not a sample. partial: accept other numbers of files
-    than the published ones. catalogue: other data sets than those of ``load_catalogue``.
+    than the published ones. accept_digest: the sha256 of an archive that is taken although it is not the published one;
+    a download with another digest is kept beside the others, never deleted. catalogue: other data sets than those of
+    ``load_catalogue``.
     Raises FusionerError for an unknown name or archive, a part that can't be obtained, and failed verification.
     """
     table = load_catalogue() if catalogue is None else catalogue
@@ -65,7 +69,9 @@ def prepare(
     manifests = []
     with exclusive(root / ".fusioner-data.lock", f"preparing {root}"):
         for name in names:
-            job = _Job(name, table[name], root, {file.name: file for file in archives}, link, partial, quiet)
+            job = _Job(
+                name, table[name], root, {file.name: file for file in archives}, link, partial, quiet, accept_digest
+            )
             manifests.append(job.run(thorough=thorough))
     return manifests
 
@@ -85,6 +91,7 @@ class _Job:
     link: Path | None
     partial: bool
     quiet: bool
+    accept_digest: str = ""
     places: dict[str, Path] = field(default_factory=dict)
     used: dict[str, Archive] = field(default_factory=dict)
     linked: dict[str, str] = field(default_factory=dict)
@@ -205,11 +212,13 @@ class _Job:
         given = self.archives.get(source.name)
         file = given or self.root / DOWNLOADS / source.name
         size, digests = source.size, source.digests
+        accepted = {self.accept_digest.lower()} - {""}
+        ways: dict[str, Any] = {"accepted": accepted, "accept": "repeat the command with --accept-digest {sha256}"}
         if given:
-            sha256 = download.check(file, size=size, digests=digests, quiet=self.quiet)
+            sha256 = download.check(file, size=size, digests=digests, quiet=self.quiet, **ways)
         else:
-            sha256 = download.fetch(source.urls, file, size=size, digests=digests, quiet=self.quiet)
-        checked = ", ".join([*(["size"] if size else []), *digests])
+            sha256 = download.fetch(source.urls, file, size=size, digests=digests, quiet=self.quiet, **ways)
+        checked = "accepted" if sha256 in accepted else ", ".join([*(["size"] if size else []), *digests])
         self.used[source.name] = Archive(name=source.name, bytes=file.stat().st_size, sha256=sha256, checked=checked)
         return file
 

@@ -1,0 +1,217 @@
+"""What others send: endless streams, redirects into private networks, huge headers, archives that were changed."""
+
+import hashlib
+import io
+import tarfile
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusionerlib import FusionerError
+from fusionerlib.datasets.download.archives import HEADER_BYTES, unpack
+from fusionerlib.datasets.download.prepare import prepare
+from fusionerlib.download import check, fetch, unverified
+from fusionerlib.encoders.published import read
+from tests.datasets.published import FSS_COUNTS, described, fss_files, pack
+
+SENT = b"0123456789" * 1000
+SHA256 = hashlib.sha256(SENT).hexdigest()
+
+
+class Web(ThreadingHTTPServer):
+    """A server, and a proxy for any address. ``answers``: by host, or path, a location to redirect to or "endless"."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.answers: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Web
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        answer = next((answer for part, answer in self.server.answers.items() if part in self.path), "")
+        self.send_response(302 if "://" in answer else 200)
+        if "://" in answer:
+            self.send_header("Location", answer)
+        if answer != "endless":
+            self.send_header("Content-Length", "0" if "://" in answer else str(len(SENT)))
+        self.end_headers()
+        if answer == "endless":
+            try:
+                for _ in range(10**6):
+                    self.wfile.write(SENT)
+            except OSError:
+                pass  # it was hung up on
+        elif "://" not in answer:
+            self.wfile.write(SENT)
+        self.close_connection = True
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    server = Web()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("known", ["nothing", "size", "digest"])
+def test_an_endless_stream_is_given_up(web: Web, tmp_path: Path, known: str) -> None:
+    web.answers = {"file": "endless"}
+    given = {"nothing": {}, "size": {"size": 123_456}, "digest": {"digests": {"sha256": SHA256}}}[known]
+    with pytest.raises(FusionerError, match="without an end") as raised:
+        fetch([f"{web.url}/file"], tmp_path / "file", most=10**6, pause=0.0, quiet=True, **given)
+    assert "file could not be downloaded" in str(raised.value)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 10**6
+
+
+PRIVATE = (
+    "http://127.0.0.1:{port}/file",
+    "http://localhost:{port}/file",
+    "http://[::1]:{port}/file",
+    "http://169.254.169.254/latest/meta-data",
+    "http://10.0.0.7/file",
+    "http://192.168.1.1/file",
+    "http://172.16.3.4/file",
+    "http://0.0.0.0:{port}/file",
+    "http://[fe80::1]/file",
+    "http://[fd00::1]/file",
+    "http://[::ffff:127.0.0.1]:{port}/file",
+    "http://2130706433:{port}/file",
+    "http://100.64.0.1/file",
+)
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_public_address_may_not_redirect_to_a_private_one(web: Web, tmp_path: Path, monkeypatch, address) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, web.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    # Two steps: the second public address redirects inside.
+    web.answers = {
+        "files.example": "http://mirror.example/file",
+        "mirror.example": address.format(port=web.server_port),
+    }
+    with pytest.raises(FusionerError, match="an address of a private network"):
+        fetch(["http://files.example/file"], tmp_path / "file", pause=0.0, tries=1, quiet=True)
+    assert len(web.asked) == 2, "the private address was not asked"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mirror_that_was_configured_may_be_private_and_redirect(web: Web, tmp_path: Path) -> None:
+    web.answers = {"start": f"http://localhost:{web.server_port}/file"}
+    assert fetch([f"{web.url}/start"], tmp_path / "file", pause=0.0, quiet=True) == SHA256
+
+
+def test_a_public_redirect_to_a_public_address_is_followed(web: Web, tmp_path: Path, monkeypatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, web.url)
+    web.answers = {"files.example": "http://93.184.216.34/file"}
+    assert fetch(["http://files.example/start"], tmp_path / "file", pause=0.0, quiet=True) == SHA256
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_huge_header_of_a_tar_is_not_read_into_memory(tmp_path: Path, kind: bytes, mode: str) -> None:
+    file, size = tmp_path / "a.tar", 40 * HEADER_BYTES
+    with tarfile.open(file, mode) as archive:  # type: ignore[call-overload]
+        header = tarfile.TarInfo("././@Header")
+        header.type, header.size = kind, size
+        archive.addfile(header, io.BytesIO(bytes(size)))
+        plain = tarfile.TarInfo("kit/a.txt")
+        plain.size = 1
+        archive.addfile(plain, io.BytesIO(b"a"))
+    tracemalloc.start()
+    with pytest.raises(FusionerError, match=r"a header of \d+ bytes"):
+        unpack(file, tmp_path / "out", take={"kit": ["kit"]}, quiet=True)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8 * HEADER_BYTES
+
+
+def test_long_names_of_usual_length_are_read(tmp_path: Path) -> None:
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        file, name = tmp_path / f"{kind}.tar", f"kit/{'long/' * 60}a.txt"
+        with tarfile.open(file, "w", format=kind) as archive:
+            plain = tarfile.TarInfo(name)
+            plain.size = 1
+            archive.addfile(plain, io.BytesIO(b"a"))
+        assert unpack(file, tmp_path / str(kind), take={"kit": ["kit"]}, quiet=True) == 1
+
+
+def test_an_archive_with_another_digest_is_kept_and_can_be_accepted(tmp_path: Path) -> None:
+    [archive] = pack(fss_files(), tmp_path / "mine")
+    rows = described("fss", [archive], FSS_COUNTS)
+    changed = archive.read_bytes() + b"\n"  # after the end of a zip: another digest, the same content
+    archive.write_bytes(changed)
+    found = hashlib.sha256(changed).hexdigest()
+    with pytest.raises(FusionerError) as raised:
+        prepare(["fss"], tmp_path / "root", archives=[archive], quiet=True, catalogue=rows)
+    assert archive.read_bytes() == changed, "a user's file is never deleted"
+    assert str(archive) in str(raised.value)
+    [made] = prepare(["fss"], tmp_path / "root", archives=[archive], quiet=True, catalogue=rows, accept_digest=found)
+    [used] = made.archives
+    assert used.sha256 == found and used.checked == "accepted"
+
+
+def test_a_download_with_another_digest_is_kept_and_needs_no_second_one(web: Web, tmp_path: Path) -> None:
+    target, wrong = tmp_path / "file", {"sha256": "0" * 64}
+    accept = "repeat the command with --accept-digest {sha256}"
+    with pytest.raises(FusionerError, match=f"--accept-digest {SHA256}"):
+        fetch([f"{web.url}/file"], target, digests=wrong, accept=accept, pause=0.0, quiet=True)
+    assert unverified(target).read_bytes() == SENT
+    asked = len(web.asked)
+    assert fetch([f"{web.url}/file"], target, digests=wrong, accept=accept, accepted={SHA256}, quiet=True) == SHA256
+    assert len(web.asked) == asked and target.read_bytes() == SENT
+    with pytest.raises(FusionerError, match="is altered"):
+        check(target, digests=wrong, quiet=True)
+    assert target.read_bytes() == SENT
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda: [torch.zeros(2)],
+        lambda: {"state_dict": [torch.zeros(2)]},
+        lambda: torch.zeros(2),
+        lambda: 3,
+        lambda: {},
+        lambda: {"a": "b"},
+        lambda: (torch.zeros(1), {"a": torch.zeros(1)}),
+        lambda: None,
+        lambda: {1: torch.zeros(2)},
+    ],
+)
+def test_a_torch_file_of_anything_but_named_tensors_is_told(tmp_path: Path, held: Callable[[], object]) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(held(), file)
+    with pytest.raises(FusionerError, match=r"weights\.pth"):
+        read(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02", b"text", b"\x80\x04K\x01.", bytes(1000)])
+def test_a_torch_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    with pytest.raises(FusionerError, match=r"weights\.pth"):
+        read(file)
