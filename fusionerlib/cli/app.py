@@ -2,8 +2,10 @@
 
 import ast
 import errno
+import io
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -102,6 +104,10 @@ class _Commands(TyperGroup):
         return _CloneCommand(entries[cmd_name]) if found is None and cmd_name in entries.names else found
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # A path may hold bytes that are no text: they are shown as \\xff.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _told(warnings.showwarning)

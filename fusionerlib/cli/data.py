@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fusionerlib.cli.settings import AllowLarge
 from fusionerlib.errors import FusionerError
 
 data = typer.Typer(no_args_is_help=True)
@@ -67,6 +68,7 @@ class Split(StrEnum):
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Pictures with masks and names, or with a COCO file.")],
     strict: Annotated[bool, typer.Option("--strict", help="Warnings, and what is left out, exit with 1 too.")] = False,
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
 ) -> None:
     """Show what a folder of your own holds, name by name, and every problem; what can't be trained on exits with 1."""

@@ -8,6 +8,7 @@ import typer
 
 from fusionerlib.cli import inputs
 from fusionerlib.cli.segment import Device, Edges, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
+from fusionerlib.cli.settings import AllowLarge
 from fusionerlib.errors import FusionerError, nearest, one_of
 from fusionerlib.files import PACKAGED, ready_folder
 from fusionerlib.hub import find_checkpoint
@@ -66,6 +67,7 @@ def evaluate(
     sliding: Sliding = False,
     edges: Edges = "",
     device: Device = "cpu",
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

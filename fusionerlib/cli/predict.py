@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 
 from fusionerlib.cli import inputs
-from fusionerlib.cli.segment import Checkpoint, Device, Edges, NoBackground, Quiet, Sliding, Talk, Thresholds, Verbose
+from fusionerlib.cli.segment import (
+    Checkpoint,
+    Device,
+    Edges,
+    NoBackground,
+    Quiet,
+    Sliding,
+    Talk,
+    Thresholds,
+    Verbose,
+)
+from fusionerlib.cli.settings import AllowLarge
 
 
 def predict(
@@ -45,6 +56,7 @@ def predict(
     sliding: Sliding = False,
     edges: Edges = "",
     device: Device = "cpu",
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

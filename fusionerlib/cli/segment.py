@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fusionerlib.cli import inputs
+from fusionerlib.cli.settings import AllowLarge
 from fusionerlib.errors import FusionerError
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.inference.requests import checked_edges
@@ -97,6 +98,7 @@ def segment(
     sliding: Sliding = False,
     edges: Edges = "",
     device: Device = "cpu",
+    allow_large: AllowLarge = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -154,11 +156,13 @@ def segment(
 def _standard_input() -> Any:
     import io
 
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+
+    from fusionerlib.images import open_image
 
     content = sys.stdin.buffer.read()
     try:
-        image = Image.open(io.BytesIO(content))
+        image = open_image(io.BytesIO(content), "the image on standard input")
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise FusionerError(

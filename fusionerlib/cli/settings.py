@@ -1,7 +1,9 @@
-"""Settings given on the command line as NAME=VALUE."""
+"""Settings given on the command line as NAME=VALUE, and the option of every command that reads pictures."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from fusionerlib.errors import FusionerError
 
@@ -20,3 +22,17 @@ def parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _allowed(given: bool) -> bool:
+    if given:
+        from fusionerlib.images import allow_large
+
+        allow_large()
+    return given
+
+
+AllowLarge = Annotated[
+    bool,
+    typer.Option("--allow-large", callback=_allowed, help="Read pictures of more than 179 million pixels too."),
+]

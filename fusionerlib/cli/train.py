@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fusionerlib.cli.settings import pairs, parsed
+from fusionerlib.cli.settings import AllowLarge, pairs, parsed
 from fusionerlib.errors import FusionerError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def train(
         typer.Option(metavar="CHECKPOINT", help="Start from its weights: packaged, a run's name, a folder, hf://..."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Of one's own folder: stop at warnings too.")] = False,
+    allow_large: AllowLarge = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = "",
 ) -> None:
     """Train the run of CONFIG; an interrupted run goes on.

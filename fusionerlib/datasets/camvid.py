@@ -16,7 +16,7 @@ from fusionerlib.datasets.formats.names import read_names
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES, exclusive, write_text
-from fusionerlib.images import read_header
+from fusionerlib.images import open_image, read_header
 from fusionerlib.progress import each
 
 HOME = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
@@ -131,7 +131,7 @@ def _fill(staging: Path, folders: Sequence[Path], quiet: bool) -> None:
     own = next((home for home in homes if (home / "masks").is_dir()), None)
     frames = _own_frames(own) if own else _published_frames(folders)
     for stem, (image, mask) in each(frames.items(), "CamVid", total=len(frames), unit="frame", quiet=quiet):
-        labels = np.asarray(Image.open(mask)) if own else _labels(mask)
+        labels = np.asarray(open_image(mask, str(mask))) if own else _labels(mask)
         if read_header(image).shown != labels.shape:
             raise FusionerError(f"{image} and {mask} differ in size: take both from the publishers' archives")
         shutil.copyfile(image, staging / "images" / f"{stem}{image.suffix.lower()}")
@@ -169,7 +169,7 @@ def _own_frames(home: Path) -> dict[str, tuple[Path, Path]]:
 
 def _labels(mask: Path) -> np.ndarray:
     try:
-        with Image.open(mask) as opened:
+        with open_image(mask, f"mask {mask}") as opened:
             return indices_of(np.asarray(opened.convert("RGB")), _COLOURS)
     except UnknownColour as error:
         raise FusionerError(

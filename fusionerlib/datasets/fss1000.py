@@ -17,6 +17,7 @@ from fusionerlib.datasets.scene import Scene
 from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError, one_of
 from fusionerlib.files import fingerprint
+from fusionerlib.images import open_image
 
 UNEVEN = ("crt_screen/6", "rocking_chair/9", "rubber_eraser/8", "ruler/10", "screw/8", "shower_curtain/3")
 """Images of FSS-1000 whose published masks are larger than they are."""
@@ -91,7 +92,7 @@ class FSSFolder:
 def read_pixels(file: Path, mode: str) -> np.ndarray:
     """An image file as uint8 array, in Pillow mode "RGB" or "L". Raises FusionerError for a missing or broken file."""
     try:
-        with Image.open(file) as image:
+        with open_image(file, f"image {file}") as image:
             return np.array(image.convert(mode))
     except FileNotFoundError as error:
         raise FusionerError(f"{file} is missing: copy the data set again") from error

@@ -14,7 +14,7 @@ from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
 from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES, fingerprint
-from fusionerlib.images import read_image
+from fusionerlib.images import open_image, read_image
 
 EXPORT_INDICES = (
     "export indices (class ids) from the annotation tool, or replace each colour by its index and save that as mode 'L'"
@@ -107,7 +107,7 @@ def read_indices(
     Raises FusionerError naming the file where it is broken, holds colours instead of indices, or an undefined index.
     """
     try:
-        with Image.open(file) as opened:
+        with open_image(file, f"mask {file}") as opened:
             # The indices are the classes and the palette's colours mean nothing: never convert the file.
             mode, raw = opened.mode, np.asarray(opened)
             coloured = _by_colour(opened, raw, colours) if colours else None
@@ -118,6 +118,8 @@ def read_indices(
             f"mask {file} holds {error}: not in {meaning}; add the colour there, or export the mask again as PNG "
             "without smoothing"
         ) from error
+    except FusionerError:
+        raise
     # Pillow's parsers raise exceptions of any type for a broken file.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

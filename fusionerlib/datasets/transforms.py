@@ -1,7 +1,7 @@
 """Data sets made from other data sets: a subset, one size for all, augmented views, corruptions, a concatenation."""
 
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -22,7 +22,7 @@ class Subset:
     Raises FusionerError for an index that ``scenes`` does not have.
     """
 
-    def __init__(self, scenes: Scenes, indices: Sequence[int]) -> None:
+    def __init__(self, scenes: Scenes, indices: Iterable[int]) -> None:
         self.scenes, self.indices = scenes, [int(index) for index in indices]
         for index in self.indices:
             if not 0 <= index < len(scenes):

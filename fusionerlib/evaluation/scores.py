@@ -5,7 +5,7 @@ counts alone. The images keep their own sizes: what is scored is what ``Segmente
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -193,7 +193,7 @@ def evaluate(
     segmenter: Segmenter,
     dataset: Scenes,
     *,
-    names: Sequence[str] = (),
+    names: Iterable[str] = (),
     threshold: Threshold = THRESHOLD,
     background: bool = True,
     seed: int = 0,
@@ -267,7 +267,7 @@ def evaluate(
     )
 
 
-def checked_against(names: Sequence[str], dataset: Scenes) -> tuple[str, ...]:
+def checked_against(names: Iterable[str], dataset: Scenes) -> tuple[str, ...]:
     """``names``, or all names of ``dataset`` for (). A name that it has in another form is spelt as it spells it.
 
     Raises FusionerError where ``dataset`` shows none of them, and for more than 254.
@@ -275,7 +275,8 @@ def checked_against(names: Sequence[str], dataset: Scenes) -> tuple[str, ...]:
     known = vocabulary(dataset)
     if not known:
         raise FusionerError("the data set shows no name: label some pixels, or give another folder or split")
-    names = spelt_as(checked_names(names), known) if len(names) else ()
+    names = names if isinstance(names, str) else tuple(names)
+    names = spelt_as(checked_names(names), known) if names else ()
     if names and not set(names) & set(known):
         raise FusionerError(f"the data set shows none of the {len(names)} names asked: {nearest(names[0], known)}")
     if len(chosen := tuple(names or known)) >= IGNORE:

@@ -224,7 +224,7 @@ class Segmenter:
 
     @torch.no_grad()
     def segment(
-        self, names: Sequence[str], *, threshold: Threshold = THRESHOLD, background: bool = True
+        self, names: Iterable[str], *, threshold: Threshold = THRESHOLD, background: bool = True
     ) -> Segmentation:
         """Segment the current image into ``names`` and background.
 
@@ -273,7 +273,7 @@ class Segmenter:
     def predict(
         self,
         images: Iterable[Given],
-        names: Sequence[str],
+        names: Iterable[str],
         *,
         threshold: Threshold = THRESHOLD,
         background: bool = True,
@@ -323,7 +323,7 @@ class Segmenter:
         self,
         source: str | os.PathLike[str],
         target: str | os.PathLike[str],
-        names: Sequence[str],
+        names: Iterable[str],
         *,
         threshold: Threshold = THRESHOLD,
         background: bool = True,
@@ -356,7 +356,7 @@ class Segmenter:
             quiet=quiet,
         )
 
-    def attention(self, names: Sequence[str]) -> Float[Tensor, "layers names rows columns"]:
+    def attention(self, names: Iterable[str]) -> Float[Tensor, "layers names rows columns"]:
         """Attention of each name to each patch, by layer: mean over heads, 0-1.
 
         Raises FusionerError for a model without such attention, and as ``segment`` does.
@@ -364,7 +364,7 @@ class Segmenter:
         return text_attention(self.model, self.tokens, self.text_tokens(names)).float().cpu()
 
     @torch.no_grad()
-    def text_tokens(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
+    def text_tokens(self, names: Iterable[str]) -> Float[Tensor, "names dim"]:
         """The text tokens of ``names``, float32, from the cache where it has them.
 
         Raises FusionerError for names that ``segment`` refuses.

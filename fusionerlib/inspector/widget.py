@@ -15,6 +15,7 @@ from PIL import Image
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_bytes
+from fusionerlib.images import open_image
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.controls import Controls, picture_widget
 from fusionerlib.inspector.export import encode_panel, enlarged, export_png, parameter_line, table_title
@@ -209,8 +210,10 @@ def parsed(text: str) -> list[str]:
 def opened(name: str, content: Any) -> Image.Image:
     """An uploaded file as an image. Raises FusionerError with the file's name where it is no image."""
     try:
-        image = Image.open(io.BytesIO(bytes(content)))
+        image = open_image(io.BytesIO(bytes(content)), repr(name))
         image.load()
+    except FusionerError:
+        raise
     # Pillow's readers raise many kinds of errors on a broken file.
     except Exception as error:
         raise FusionerError(f"{name!r} can't be read as an image ({error}): upload a JPEG or PNG") from error

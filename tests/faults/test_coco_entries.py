@@ -68,7 +68,7 @@ def test_a_size_that_no_picture_has_is_refused_before_it_takes_memory(tmp_path: 
     rows = [row(1, height=10**9, width=10**9), row(2, "0002.png")]
     things = [thing(1, 1, box(2, 3, 9, 11)), thing(2, 2, box(0, 0, 4, 4))]
     scenes, text = told(written(tmp_path, things, rows=rows))
-    assert len(scenes) == 1 and "they have more than 89,478,485 pixels: 1 (0001.png (1000000000x1000000000))" in text
+    assert len(scenes) == 1 and "they have more than 178,956,970 pixels: 1 (0001.png (1000000000x1000000000))" in text
 
 
 # Twice ----------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from fusionerlib.datasets.formats.names import BACKGROUND, IGNORED, plain, speci
 from fusionerlib.datasets.formats.shapes import BadShape, check_shape
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import text_of
-from fusionerlib.images import PIXEL_LIMIT
+from fusionerlib.images import ALLOW_LARGE, PIXEL_LIMIT
 from fusionerlib.name_forms import form
 
 Id = int | str
@@ -173,7 +174,7 @@ def _rows(given: list[Any], findings: Findings) -> dict[Id, Row]:
         if height < 1 or width < 1:
             findings.note("images without a size in the file, taken from the pictures", name)
             height = width = 0
-        elif height * width > PIXEL_LIMIT:
+        elif height * width > PIXEL_LIMIT and not os.environ.get(ALLOW_LARGE):
             findings.problem(
                 f"images left out, they have more than {PIXEL_LIMIT:,} pixels", f"{name} ({width}x{height})"
             )
