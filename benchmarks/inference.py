@@ -246,7 +246,8 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
 def fresh(segmenter: Segmenter) -> TextEmbeddingCache:
     """An empty cache with the segmenter's text encoder, templates and synonyms."""
     table = segmenter.text_cache
-    return TextEmbeddingCache(encoder=table.encoder, templates=table.templates, synonyms=table.synonyms)
+    settings = {"templates": table.templates, "synonyms": table.synonyms, "table": table.table}
+    return TextEmbeddingCache(encoder=table.encoder, **settings)
 
 
 def equal(segmenter: Segmenter, names: list[str]) -> bool:

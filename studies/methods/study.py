@@ -73,11 +73,18 @@ class ShuffledNames(TextEmbeddingCache):
     """
 
     def __init__(self, text_cache: TextEmbeddingCache, groups: Sequence[Sequence[str]], *, seed: int) -> None:
-        super().__init__(encoder=text_cache.encoder, templates=text_cache.templates, synonyms=text_cache.synonyms)
+        super().__init__(
+            encoder=text_cache.encoder,
+            templates=text_cache.templates,
+            synonyms=text_cache.synonyms,
+            table=text_cache.table,
+            names=text_cache.spelling,
+        )
         rng = np.random.default_rng((seed, 4))
         self.source: dict[str, str] = {}
         for group in groups:
-            ring = [sorted(group)[place] for place in rng.permutation(len(group))]
+            forms = sorted(map(self.form, group))
+            ring = [forms[place] for place in rng.permutation(len(forms))]
             self.source |= dict(zip(ring, [*ring[1:], *ring[:1]], strict=True))
 
     def _encoded(self, names: Sequence[str]) -> Float[Tensor, "names dim"]:
