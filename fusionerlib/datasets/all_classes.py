@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusionerlib.datasets import coco, pascal
-from fusionerlib.datasets.coco import CocoInstances
+from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.mask_folder import MaskFolder, paired
 from fusionerlib.datasets.names import VocCoco, canonical

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 
 from fusionerlib.config import DataConfig
-from fusionerlib.datasets.coco import CocoInstances
+from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.folder import Part, read_folder, reading_problems
 from fusionerlib.datasets.formats.findings import Findings
 from fusionerlib.datasets.scene import IGNORE, Scenes

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fusionerlib.datasets.coco import CocoInstances
+from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.formats.findings import Findings
 from fusionerlib.datasets.formats.names import NameTable, read_names, read_table
 from fusionerlib.datasets.formats.pictures import MASK_FOLDERS, Pictures, absent, without_suffix

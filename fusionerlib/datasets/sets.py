@@ -13,7 +13,8 @@ from fusionerlib.datasets.all_classes import (
     all_classes_test,
     pascal_validation_images,
 )
-from fusionerlib.datasets.coco import Coco20i, CocoInstances
+from fusionerlib.datasets.coco import Coco20i
+from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.names import VocCoco, canonical, category, held_out, unseen
 from fusionerlib.datasets.openmoji.scenes import drawn_scenes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.datasets.coco import CocoInstances, Instance, object_mask
+from fusionerlib.datasets.coco_instances import CocoInstances, Instance, object_mask
 from fusionerlib.datasets.scene import Scenes
 from fusionerlib.errors import FusionerError
 from tests.datasets.test_pascal import SHARED

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fusionerlib import FusionerError, read_folder
-from fusionerlib.datasets.coco import PUBLISHED, CocoInstances
+from fusionerlib.datasets.coco import CocoInstances
+from fusionerlib.datasets.formats.coco_json import PUBLISHED
 from fusionerlib.datasets.formats.shapes import BadShape, check_shape, object_mask
 from fusionerlib.errors import FusionerWarning
 from tests.faults.coco_files import HEIGHT, WIDTH, Json, box, filled, packed, rle, run_lengths, thing, written

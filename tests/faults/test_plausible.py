@@ -137,7 +137,8 @@ def test_what_is_meaningless_stops_before_a_training(tmp_path: Path, raw: Any, n
     out = tmp_path / "run"
     arguments = ["train", "-o", str(out), "--set", "dataset=folder", "--set", f"root={root}"]
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2 and "splits have no pixel with a name" in result.output and not out.exists()
+    assert result.exit_code == 2 and "splits have no pixel with a name" in result.output
+    assert not [file for file in out.rglob("*") if file.is_file()]
 
 
 def test_the_check_is_shown_before_a_training_and_strict_stops(tmp_path: Path) -> None:

@@ -18,6 +18,33 @@ from fusionerlib.files import text_of
 from fusionerlib.images import ALLOW_LARGE, PIXEL_LIMIT
 from fusionerlib.name_forms import form
 
+NAMES = (
+    "person", "bicycle", "car", "motorcycle",
+    "airplane", "bus", "train", "truck",
+    "boat", "traffic light", "fire hydrant", "stop sign",
+    "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe",
+    "backpack", "umbrella", "handbag", "tie",
+    "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove",
+    "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife",
+    "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot",
+    "hot dog", "pizza", "donut", "cake",
+    "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop",
+    "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase",
+    "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+"""COCO's names in the order of its categories, class c (0-79) at ``NAMES[c]``; a column is a fold."""
+
+_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+PUBLISHED = dict(zip((number for number in range(1, 91) if number not in _GAPS), NAMES, strict=True))
+"""The ids of COCO's categories, to their names."""
 Id = int | str
 Crowds = Literal["ignored", "by file"]
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
@@ -66,7 +93,7 @@ class CocoFile:
         classes = [name for name in self._names.values() if name and special(name) is None]
         self.categories: tuple[str, ...] = tuple(dict.fromkeys(classes))
 
-    def read_objects(self, *, crowds: Crowds, published: Mapping[int, str]) -> dict[Id, list[Instance]]:
+    def read_objects(self, *, crowds: Crowds) -> dict[Id, list[Instance]]:
         """The objects by image id, in the file's order; all rows must have their size.
 
         Left out: an object of an image that the file does not list, and one whose segmentation is no shape (see
@@ -77,10 +104,10 @@ class CocoFile:
         datumaro and supervision set it for the masks that they write as run lengths, such as an object with a hole or
         in two parts; so run lengths are an object, unless the file is COCO's own or a part of it: the annotation's id
         is one that COCO gives its crowds, or the file has two categories or more, all with their names and ids in
-        ``published``, and the annotation has no ``attributes``.
+        ``PUBLISHED``, and the annotation has no ``attributes``.
         """
         findings, first = self._findings, _first_ids(self.rows)
-        own = len(self._written) < 2 or any(published.get(_as_int(key) or 0) != name for key, name in self._written)
+        own = len(self._written) < 2 or any(PUBLISHED.get(_as_int(key) or 0) != name for key, name in self._written)
         objects: dict[Id, list[Instance]] = defaultdict(list)
         for place, item in enumerate(self._annotations):
             if not isinstance(item, dict):
