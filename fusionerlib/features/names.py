@@ -135,7 +135,9 @@ def _of_name(
     elif english and (strange := [word for word in text.split() if not _is_word(cache, word, text)]):
         near = _suggested(cache, strange, text, trained)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "check its spelling and its language"
-        yield "strange", f"{name!r} is asked as it is, but {strange[0]!r} is no English word that is known: {hint}"
+        # An adjective that neither list has ("blurry cat") is likelier than a mistake that resembles no word.
+        if near or strange[-1] == text.split()[-1]:
+            yield "strange", f"{name!r} is asked as it is, but {strange[0]!r} is no English word that is known: {hint}"
     elif " " in text and not is_noun(text) and (near := suggestions(text, [one for one in trained if " " in one])):
         yield "strange", f"{name!r} is asked as it is; did you mean {' or '.join(map(repr, near))}?"
     elif isinstance(cache.encoder, WithVocabulary):
@@ -174,9 +176,10 @@ def _is_word(cache: TextEmbeddingCache, word: str, text: str) -> bool:
     bare = word.strip("()").replace("-", "")
     if any(map(is_noun, (text, word, bare, form(word)))) or any(character.isdigit() for character in word):
         return True
+    # The list has no adjectives, so the encoder's own words count too, but not as a whole name: they hold some of other
+    # languages ("maison").
     whole: Callable[[str], bool] | None = getattr(cache.encoder, "is_word", None)
-    # WordNet's list has no adjectives: without the encoder's own words, only a name of one word is judged.
-    return whole(bare) if whole is not None else word != text
+    return word != text and (whole is None or whole(bare))
 
 
 def _suggested(cache: TextEmbeddingCache, strange: Sequence[str], text: str, trained: Collection[str]) -> list[str]:

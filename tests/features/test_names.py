@@ -87,7 +87,9 @@ def test_identifiers_and_no_table_leave_names_as_they_are(encoder) -> None:
 
 
 def test_nothing_is_said_of_names_with_masks(cache) -> None:
-    assert notes(cache, [*TRAINED, "Cats", "diningtable", "tiger", "red car"], trained_names=TRAINED) == ()
+    assert (
+        notes(cache, [*TRAINED, "Cats", "diningtable", "tiger", "red car", "blurry cat"], trained_names=TRAINED) == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,7 @@ def test_nothing_is_said_of_names_with_masks(cache) -> None:
         ("dinning table", "did you mean 'dining table'?"),
         ("grey hores", "did you mean 'grey horse'?"),
         ("katze", "check its spelling and its language"),
+        ("maison", "check its spelling and its language"),
         ("кошка", "Cyrillic"),
         ("猫", "Chinese"),
         ("🐱", "no letters"),
