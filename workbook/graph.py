@@ -25,7 +25,7 @@ from fusionerlib.files import exclusive, inherited, ready_folder, without_braces
 from fusionerlib.records import usable_cores
 from workbook.clone import find_clone
 from workbook.execution import own_kernel
-from workbook.parameter_cells import check_parameters, parameter_names
+from workbook.parameter_cells import accepted_names, check_parameters
 from workbook.run_log import STEPS, RunLog, new_lines
 
 POLL = 0.5
@@ -75,7 +75,7 @@ def with_overrides(profile: Profile, overrides: Mapping[str, str], *, notebooks:
     """
     data = dict(profile.data)
     given = {name: dict(values) for name, values in profile.notebooks.items()}
-    known = {name: parameter_names(notebooks / f"{name}.ipynb") for name in given}
+    known = {name: accepted_names(notebooks / f"{name}.ipynb") for name in given}
     for key, text in overrides.items():
         home, _, leaf = key.rpartition(".")
         homes = [home] if home else [name for name, names in known.items() if key in names]

@@ -8,11 +8,13 @@ papermill only warns about a parameter that a notebook does not have, so each no
 and ``fusioner notebook`` compares the given names with the parameters cell before it starts a kernel.
 """
 
+import re
 from collections.abc import MutableMapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.evaluation.queries import Inference, Rule
@@ -102,6 +104,30 @@ class RunParameters(NotebookParameters):
         leaves = {name: value for name, value in values.items() if name in RunConfig.leaf_sections()}
         own = {name: value for name, value in values.items() if name not in leaves}
         return checked(cls, {"run": RunConfig.flat(**leaves), **own})
+
+    def table(self) -> str:
+        """Every setting of the run: its name, its value, and what it means in a few words, by section."""
+        lines = []
+        for title, section in self.run:
+            meant = meanings(type(section))
+            lines.append(f"{title}")
+            for name, value in section.model_dump(mode="json").items():
+                lines.append(
+                    f"  {name:22} {shorten(str(value), 24, placeholder=' …'):24} {meant.get(name, '')}".rstrip()
+                )
+        return "\n".join(lines)
+
+
+def meanings(model: type[BaseModel], *, width: int = 76) -> dict[str, str]:
+    """What each field of ``model`` means, by its name, from its docstring; cut to ``width`` characters."""
+    text = " ".join((model.__doc__ or "").split())
+    names = "|".join(map(re.escape, model.model_fields))
+    parts = re.split(rf"(?:(?<=[.;:] )|^)((?:{names})(?:, [\w ]+)*): ", text)
+    found = {}
+    for fields, meaning in zip(parts[1::2], parts[2::2], strict=True):
+        for field in (name for name in fields.split(", ") if name in model.model_fields):
+            found[field] = shorten(meaning.strip(" ;."), width, placeholder=" …")
+    return found
 
 
 class ModelNotebook(NotebookParameters):

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,9 @@ from fusionerlib.errors import FusionerError, nearest
 
 CHECKED = "_checked_parameters"
 """The name under which a kernel's namespace remembers which parameters were checked last."""
+
+IMPORTED = re.compile(r"from workbook\.notebook import (\w+Notebook)\b")
+"""The line of a notebook that imports its parameter class."""
 
 
 def bound_parameters(namespace: MutableMapping[str, Any], *, known: Iterable[str]) -> dict[str, Any]:
@@ -49,12 +53,26 @@ def parameter_names(notebook: Path) -> list[str]:
     raise FusionerError(f"{notebook} has no cell tagged 'parameters': tag the cell that sets its parameters")
 
 
+def accepted_names(notebook: Path) -> list[str]:
+    """``parameter_names``, and the other names that the notebook's own parameter class knows: a cell may show a few.
+
+    The class is the one of ``workbook.notebook`` that the notebook imports. Raises FusionerError as
+    ``parameter_names`` does.
+    """
+    from workbook import notebook as classes
+
+    names = parameter_names(notebook)
+    imported = IMPORTED.search(notebook.read_text(encoding="utf-8"))
+    own = getattr(classes, imported[1], None) if imported else None
+    return [*names, *(name for name in own.known() if name not in names)] if own is not None else names
+
+
 def check_parameters(notebook: Path, given: Iterable[str]) -> None:
-    """Compare ``given`` names with the parameters cell, before any kernel starts.
+    """Compare ``given`` names with the notebook's parameters (``accepted_names``), before any kernel starts.
 
     Raises FusionerError naming the first unknown name and the nearest known one.
     """
-    known = parameter_names(notebook)
+    known = accepted_names(notebook)
     for name in given:
         require_known(name, known, f"of {notebook.name}")
 

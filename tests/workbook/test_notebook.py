@@ -27,8 +27,9 @@ from workbook.notebook import (
     NotebookParameters,
     PerformanceNotebook,
     TrainingNotebook,
+    meanings,
 )
-from workbook.parameter_cells import check_parameters, parameter_names
+from workbook.parameter_cells import accepted_names, check_parameters, parameter_names
 
 EVERY = (
     InspectionNotebook,
@@ -272,3 +273,17 @@ def test_a_notebook_without_a_parameters_cell_or_at_all(tmp_path: Path) -> None:
     empty.write_text("not json")
     with pytest.raises(FusionerError, match=r"empty\.ipynb can't be read"):
         parameter_names(empty)
+
+
+def test_what_the_cell_does_not_show_is_in_the_table_and_accepted() -> None:
+    notebook = ROOT / "notebooks" / "02_training.ipynb"
+    shown = parameter_names(notebook)
+    assert len(shown) <= 14 and set(RunConfig.leaf_sections()) <= set(accepted_names(notebook))
+    check_parameters(notebook, ["batch", "text_noise"])
+    with pytest.raises(FusionerError, match="did you mean 'text_noise'"):
+        check_parameters(notebook, ["text_nois"])
+    assert TrainingNotebook.from_namespace({"batch": 5}).run.training.batch == 5
+    rows = [line.split(maxsplit=1) for line in TrainingNotebook.flat().table().splitlines() if line.startswith("  ")]
+    assert [name for name, *_ in rows] == list(RunConfig.leaf_sections()), "each leaf once, in its order"
+    for _, section in TrainingNotebook.flat().run:
+        assert set(meanings(type(section))) == set(type(section).model_fields), "each has words for its meaning"
