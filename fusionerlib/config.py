@@ -47,6 +47,8 @@ class PairConfig(Frozen):
 
     visual, text: names in the registry of encoders (`fusioner encoders`).
     visual_weights, text_weights: a file or folder in the published format; "" looks where `fusioner fetch` puts them.
+    affinity: a second visual encoder that decides which patches of the first one are averaged (``encoders.affinity``;
+    ProxyCLIP); its tokens then stand before those of the first. "" for none. affinity_weights: as visual_weights.
     visual_tokens, text_tokens: which of the encoder's token types to use, "" for its first (`fusioner encoders`).
     templates: prompt templates that a class name is put into; the name of a set, or a text file, one a line.
     synonyms: other words for class names; "", "everyday", or a JSON file that maps a name to a list of words.
@@ -61,6 +63,8 @@ class PairConfig(Frozen):
     text: str = "packaged"
     visual_weights: str = ""
     text_weights: str = ""
+    affinity: str = ""
+    affinity_weights: str = ""
     visual_tokens: str = ""
     text_tokens: str = ""
     templates: str = "none"
@@ -332,7 +336,7 @@ class RunConfig(Frozen):
         return self.flat(**{**undecided(self.leaves, fusion=FusionConfig.model_fields, new=new), **new})
 
 
-NOT_INHERITED = frozenset({"visual_weights", "text_weights", "precision", "compiled"})
+NOT_INHERITED = frozenset({"visual_weights", "text_weights", "affinity_weights", "precision", "compiled"})
 """Leaves of ``PairConfig`` that say where weights lie and how fast they run."""
 ADJUSTABLE = frozenset({"preset", "dropout", "logit_bias", "confidence_rescaling", "offset"})
 """Leaves of ``FusionConfig`` that may differ from those of the checkpoint in ``init``: its weights fit all the same."""

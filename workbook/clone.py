@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from fusionerlib.errors import FusionerError
 
 PATHS = {"run_dir", "root", "coco", "features", "test_root", "source_root", "voc_root", "coco_root", "vectors"}
-PATHS |= {"records", "page", "image", "visual_weights", "text_weights"}
+PATHS |= {"records", "page", "image", "visual_weights", "text_weights", "affinity_weights"}
 """Parameters that hold a path, or several separated by commas (source_root); "" stands for none."""
 
 Parameters = TypeVar("Parameters", bound=BaseModel)

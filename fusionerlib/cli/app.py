@@ -196,25 +196,62 @@ def encoders(
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="An encoder's name, see `fusioner encoders`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Encoders' names, see `fusioner encoders`.")],
     role: Annotated[str, typer.Option(help="visual or text; both if not given and NAME has both.")] = "",
     accept_digest: Annotated[
         str, typer.Option(help="A sha256 to accept for a file although the published or recorded one differs.")
     ] = "",
 ) -> None:
-    """Download the weights of an encoder, after a line with their licence; files that are here are only checked."""
+    """Download the weights of encoders, after a line with their licence; files that are here are only checked."""
     from fusionerlib.encoders import weights
     from fusionerlib.encoders.registry import specs_named
 
-    for spec in specs_named(name, role):
+    if accept_digest and len(names) > 1:
+        raise FusionerError("--accept-digest is for the file of one encoder: fetch that one alone")
+    for spec in [spec for name in names for spec in specs_named(name, role)]:
         if not weights.present(spec):
             typer.echo(weights.licence_notice(spec), err=True)
         files = weights.fetch(spec, accept_digest=accept_digest)
         typer.echo(f"{spec.role} {spec.name}: " + (f"{weights.locate(spec)}" if files else "nothing to download"))
 
 
+def training_free(
+    visual: Annotated[str, typer.Argument(help="A visual encoder with a text half in one space: clip-vit-b16, ...")],
+    affinity: Annotated[str, typer.Option(help="A second visual encoder that lends its affinities: dino-vitb8.")] = "",
+    text: Annotated[str, typer.Option(help="The text encoder; VISUAL's own half if not given.")] = "",
+    tokens: Annotated[str, typer.Option(help="The kind of patch token, see `fusioner encoders`.")] = "",
+    templates: Annotated[str, typer.Option(help="Prompt templates; CLIP's 80 if not given.")] = "",
+    size: Annotated[int, typer.Option(help="Side of the input in pixels, 0 for one from 320 on that fits.")] = 0,
+    offset: Annotated[float, typer.Option(help="The cosine above which a pixel may belong to a name.")] = 0.2,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")] = Path(
+        "outputs/training-free"
+    ),
+) -> None:
+    """Write a checkpoint without training: the cosine of patches and names, for --checkpoint of the other commands."""
+    from fusionerlib.inference.segmenter import Segmenter
+
+    segmenter = Segmenter.training_free(
+        visual, affinity=affinity, text=text, tokens=tokens, templates=templates, size=size, offset=offset
+    )
+    data = "None: nothing was trained. A pixel is background where no name's cosine with it exceeds "
+    segmenter.save_pretrained(output, title=segmenter.visual.name, data=f"{data}{offset}.")
+    typer.echo(f"checkpoint: {output}")
+
+
 # The order of the help.
-for command in (segment, predict, evaluate, train, replay, convert, encoders, fetch, checkpoint, doctor):
+for command in (
+    segment,
+    predict,
+    evaluate,
+    train,
+    training_free,
+    replay,
+    convert,
+    encoders,
+    fetch,
+    checkpoint,
+    doctor,
+):
     app.command()(command)
 app.add_typer(
     data, name="data", help="Check a folder of your own, draw the OpenMoji scenes, or prepare a published data set."

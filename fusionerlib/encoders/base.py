@@ -6,7 +6,7 @@ outside this package uses these two protocols and never asks which network made 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -236,10 +236,12 @@ class VisualTower(FrozenModule):
         images: UInt8[Tensor, "batch 3 height width"],
         *,
         outside: Bool[Tensor, "batch height width"] | None = None,
+        affinity: Callable[[Tensor], Tensor] | None = None,
     ) -> VisualTokens:
         """Unit-length float32 patch tokens of RGB images, values 0-255.
 
-        outside: True for pixels that are no part of the image: they are -1 after normalisation (paper).
+        outside: True for pixels that are no part of the image: they are -1 after normalisation (paper). affinity: given
+        to networks that take one (``affinity.AffinityEncoder``).
 
         Raises FusionerError where a side is no multiple of ``multiple``.
         """
@@ -252,7 +254,8 @@ class VisualTower(FrozenModule):
         pixels = (images.to(self.mean.device).float() / 255 - self.mean) / self.std
         if outside is not None:
             pixels = pixels.masked_fill(outside.to(pixels.device)[:, None], -1.0)
-        features = self._run(pixels.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        given = (pixels.to(self.dtype).contiguous(memory_format=torch.channels_last),)
+        features = self._run(*given, *(() if affinity is None else (affinity,)))
         main = next(iter(features))
         maps = {
             name: TokenMap(

@@ -18,6 +18,8 @@ from fusionerlib.errors import FusionerError
 
 Tokens = Float[Tensor, "batch tokens dim"]
 Heads = Float[Tensor, "batch heads tokens channels"]
+Averaging = Callable[[Tensor], Tensor]
+"""Values (batch, channels, rows, columns) to means over like patches, on a grid that may be finer."""
 GRIDS = 16
 """Grids whose interpolated positions are cached: enough for sliding windows or a training at several sizes."""
 
@@ -119,18 +121,35 @@ class DenseViT(nn.Module):
         self.width = int(tower.proj.shape[1])
         self._positions: dict[tuple[Any, ...], Tensor] = {}
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """One map, named after the kind: (batch, width, height / patch, width / patch)."""
-        patches = self.tower.conv1(pixels)
-        height, width = patches.shape[-2:]
-        tokens = rearrange(patches, "b c h w -> b (h w) c")
+    @property
+    def takes_affinity(self) -> bool:
+        """Whether ``forward`` takes an affinity: not where the kind changes the last block's attention itself."""
+        return self.kind == "last"
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], affinity: Averaging | None = None
+    ) -> dict[str, Tensor]:
+        """One map, named after the kind: (batch, width, height / patch, width / patch).
+
+        affinity: averages the values of the last block in place of its attention, without residual and MLP (ProxyCLIP:
+        Lan et al., ECCV 2024); the map then has the grid of its result.
+        """
+        embedded = self.tower.conv1(pixels)
+        height, width = embedded.shape[-2:]
+        tokens = rearrange(embedded, "b c h w -> b (h w) c")
         first = self.tower.class_embedding.expand(len(tokens), 1, -1)
         tokens = self.tower.ln_pre(torch.cat([first, tokens], dim=1) + self.positions(height, width))
         *blocks, final = self.tower.transformer.resblocks
         for block in blocks:
             tokens = last(block, tokens)
-        tokens = LAST_BLOCKS[self.kind](final, tokens)
-        tokens = self.tower.ln_post(tokens[:, 1:]) @ self.tower.proj
+        if affinity is None:
+            patches = LAST_BLOCKS[self.kind](final, tokens)[:, 1:]
+        else:
+            values = rearrange(_heads(final, tokens)[2][:, :, 1:], "b h (r c) d -> b (h d) r c", r=height)
+            averaged = affinity(values)
+            height = averaged.shape[-2]
+            patches = final.attn.out_proj(rearrange(averaged, "b d r c -> b (r c) d"))
+        tokens = self.tower.ln_post(patches) @ self.tower.proj
         return {self.kind: rearrange(tokens, "b (h w) c -> b c h w", h=height)}
 
     def positions(self, height: int, width: int) -> Float[Tensor, "tokens dim"]:
@@ -161,18 +180,25 @@ class DenseResNet(nn.Module):
     positional embedding is left out: it fits one grid only, and holds places, not content.
     """
 
+    takes_affinity = True
+
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.tower = tower
         self.stride = 32
         self.width = int(tower.output_dim)
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """One map, ``last``: (batch, width, height / 32, width / 32)."""
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], affinity: Averaging | None = None
+    ) -> dict[str, Tensor]:
+        """One map, ``last``: (batch, width, height / 32, width / 32). affinity: averages the pool's values."""
         tower = self.tower
         features = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
         tokens = rearrange(features, "b c h w -> b h w c")
-        tokens = tower.attnpool.c_proj(tower.attnpool.v_proj(tokens))
+        values = tower.attnpool.v_proj(tokens)
+        if affinity is not None:
+            values = rearrange(affinity(rearrange(values, "b h w c -> b c h w")), "b c h w -> b h w c")
+        tokens = tower.attnpool.c_proj(values)
         return {"last": rearrange(tokens, "b h w c -> b c h w")}
 
 
@@ -182,6 +208,8 @@ class DenseTrunk(nn.Module):
     alone: send each patch alone through the network's own pool and projection (see ``is_joint``). positions: arguments
     of ``use_positions``, applied where the network takes any image size.
     """
+
+    takes_affinity = True
 
     def __init__(self, tower: Any, *, kind: str, alone: bool, positions: dict[str, str]) -> None:
         super().__init__()
@@ -196,14 +224,20 @@ class DenseTrunk(nn.Module):
             empty = next(trunk.parameters()).new_zeros(1, trunk.num_features, 1, 1)
             self.width = int(self._alone(empty).shape[1]) if alone else int(trunk.num_features)
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """One map, named after the kind: (batch, width, height / stride, width / stride)."""
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], affinity: Averaging | None = None
+    ) -> dict[str, Tensor]:
+        """One map, named after the kind: (batch, width, height / stride, width / stride).
+
+        affinity: averages the features before pool and projection; ProxyCLIP's own change is for CLIP's blocks.
+        """
         trunk = self.tower.trunk
         if self.plain:
             tokens = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]
             features = rearrange(tokens, "b (h w) c -> b c h w", h=pixels.shape[-2] // self.stride)
         else:
             (features,) = trunk.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)
+        features = features if affinity is None else affinity(features)
         return {self.kind: self._alone(features) if self.alone else features}
 
     def _alone(self, features: Tensor) -> Tensor:

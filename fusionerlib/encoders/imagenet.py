@@ -16,7 +16,7 @@ University; in Debian's package wordnet-base), and the list of the classes' name
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -147,6 +147,7 @@ class ClassTokens(nn.Module):
     head: nn.Module
     norm: nn.Module
     classifier: nn.Linear
+    takes_affinity = True
 
     def __init__(self, backbone: Any, classifier: Any, *, kind: str) -> None:
         super().__init__()
@@ -155,8 +156,13 @@ class ClassTokens(nn.Module):
         bank = word_bank()
         self.register_buffer("words", bank - bank.mean(0))
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """Feature maps: the one named ``kind`` first, then those of the backbone."""
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], affinity: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Feature maps: the one named ``kind`` first, then those of the backbone.
+
+        affinity: averages what the classifier finds over like patches (``encoders.affinity``).
+        """
         maps, coarse = self.backbone.features(pixels)
         fine = maps["joined"]
         raised = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
@@ -166,6 +172,9 @@ class ClassTokens(nn.Module):
         added = (logits / TEMPERATURE[self.kind] + PRIOR_WEIGHT * whole[:, :, None, None]).softmax(1)
         if self.kind == "conse":
             added = torch.einsum("bkhw,kd->bdhw", added, self.words.to(logits.dtype))
+        if affinity is not None:
+            added = affinity(added)
+            fine = F.interpolate(fine, size=added.shape[-2:], mode="bilinear", align_corners=False)
         return {self.kind: torch.cat([fine, added], dim=1), **maps}
 
     def _features(self, stage7: Tensor) -> Tensor:

@@ -38,12 +38,14 @@ def check_tokens(run: RunConfig) -> None:
     not give them.
     """
     if run.fusion.kind == "training_free":
-        _require_one_space(run.pair)
+        _require_one_space(run.pair, "kind 'training_free'")
     if run.fusion.kind == "cost_aggregation" and run.fusion.similarity == "class_posteriors":
         _require_class_posteriors(run.pair)
+    if run.fusion.kind == "cost_aggregation" and run.fusion.similarity == "cosine":
+        _require_one_space(run.pair, "similarity 'cosine'")
 
 
-def _require_one_space(pair: PairConfig) -> None:
+def _require_one_space(pair: PairConfig, what: str) -> None:
     if in_one_space(pair):
         return
     choice = aligned_tokens(pair)
@@ -51,7 +53,7 @@ def _require_one_space(pair: PairConfig) -> None:
     if choice is not None:
         remedy = f"set {' and '.join(f'{leaf} = {value!r}' for leaf, value in choice.items())}"
     raise FusionerError(
-        f"kind 'training_free' takes the cosine of text tokens and patch tokens, but {pair.visual!r} and {pair.text!r} "
+        f"{what} takes the cosine of text tokens and patch tokens, but {pair.visual!r} and {pair.text!r} "
         f"with these tokens are in two spaces: {remedy}"
     )
 

@@ -15,7 +15,7 @@ from fusionerlib.features.alignment import check_tokens
 from fusionerlib.features.store import FeatureStore, StoredScenes
 from fusionerlib.features.text import TextEmbeddingCache, in_precision_of, text_cache_of, visual_of
 
-VISUAL_SIDE = ("visual", "visual_weights", "visual_tokens")
+VISUAL_SIDE = ("visual", "visual_weights", "visual_tokens", "affinity", "affinity_weights")
 TEXT_SIDE = ("text", "text_weights", "text_tokens", "templates", "synonyms")
 Part = TypeVar("Part")
 

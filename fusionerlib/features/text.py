@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor
 from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.datasets.names import identifier
 from fusionerlib.devices import has_native_bf16
+from fusionerlib.encoders.affinity import AffinityEncoder
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
 from fusionerlib.encoders.prompts import EVERYDAY, synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
@@ -54,18 +55,15 @@ def _pair_on(pair: PairConfig, device: str) -> PairConfig:
 
 
 def visual_of(pair: PairConfig, *, device: str = "cpu") -> VisualEncoder:
-    """The frozen visual encoder of ``pair``."""
+    """The frozen visual encoder of ``pair``, with a second one that lends its affinities where it names one."""
     precision = _pair_on(pair, device).precision
     assert precision != "auto"
-    return load_visual(
-        pair.visual,
-        device=device,
-        weights=pair.visual_weights,
-        tokens=pair.visual_tokens,
-        precision=precision,
-        compiled=pair.compiled,
-        **NORMALISATIONS[pair.normalisation],
-    )
+    shared: Any = {"device": device, "precision": precision, "compiled": pair.compiled}
+    shared |= NORMALISATIONS[pair.normalisation]
+    visual = load_visual(pair.visual, weights=pair.visual_weights, tokens=pair.visual_tokens, **shared)
+    if not pair.affinity:
+        return visual
+    return AffinityEncoder(visual, load_visual(pair.affinity, weights=pair.affinity_weights, **shared))
 
 
 def text_cache_of(

@@ -7,6 +7,7 @@ from typing import Any
 
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, PairConfig, RunConfig
+from fusionerlib.encoders.base import EncoderSpec
 from fusionerlib.encoders.prompts import EVERYDAY
 from fusionerlib.encoders.registry import get_spec
 from fusionerlib.encoders.weights import licence_notice
@@ -37,7 +38,9 @@ def plain_run(run: RunConfig) -> RunConfig:
     init = Path(init).name if Path(init).is_absolute() or Path(init).exists() else init
     return run.model_copy(
         update={
-            "pair": run.pair.model_copy(update={"visual_weights": "", "text_weights": ""}),
+            "pair": run.pair.model_copy(
+                update=dict.fromkeys(("visual_weights", "text_weights", "affinity_weights"), "")
+            ),
             "data": run.data.model_copy(update=places),
             "training": run.training.model_copy(update={"init": init}),
         }
@@ -79,12 +82,14 @@ def model_card(
         f"## Protocol\n\nImages resized to {run.data.size} pixels; {protocol}. {_parents(checkpoint)}",
         f"## Figures\n\n{_figures(figures)}",
         "## Frozen encoders\n\n"
-        + "\n".join(
-            f"- {licence_notice(spec)}; {spec.pretraining}"
-            for spec in (get_spec("visual", run.pair.visual), get_spec("text", run.pair.text))
-        ),
+        + "\n".join(f"- {licence_notice(spec)}; {spec.pretraining}" for spec in _specs(run.pair)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _specs(pair: PairConfig) -> list[EncoderSpec]:
+    visual = [get_spec("visual", name) for name in (pair.visual, pair.affinity) if name]
+    return [*visual, get_spec("text", pair.text)]
 
 
 def _words_by_hand(pair: PairConfig) -> list[str]:

@@ -35,7 +35,9 @@ from fusionerlib.inference.inspection import text_attention
 from fusionerlib.inference.raster import RasterResult, segment_raster
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
+from fusionerlib.inference.training_free import training_free_run
 from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
+from fusionerlib.models import build
 from fusionerlib.models.base import SegmentationModel
 
 LONGEST = 1024
@@ -130,6 +132,63 @@ class Segmenter:
             trained_names=trained.trained_names,
             run=trained.run,
             parents=trained.parents,
+        )
+
+    @classmethod
+    def training_free(
+        cls,
+        visual: str = "clip-vit-b16",
+        *,
+        affinity: str = "",
+        text: str = "",
+        tokens: str = "",
+        templates: str = "",
+        size: int = 0,
+        offset: float | None = None,
+        visual_weights: str = "",
+        text_weights: str = "",
+        affinity_weights: str = "",
+        sliding: bool = False,
+        edges: str = "",
+        device: str = "cpu",
+    ) -> Self:
+        """A segmenter without training: the cosine of patches and names that two encoders have in one space.
+
+        A pixel is background where no name's cosine exceeds ``offset`` (at threshold 0.5); logits are (cosine -
+        offset) / 0.07. ``save_pretrained`` makes a checkpoint of it, for `fusioner segment --checkpoint`.
+        visual, text: both halves of one CLIP, SigLIP or EVA-CLIP (text "" is visual's own), or "packaged". affinity: a
+            second visual encoder, such as "dino-vitb8", that decides which patches are averaged (ProxyCLIP, Lan et al.,
+            ECCV 2024; ``encoders.affinity``); the grid is then its own. "" for none.
+        tokens: the kind of patch token; "" is ``clear`` (ClearCLIP) for CLIP's ViTs without affinity, elsewhere the one
+            in the space of the text. templates: "" is CLIP's 80 ("openai"), for the packaged pair none.
+        size: side of the input in pixels, 0 for the least multiple of both encoders' patches and 32 from 320 on.
+        offset: the cosine that gets the logit 0, None for the config's (0.2).
+        visual_weights, text_weights, affinity_weights: files in the published format; "" looks where `fusioner fetch`
+            puts them. sliding, edges, device: see ``load``.
+        Raises FusionerError for a pair in two spaces, and where weights are not on this machine.
+        """
+        run = training_free_run(
+            visual,
+            text=text,
+            affinity=affinity,
+            tokens=tokens,
+            templates=templates,
+            size=size,
+            offset=offset,
+            visual_weights=visual_weights,
+            text_weights=text_weights,
+            affinity_weights=affinity_weights,
+        )
+        encoder = visual_of(run.pair, device=device)
+        text_cache = text_cache_of(run.pair, names=run.data.names, limit=CACHED_NAMES, device=device)
+        return cls(
+            model=build(run.fusion, visual_width=encoder.width, text_width=text_cache.encoder.width),
+            visual=encoder,
+            text_cache=text_cache,
+            size=run.data.size,
+            stride=stride_of(run.data.size) if sliding else None,
+            edges=edges,
+            run=run,
         )
 
     def save_pretrained(

@@ -105,6 +105,8 @@ class TrainingFree(FrozenTextModel):
     patch token are in the space of the text tokens. The model has no parameter: training changes nothing.
     """
 
+    names_independent = True
+
     def __init__(self, config: FusionConfig, *, visual_width: int, text_width: int) -> None:
         super().__init__(config, visual_width=visual_width, text_width=text_width)
         if visual_width < text_width:
@@ -113,6 +115,10 @@ class TrainingFree(FrozenTextModel):
                 "of the text tokens: choose a pair in one space (both halves of one CLIP, or the packaged pair with "
                 "visual_tokens = 'conse'), or a kind that learns a projection, such as 'fusioner'"
             )
+
+    def finest_grid(self, grid: Size) -> Size:
+        """The patch grid."""
+        return grid
 
     def image_features(self, patch_tokens: PatchTokens, *, grid: Size) -> FeatureMap:
         """The channels of the patch tokens that are in the text space."""

@@ -270,7 +270,8 @@ def _model(fusion: Values, measured: Values) -> str:
 def _encoders(pair: Values) -> str:
     if not pair:
         return ""
-    extras = {key: pair.get(key) for key in ("visual_tokens", "text_tokens", "visual_weights", "text_weights")}
+    leaves = ("affinity", "visual_tokens", "text_tokens", "visual_weights", "text_weights", "affinity_weights")
+    extras = {key: pair.get(key) for key in leaves}
     named = listed({key: value for key, value in extras.items() if value})
     text = f"visual {pair.get('visual')}, text {pair.get('text')}, templates {pair.get('templates')}"
     return f"{text}, {named}" if named else text
