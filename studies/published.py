@@ -78,7 +78,7 @@ def beside(ours: Mapping[int, float], *, dataset: str, label: str) -> Any:
         import pandas
     except ImportError as error:
         raise FusionerError(
-            "a table of results needs pandas: run `pip install -e '.[workbook]'` in the clone"
+            "a table of results needs pandas: run `pip install 'fusioner[workbook]'` in the clone"
         ) from error
     columns = ["model", "visual", "text", "fusion", *(f"fold {fold}" for fold in FOLDS), "mean", "source"]
     return pandas.DataFrame(lines, columns=columns)

@@ -184,7 +184,7 @@ def largest_part(mask: Bool[np.ndarray, "height width"]) -> Box | None:
         from scipy import ndimage
     except ImportError as error:
         raise FusionerError(
-            "cutting objects out of photographs needs scipy: run `pip install -e '.[data]'` in the clone"
+            "cutting objects out of photographs needs scipy: run `pip install 'fusioner[data]'` in the clone"
         ) from error
     parts, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
     if not count:

@@ -119,7 +119,9 @@ def read(file: Path) -> Table:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise FusionerError(f"{file} needs pyarrow to be read: run `pip install -e '.[data]'` in the clone") from error
+        raise FusionerError(
+            f"{file} needs pyarrow to be read: run `pip install 'fusioner[data]'` in the clone"
+        ) from error
     if not file.is_file():
         raise FusionerError(f"no file {file}: write vectors:FILE with the path of a parquet table")
     try:

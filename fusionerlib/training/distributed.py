@@ -44,7 +44,7 @@ class Distributed:
             from accelerate.utils import InitProcessGroupKwargs
         except ImportError as error:
             raise FusionerError(
-                "training in several processes needs accelerate: run `pip install -e '.[runs]'` in the clone"
+                "training in several processes needs accelerate: run `pip install 'fusioner[runs]'` in the clone"
             ) from error
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),

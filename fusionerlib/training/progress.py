@@ -53,7 +53,7 @@ def _writer(folder: Path, done: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise FusionerError(
-            "tensorboard = True needs TensorBoard: run `pip install -e '.[runs]'` in the clone, "
+            "tensorboard = True needs TensorBoard: run `pip install 'fusioner[runs]'` in the clone, "
             "or set tensorboard to False"
         ) from error
     return SummaryWriter(str(folder), purge_step=done + 1, flush_secs=10)

@@ -114,7 +114,7 @@ def test_a_file_that_is_no_table_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(FusionerError, match=r"junk\.parquet can't be read as parquet"):
         load_text(f"vectors:{tmp_path / 'junk.parquet'}")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(FusionerError, match=r"pip install -e '\.\[data\]'"):
+    with pytest.raises(FusionerError, match=r"pip install 'fusioner\[data\]'"):
         load_text(f"vectors:{tmp_path / 'junk.parquet'}")
 
 

@@ -120,4 +120,4 @@ def test_several_processes_without_accelerate_name_the_remedy(tmp_path: Path) ->
     )
     environment = {**os.environ, "WORLD_SIZE": "2"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert "pip install -e '.[runs]'" in done.stdout, done.stderr
+    assert "pip install 'fusioner[runs]'" in done.stdout, done.stderr

@@ -104,7 +104,9 @@ def _map_of(file: Path, *keys: str) -> Integer[np.ndarray, "height width"]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise FusionerError("masks in MATLAB files need scipy: run `pip install -e '.[data]'` in the clone") from error
+        raise FusionerError(
+            "masks in MATLAB files need scipy: run `pip install 'fusioner[data]'` in the clone"
+        ) from error
     try:
         found: Any = loadmat(file, simplify_cells=True)
         for key in keys:

