@@ -382,7 +382,7 @@ def claim(lock: Path, *, wait: bool) -> TextIO | None:
     wait: whether to wait for another process that holds it; if not, the result is None then.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = lock.open("a")
+    held = lock.open("a", encoding="utf-8")
     if lock_descriptor(held.fileno(), blocking=wait):
         return held
     held.close()

@@ -1,0 +1,149 @@
+"""Other platforms, as far as this one can stand in for them: no fcntl, no UTF-8, odd paths, a read-only tree."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import chelsea
+
+from tests.conftest import ROOT
+
+SOURCES = [file for part in ("fusionerlib", "workbook", "studies") for file in sorted((ROOT / part).rglob("*.py"))]
+POSIX = ("fcntl", "pwd", "grp", "resource", "termios", "tty", "pty", "syslog")
+"""Modules that Windows does not have."""
+ODD = "Ä ö 猫 mit Leerzeichen"
+
+HIDDEN = f"""
+import os, sys
+for name in {POSIX!r}:
+    sys.modules[name] = None
+for name in ("sched_getaffinity", "sysconf", "fork", "geteuid", "getuid", "sysconf_names"):
+    if hasattr(os, name):
+        delattr(os, name)
+"""
+
+
+def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+
+
+def test_the_library_is_imported_and_segments_without_posix(tmp_path: Path) -> None:
+    code = HIDDEN + (
+        "from skimage.data import chelsea\n"
+        "from fusionerlib import Segmenter\n"
+        "from fusionerlib.records import environment\n"
+        "segmenter = Segmenter.load('packaged').set_image(chelsea())\n"
+        "print(segmenter.segment(['cat']).labels.mean() > 0.1, environment()['machine']['cores'] >= 1)\n"
+    )
+    done = run(code, tmp_path)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+@pytest.mark.soak
+def test_every_module_is_imported_without_posix(tmp_path: Path) -> None:
+    names = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for file in SOURCES
+        if file.name != "__main__.py"
+    ]
+    code = HIDDEN + f"import importlib\nfor name in {names!r}:\n    importlib.import_module(name)\nprint('done')\n"
+    done = run(code, tmp_path)
+    assert done.stdout.split()[-1:] == ["done"], done.stderr[-2000:]
+
+
+def test_text_files_are_opened_with_their_encoding() -> None:
+    """Where Python's default is not UTF-8 (Windows), a file without its encoding is read wrong."""
+    bare = []
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+            given = {keyword.arg for keyword in node.keywords}
+            words = [one.value for argument in node.args for one in ast.walk(argument) if isinstance(one, ast.Constant)]
+            if name in ("read_text", "write_text") and owner not in ("", "files"):
+                last = words[-1:] if name == "read_text" or len(node.args) > 1 else []
+                bare += [] if "encoding" in given or last else [f"{file.relative_to(ROOT)}:{node.lineno}"]
+            if name == "open" and owner not in ("Image", "os", "tarfile", "zipfile", "webbrowser", "gzip", "lzma"):
+                mode = next((word for word in words if isinstance(word, str) and re.fullmatch("[rwaxbt+]+", word)), "r")
+                opened_as_path = name == "open" and (owner or name)
+                if "b" not in mode and "encoding" not in given and opened_as_path:
+                    bare.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert bare == []
+
+
+def odd_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / ODD
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for number in range(5):
+        Image.fromarray(chelsea()[: 96 + number, :128]).save(folder / "images" / f"Bild {number} ß.png")
+        Image.fromarray(np.ones((96 + number, 128), np.uint8)).save(folder / "masks" / f"Bild {number} ß.png")
+    (folder / "names.txt").write_text("1 Kätzchen\n", encoding="utf-8")
+    return folder
+
+
+C = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""An environment in which Python takes ASCII for the encoding of everything."""
+
+
+@pytest.mark.parametrize("command", ["predict", pytest.param("train", marks=pytest.mark.soak), "evaluate", "segment"])
+def test_odd_paths_and_names_in_a_locale_without_utf_8(tmp_path: Path, command: str) -> None:
+    folder = odd_folder(tmp_path)
+    arguments = {
+        "predict": ["predict", "images", "--names", "names.txt", "-o", "Fenster ü", "--format", "index,coco"],
+        "train": ["train", "-o", "Läufe", "--set", "dataset=folder", "--set", "root=.", "--set", "steps=1", "--set",
+                  "size=64", "--set", "batch=2", "--set", "features=Züge"],
+        "evaluate": ["evaluate", "--data", ".", "-o", "Maße"],
+        "segment": ["segment", "images/Bild 0 ß.png", "--names", "names.txt", "-o", "Überlagerung.png"],
+    }[command]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "fusionerlib.cli.app", *arguments], cwd=folder, check=False, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **C}, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = {"predict": "Fenster ü/masks/Bild 3 ß.png", "train": "Läufe/checkpoint/config.json",
+            "evaluate": "Maße/scores.json", "segment": "Überlagerung.png"}[command]  # fmt: skip
+    assert (folder / made).is_file()
+    if command == "predict":
+        assert (folder / "Fenster ü" / "names.txt").read_text(encoding="utf-8") == "1 Kätzchen\n"
+
+
+@pytest.mark.soak
+def test_a_source_tree_that_is_read_only_is_enough(tmp_path: Path) -> None:
+    tree, work = tmp_path / "tree", tmp_path / "work"
+    tree.mkdir()
+    work.mkdir()
+    for command in (["mount", "--bind", ROOT, tree], ["mount", "-o", "remount,ro,bind", tree]):
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            subprocess.run(["umount", tree], capture_output=True, check=False)
+            pytest.skip("a read-only tree needs the right to mount one")
+    try:
+        Image.fromarray(chelsea()).save(work / "cat.png")
+        code = (
+            "import sys, fusionerlib; assert fusionerlib.__file__.startswith(sys.argv[1]), fusionerlib.__file__\n"
+            "sys.argv = ['fusioner', 'segment', 'cat.png', 'cat']\n"
+            "from fusionerlib.cli.app import app\napp()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, tree], cwd=work, env={**os.environ, "PYTHONPATH": str(tree)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 and (work / "overlay.png").is_file(), done.stderr
+    finally:
+        subprocess.run(["umount", "-l", tree], check=True)
