@@ -24,7 +24,17 @@ PACKAGED = "packaged"
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write ``text`` to ``path`` as UTF-8, as ``write_bytes`` does."""
-    write_bytes(path, text.encode(), durable=durable)
+    # A file's name that is no text in this system's encoding stands in ``text`` by its bytes.
+    write_bytes(path, text.encode("utf-8", "surrogateescape"), durable=durable)
+
+
+def readable(name: str) -> str:
+    """The name of a file as text that can be stored anywhere.
+
+    Where the system's encoding is ASCII (``LANG=C``), Python keeps the other bytes of a name as lone surrogates, which
+    neither Parquet nor JSON's readers take. Names in UTF-8 become what they are; other bytes become U+FFFD.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:

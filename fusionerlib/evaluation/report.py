@@ -12,7 +12,7 @@ import numpy as np
 
 from fusionerlib.errors import FusionerError, writing
 from fusionerlib.evaluation.scores import DRAWS, FIGURES, LEVEL, Comparison, Interval, Scores, better
-from fusionerlib.files import write_text
+from fusionerlib.files import readable, write_text
 from fusionerlib.records import environment
 
 SMALLER_WINS = ("absent_prompt_miou", "absent_area")
@@ -131,8 +131,8 @@ def write(folder: Path, models: Mapping[str, Scores], found: Mapping[str, Any]) 
         from pyarrow import parquet
 
         counts = folder / f"{COUNTS}.parquet"
-        with writing(counts):
-            parquet.write_table(pa.table(columns), counts)
+        with writing(counts), counts.open("wb") as stream:
+            parquet.write_table(pa.table(columns), stream)
     return [folder / RECORD, folder / PAGE, counts]
 
 
@@ -229,8 +229,8 @@ def _counts(models: Mapping[str, Scores]) -> dict[str, list[Any]]:
     for checkpoint, scores in models.items():
         kinds = {kind: getattr(scores, kind) for kind in COLUMNS}
         images, names = np.nonzero(scores.shown | (sum(one.unions for one in kinds.values()) > 0))
-        columns["checkpoint"] += [checkpoint] * len(images)
-        columns["image"] += [scores.keys[place] for place in images]
+        columns["checkpoint"] += [readable(checkpoint)] * len(images)
+        columns["image"] += [readable(scores.keys[place]) for place in images]
         columns["name"] += [scores.names[place] for place in names]
         columns["shown"] += scores.shown[images, names].tolist()
         for kind, one in kinds.items():

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusionerlib.digests import read_json, sealed, unsealed, write_json
 from fusionerlib.errors import FusionerError, cannot_write, writing
-from fusionerlib.files import exclusive, write_text
+from fusionerlib.files import exclusive, readable, write_text
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_edges, checked_names, checked_threshold
 from fusionerlib.progress import bar
@@ -409,7 +409,7 @@ def _collect(out: Path, files: Sequence[Path], settings: Settings) -> None:
 
 def _flat(file: str, row: Mapping[str, Any]) -> dict[str, Any]:
     left, top, width, height = row["box"] or (None,) * 4
-    return {"file": file, **row, "left": left, "top": top, "width": width, "height": height}
+    return {"file": readable(file), **row, "left": left, "top": top, "width": width, "height": height}
 
 
 def _write_csv(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -428,7 +428,7 @@ def _write_parquet(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     types = {"file": pa.string(), "name": pa.string(), **dict.fromkeys(("left", "top", "width", "height"), pa.int32())}
     schema = pa.schema([(column, types.get(column, pa.float64())) for column in COLUMNS])
     part = place.with_name(f"{place.name}.part")
-    with writing(place), parquet.ParquetWriter(part, schema) as writer:
+    with writing(place), part.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for group in _groups(rows, ROWS):
             columns = {column: [row[column] for row in group] for column in COLUMNS}
             writer.write_table(pa.table(columns, schema=schema))
@@ -457,7 +457,7 @@ def _write_coco(place: Path, lines: Any, settings: Settings) -> None:
         stream.write('{"categories": ' + json.dumps(coco_categories(settings.names)) + ',\n"images": [')
         for number, line in enumerate(lines(), start=1):
             height, width = line["size"]
-            image = {"id": number, "file_name": Path(line["file"]).name, "width": width, "height": height}
+            image = {"id": number, "file_name": readable(Path(line["file"]).name), "width": width, "height": height}
             stream.write(("," if number > 1 else "") + "\n" + json.dumps(image))
         stream.write('],\n"annotations": [')
         count = 0

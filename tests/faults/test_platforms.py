@@ -1,6 +1,7 @@
 """Other platforms, as far as this one can stand in for them: no fcntl, no UTF-8, odd paths, a read-only tree."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from skimage.data import chelsea
@@ -121,6 +123,10 @@ def test_odd_paths_and_names_in_a_locale_without_utf_8(tmp_path: Path, command: 
             "evaluate": "Maße/scores.json", "segment": "Überlagerung.png"}[command]  # fmt: skip
     assert (folder / made).is_file()
     if command == "predict":
+        images = json.loads((folder / "Fenster ü" / "annotations" / "instances.json").read_text())["images"]
+        assert [image["file_name"] for image in images] == [f"Bild {number} ß.png" for number in range(5)]
+        table = pd.read_parquet(folder / "Fenster ü" / "predictions.parquet")
+        assert set(table["file"]) == {f"images/Bild {number} ß.png" for number in range(5)}
         assert (folder / "Fenster ü" / "names.txt").read_text(encoding="utf-8") == "1 Kätzchen\n"
 
 
