@@ -11,7 +11,7 @@ import numpy as np
 from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.formats.findings import Findings
 from fusionerlib.datasets.formats.names import NameTable, read_names, read_table
-from fusionerlib.datasets.formats.pictures import MASK_FOLDERS, Pictures, absent, without_suffix
+from fusionerlib.datasets.formats.pictures import MASK_FOLDERS, Pictures, absent, masks_of, without_suffix
 from fusionerlib.datasets.formats.upright import drawn_as_stored
 from fusionerlib.datasets.mask_folder import MaskFolder, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
@@ -38,6 +38,7 @@ _IMAGES = ("images", "JPEGImages", "data")
 _NAMES = ("names.txt", "labelmap.txt", "label_colors.txt", "classes.txt")
 _MORE_NAMES = tuple(f"{stem}{suffix}" for stem in ("names", "classes") for suffix in (".csv", ".json", ".yaml", ".yml"))
 _PREDICTION = "run.json"
+_JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 
 
 def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = False, early: bool = True) -> Scenes:
@@ -176,18 +177,18 @@ def _paired(
         if (key := pictures.key(file)) in keys:
             raise FusionerError(f"{keys[key]} and {file.name} would share one mask: rename one of them")
         keys[key] = file
-    there = Pictures(masks)
-    of_key: dict[str, Path] = {}
-    for file in there.files:
-        if file.suffix.lower() == ".png" or there.key(file) not in of_key:
-            of_key[there.key(file)] = file
     wanted = {pictures.key(file): file for file in chosen}
+    of_key = masks_of(Pictures(masks), keys)
     lost = [key for key in wanted if key not in of_key]
     if lost:
         raise FusionerError(
             f"{len(lost)} of {len(wanted)} images have no mask, the first is {wanted[lost[0]]} "
             f"({', '.join(lost[:3])}): expected {masks / f'{lost[0]}.png'}; add the masks (index PNGs of the images' "
             "stems), or move the images away"
+        )
+    if coded := [of_key[key] for key in wanted if of_key[key].suffix.lower() in _JPEG]:
+        raise FusionerError(
+            f"{len(coded)} masks are JPEG files, {coded[0]} first, which change the indices of pixels: export PNG files"
         )
     if whole and (stray := [key for key in of_key if key not in keys]):
         findings.problem(f"masks left out, they have no picture in {pictures.folder}", stray)

@@ -337,3 +337,27 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
         read_folder(tmp_path / "nowhere")
     with pytest.raises(FusionerError, match="images is no folder: expected files that end in"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        (unicodedata.normalize("NFD", "Tür"), unicodedata.normalize("NFC", "Tür")),
+        (unicodedata.normalize("NFC", "Tür"), unicodedata.normalize("NFD", "Tür")),
+        ("IMG_1", "img_1"),
+        ("sub/IMG_1", "Sub/img_1"),
+    ],
+)
+def test_a_mask_in_another_spelling_is_found(tmp_path: Path, image: str, mask: str) -> None:
+    masked(tmp_path, image, 4, 50)
+    masked(tmp_path, "other", 9, 60)
+    written = tmp_path / f"masks/{mask}.png"
+    written.parent.mkdir(exist_ok=True)
+    (tmp_path / f"masks/{image}.png").rename(written)
+    (tmp_path / "names.txt").write_text("cell\n")
+    assert sorted(read(tmp_path)) == [(50, 4), (60, 9)]
+    masked(tmp_path, "a", 5, 70)
+    Image.open(tmp_path / "masks/a.png").convert("L").save(tmp_path / "masks/a.jpg")
+    (tmp_path / "masks/a.png").unlink()
+    with pytest.raises(FusionerError, match=r"1 masks are JPEG files, .*a\.jpg first, .*export PNG files"):
+        read_folder(tmp_path)

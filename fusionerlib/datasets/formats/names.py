@@ -20,7 +20,7 @@ HIGHEST = 254
 _SPECIAL = {"background": BACKGROUND, "bg": BACKGROUND} | dict.fromkeys(
     ("ignore", "ignored", "void", "unlabeled", "unlabelled"), IGNORED
 )
-_NUMBERED = re.compile(r"(\d+)\s*[\s:,;=]\s*(\S.*)")
+_NUMBERED = re.compile(r"(\d+)(?:\s*(?:[-=]>|[:,;=|]|[.)](?=\s))\s*|\s+-\s+|\s+)(\S.*)")
 _NAMED = re.compile(r"(\S.*?)\s*[:,;=\t]\s*(\d+)")
 _COLOURED = re.compile(r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\S.*)")
 _LABELMAP = re.compile(r"([^:]+):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?\s*:[^:]*:[^:]*")
@@ -64,13 +64,13 @@ def read_names(file: Path) -> dict[int, str]:
 def read_table(file: Path) -> NameTable:
     """The names in a text file, by index, and their colours if it has some.
 
-    Line k is the name of index k (empty lines count, lines that begin with ``#`` do not); or every line is
-    ``index name``, ``index: name``, ``index,name``, ``index=name``, or the name first with any mark but a space; or one
-    line has all names with commas or semicolons between them. A CSV file with a header; a JSON or YAML list (its first
-    entry is index 1, or index 0 if it is background), or an object from index to name, from name to index, or with such
-    a thing under ``names``. CVAT's ``labelmap.txt``, ``name:r,g,b::``, from index 0 if background is first, else from
-    1; ``r g b name`` from index 1. Background in any spelling (``special``) is read as ``background``, void and the
-    like as ``ignore``. The text is UTF-8, or what its byte order mark says.
+    Line k is the name of index k (empty lines count, comments, which begin with ``#`` or ``//``, do not); or every line
+    is ``index name``, ``index: name``, ``index. name``, ``index=name``, ``index -> name``, or the name first with any
+    mark but a space; or one line has all names with commas or semicolons between them. A CSV file with a header; a JSON
+    or YAML list (its first entry is index 1, or index 0 if it is background), or an object from index to name, from
+    name to index, or with such a thing under ``names``. CVAT's ``labelmap.txt``, ``name:r,g,b::``, from index 0 if
+    background is first, else from 1; ``r g b name`` from index 1. Background in any spelling (``special``) is read as
+    ``background``, void and the like as ``ignore``. The text is UTF-8, or what its byte order mark says.
     Raises FusionerError where the file is missing, has no class, an index above 254, an index, name or colour twice
     (a name also in another form: "cat", "Cats"), or a first line "background" without an index (it would be index 1),
     and for another text encoding.
@@ -121,7 +121,7 @@ def listed_names(file: Path) -> list[str]:
 def _entries(text: str, file: Path, *, masks: bool = True) -> list[_Entry]:
     suffix, start = file.suffix.lower(), text.lstrip()
     lines = [line.strip() for line in text.splitlines()]
-    lines = [re.sub(r"\s+#.*$", "", line) for line in lines if not line.startswith("#")]
+    lines = [re.sub(r"\s+#.*$", "", line) for line in lines if not line.startswith(("#", "//"))]
     rows = [line for line in lines if line]
     listed = rows and (all(row.startswith("- ") for row in rows) or any(re.match(r"names\s*:", row) for row in rows))
     if start[:1] in ("[", "{") or listed or suffix in (".yaml", ".yml", ".json"):
@@ -135,7 +135,8 @@ def _entries(text: str, file: Path, *, masks: bool = True) -> list[_Entry]:
     for pattern, number, name in ((_NUMBERED, 1, 2), (_NAMED, 2, 1)):
         found = [match for row in rows if (match := pattern.fullmatch(row))]
         if len(found) == len(rows) and rows and not all(_COLOURED.fullmatch(row) for row in rows):
-            return [_Entry(_bare(match[name]), int(match[number])) for match in found]
+            # Further columns of a table with tabs are notes.
+            return [_Entry(_bare(match[name].split("\t")[0]), int(match[number])) for match in found]
     if rows and all(match := _COLOURED.fullmatch(row) for row in rows):
         coloured = [match for row in rows if (match := _COLOURED.fullmatch(row))]
         return [_Entry(match[4], colour=_colour(match.groups()[:3])) for match in coloured]
@@ -225,5 +226,6 @@ def _colour(values: Sequence[str | None]) -> Colour | None:
 
 
 def _bare(name: str) -> str:
-    """``name`` without quotes around it."""
+    """``name`` without a comma or semicolon after it, and without quotes around it."""
+    name = name.strip().rstrip(",;").rstrip()
     return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name

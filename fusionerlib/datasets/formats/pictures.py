@@ -69,6 +69,26 @@ class Pictures:
         return file.relative_to(self.folder).parts[:-1]
 
 
+def masks_of(masks: Pictures, keys: Collection[str]) -> dict[str, Path]:
+    """The mask of each key: PNG before others, and in another case or Unicode form where none is written alike."""
+    found: dict[str, Path] = {}
+    for file in masks.files:
+        if file.suffix.lower() == ".png" or masks.key(file) not in found:
+            found[masks.key(file)] = file
+    alike: dict[str, list[str]] = {}
+    for key in found:
+        if key not in keys:
+            alike.setdefault(_folded(key), []).append(key)
+    for key in keys:
+        if key not in found and len(other := alike.get(_folded(key), [])) == 1:
+            found[key] = found.pop(other[0])
+    return found
+
+
+def _folded(key: str) -> str:
+    return unicodedata.normalize("NFC", key).casefold()
+
+
 def absent(file: Path) -> str:
     """Why the content of ``file`` is not on this machine, and what brings it; "" where it is here."""
     try:
