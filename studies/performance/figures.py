@@ -1,11 +1,12 @@
-"""Figures of the benchmarks: growth of cost, and the parts of a training step."""
+"""Figures of the benchmarks: targets, growth of cost, and the parts of a training step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from fusionerlib.errors import FusionerError
 from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style
 
 SIDES = {
@@ -18,6 +19,38 @@ SIDES = {
 
 COLOURS = {"text": GREY, "tower": GREEN, "fusion": BLUE, "decoder": ORANGE, "optimiser": "#bbbbbb"}
 MARKERS = {"train": "o", "answer": "s", "tower": "^", "text": "D"}
+
+
+def target_marks(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A row for each target, with how many times better than it the measured figure is (log axis; 1 is the target).
+
+    rows: of ``tables.targets``. The figure itself stands beside its mark. Raises FusionerError where there is no row.
+    """
+    if not rows:
+        raise FusionerError("no target was measured: run `make benchmarks` first")
+    with style():
+        result = figure(8.0, 0.9 + 0.27 * len(rows))
+        axes = result.subplots()
+        for place, row in enumerate(rows):
+            value = row["median"] if row["fastest"] is None else row["fastest"]
+            most, _, bound = row["target"].rpartition(" ")
+            better = float(bound) / value if most == "at most" else value / float(bound)
+            met = row["met"] == "yes"
+            axes.plot([1, better], [place, place], color=BLUE if met else ORANGE, linewidth=2)
+            axes.plot(better, place, "o" if met else "X", color=BLUE if met else ORANGE, markersize=6)
+            text = f"{value:.3g} {row['unit']} ({row['target']})"
+            axes.annotate(
+                text, (max(better, 1.0), place), (8, 0), textcoords="offset points", va="center", fontsize=7.5
+            )
+        axes.axvline(1, color=GREY, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+        axes.set(
+            xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="times better than the target; left of the line: missed"
+        )
+        axes.set_xlim(right=axes.get_xlim()[1] * 4)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        return result
 
 
 def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:

@@ -33,6 +33,7 @@ CAPTIONS = {
     "07_encoder_pairs": "mIoU of early and late fusion for each text encoder; error bars span the seeds.",
     "08_overlays": "Masks of the packaged model on photographs that it was not trained on.",
     "08_gains": "What each changed setting gains or loses.",
+    "09_targets": "How many times better than its target each measured figure is.",
     "09_training": "Where the time of a training step goes.",
     "09_scale": "How time and memory grow with the size of the input.",
 }
