@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusionerlib.digests import read_json, sealed, unsealed, write_json
+from fusionerlib.digests import content_digests, file_digest, read_json, sealed, unsealed, write_json
 from fusionerlib.errors import FusionerError, cannot_write, writing
 from fusionerlib.files import exclusive, readable, write_text
 from fusionerlib.hub import find_checkpoint
@@ -186,21 +186,29 @@ def predict_into(
 def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Shard | None = None) -> list[Path]:
     """Those of ``files`` (of this shard) without a result in ``out``; makes ``out`` with its ``run.json``.
 
-    Raises FusionerError where ``out`` holds predictions of other settings.
+    A file that holds something else by now has none, which is said on stderr. Raises FusionerError where ``out`` holds
+    predictions of other settings.
     """
     part = shard or Shard()
     _start(out, settings)
     # Without a shard all parts count, so that one call puts together what many machines did.
     titles = "*.jsonl" if shard is None else f"{part.title}.jsonl"
-    done: set[str] = set()
+    done: dict[str, str] = {}
     for records in sorted((out / "records").glob(titles)):
-        found = [file for file, _, _ in _offsets(records)]
+        found = [(file, digest) for file, digest, _, _ in _offsets(records)]
         with records.open("rb") as stream:
             damaged = sum(line.endswith(b"\n") for line in stream) - len(found)
         if damaged:
             print(f"{records}: {damaged} damaged lines, whose images are predicted again", file=sys.stderr)
         done.update(found)
-    return [file for file in files[part.number - 1 :: part.of] if file.as_posix() not in done]
+    mine = files[part.number - 1 :: part.of]
+    present = [file for file in mine if file.as_posix() in done and file.is_file()]
+    now = {file: digest for file, digest in zip(present, content_digests(present), strict=True)}
+    changed = [file for file, digest in now.items() if digest != done[file.as_posix()]]
+    if changed:
+        print(f"{len(changed)} images changed since and are predicted again, {changed[0]} first", file=sys.stderr)
+    again = set(changed)
+    return [file for file in mine if file.as_posix() not in done or file in again]
 
 
 def _start(out: Path, settings: Settings) -> None:
@@ -294,6 +302,7 @@ def _write_raster(out: Path, file: Path, segmenter: "Segmenter", settings: Setti
             f"{file} is a raster, for which only index masks are written: predict it by --format index into a folder "
             "of its own"
         )
+    digest = file_digest(file)
     found = segmenter.segment_raster(
         file,
         out / "masks" / f"{file.stem}.tif",
@@ -304,7 +313,7 @@ def _write_raster(out: Path, file: Path, segmenter: "Segmenter", settings: Setti
     )
     if settings.images != "none":
         _place(file, out / "images" / file.name, copy=settings.images == "copy")
-    return {"file": file.as_posix(), "size": [found.height, found.width], "rows": found.table()}
+    return {"file": file.as_posix(), "photo": digest, "size": [found.height, found.width], "rows": found.table()}
 
 
 def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) -> dict[str, Any]:
@@ -313,7 +322,8 @@ def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) ->
     from fusionerlib.inference import formats
 
     height, width = result.image.shape[:2]
-    record: dict[str, Any] = {"file": file.as_posix(), "size": [height, width], "rows": formats.table(result)}
+    record: dict[str, Any] = {"file": file.as_posix(), "photo": file_digest(file), "size": [height, width]}
+    record["rows"] = formats.table(result)
     if "index" in settings.formats:
         write_bytes(out / "masks" / f"{file.stem}.png", formats.index_png(result.labels))
     if "overlay" in settings.formats:
@@ -332,7 +342,7 @@ def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) ->
 def _place(file: Path, target: Path, *, copy: bool) -> None:
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink() or target.exists():
+    if target.is_symlink() or (target.exists() and file_digest(target) == file_digest(file)):
         return
     if not copy:
         try:
@@ -346,14 +356,15 @@ def _place(file: Path, target: Path, *, copy: bool) -> None:
         part.replace(target)
 
 
-def _offsets(records: Path) -> Iterator[tuple[str, int, int]]:
-    """(file, start, length) of each line of a record file that is whole."""
+def _offsets(records: Path) -> Iterator[tuple[str, str, int, int]]:
+    """(file, its digest, start, length) of each line of a record file that is whole."""
     with records.open("rb") as stream:
         start = 0
         for line in stream:
             with suppress(ValueError, KeyError, RecursionError):  # damaged, or the last one of a killed call
                 if line.endswith(b"\n"):
-                    yield unsealed(line.decode(), required=True)["file"], start, len(line)
+                    kept = unsealed(line.decode(), required=True)
+                    yield kept["file"], kept["photo"], start, len(line)
             start += len(line)
 
 
@@ -388,7 +399,7 @@ def _collect(out: Path, files: Sequence[Path], settings: Settings) -> None:
     places = {
         file: (records, start, length)
         for records in sorted((out / "records").glob("*.jsonl"))
-        for file, start, length in _offsets(records)
+        for file, _, start, length in _offsets(records)
     }
 
     def lines() -> Iterator[dict[str, Any]]:

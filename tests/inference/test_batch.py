@@ -107,6 +107,24 @@ def test_a_stopped_call_goes_on_and_ends_byte_equal(segmenter, files, tmp_path, 
     assert again.kept == 6 and content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_a_photo_that_was_exchanged_is_predicted_again(segmenter, files, tmp_path, capsys) -> None:
+    """Under its old name, with its old size and time: table, mask, overlay and copy follow the new photo."""
+    out, photos = tmp_path / "out", [tmp_path / f"{place}.bmp" for place in range(2)]
+    for place, photo in enumerate(photos):
+        Image.effect_noise((64, 48), 40 + 40 * place).convert("RGB").save(photo)
+    predict_into(out, segmenter, photos, settings(images="copy"), quiet=True)
+    before, state = content(out), photos[0].stat()
+    photos[0].write_bytes(photos[1].read_bytes())
+    os.utime(photos[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert photos[0].stat().st_size == state.st_size
+    assert batch.remaining(out, photos, settings(images="copy")) == [photos[0]]
+    assert f"1 images changed since and are predicted again, {photos[0]} first" in capsys.readouterr().err
+    predict_into(out, segmenter, photos, settings(images="copy"), quiet=True)
+    predict_into(tmp_path / "fresh", segmenter, photos, settings(images="copy"), quiet=True)
+    assert content(out) == content(tmp_path / "fresh") != before
+    assert batch.remaining(out, photos, settings(images="copy")) == []
+
+
 def test_shards_are_collected_into_the_same_bytes(segmenter, files, tmp_path) -> None:
     predict_into(tmp_path / "whole", segmenter, files, settings(), quiet=True)
     for number in (3, 1, 2):
