@@ -169,6 +169,7 @@ def _problems(
     fatal, warned = Findings(), Findings()
     for part, count in parts.items():
         fatal.problem(f"{part} pictures can't be used", count.broken)
+        fatal.problem("splits have no picture with an object", [part] if not count.pictures else [])
         if count.total and not +count.pixels:
             fatal.problem(
                 "splits have no pixel with a name: masks are empty, or hold other indices than the names'", part

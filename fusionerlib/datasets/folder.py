@@ -71,7 +71,8 @@ def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = F
         raise FusionerError(f"{root} {'is a file' if root.exists() else 'does not exist'}: give a folder of pictures")
     if _mask_folder(root) is not None:
         return _with_masks(root, split, strict=strict, early=early)
-    inside = {part: root / word for part, words in WORDS.items() for word in words if _mask_folder(root / word)}
+    words = [(part, _inside(root, word)) for part, words in WORDS.items() for word in words]
+    inside = {part: home for part, home in words if _mask_folder(home)}
     if inside:
         return _parts_of([_with_masks(home, None, strict=strict, early=early) for home in _chosen(inside, split, root)])
     return _with_coco(root, split, strict=strict)
@@ -121,8 +122,18 @@ def _parts_of(parts: list[MaskFolder] | list[CocoInstances]) -> Scenes:
 # Masks ----------------------------------------------------------------------------------------------------------------
 
 
+def _inside(root: Path, name: str) -> Path:
+    """The folder of this name in ``root``, in any case; the name as it is where there is none."""
+    if not root.is_dir() or (root / name).is_dir():
+        return root / name
+    return next((place for place in sorted(root.iterdir()) if place.name.lower() == name.lower()), root / name)
+
+
 def _mask_folder(root: Path) -> Path | None:
-    return next((root / name for name in MASK_FOLDERS[:2] if (root / name).is_dir()), None)
+    places = [place for name in MASK_FOLDERS[:2] if (place := _inside(root, name)).is_dir()]
+    # An empty folder is a mistake, unless a COCO file takes its place.
+    filled = [place for place in places if any(place.iterdir()) or _names_file(root).is_file()]
+    return filled[0] if filled else None
 
 
 def _names_file(root: Path) -> Path:
@@ -238,7 +249,7 @@ def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
     parts = []
     for part, file in files.items():
         if file in asked:
-            inside = file.parent if file.parent != root and file.parent.name in WORDS[part] else None
+            inside = file.parent if file.parent != root and file.parent.name.lower() in WORDS[part] else None
             near = {*WORDS[part], file.stem.removeprefix("instances_")}
             prefix = f"{part}/" if len(asked) > 1 else ""
             images = _pictures(inside) if inside and _any_picture(inside) else pictures
@@ -259,19 +270,22 @@ def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
 
 def _coco_files(root: Path) -> dict[str, Path]:
     """The COCO file of each part, or the one of all parts under "". Raises FusionerError where there is none."""
-    homes = [root / "annotations", root, root / "images", root / "data"]
+    images = _inside(root, "images")
+    homes = [_inside(root, "annotations"), root, images, _inside(root, "data")]
     parts: dict[str, Path] = {}
     for part, words in WORDS.items():
         named = [f"{start}{word}.json" for word in words for start in ("instances_", "")]
-        known = [home / name for home in homes[:2] for name in named]
-        inside = [home / word for word in words for home in (root, root / "images")]
+        there = {file.name.lower(): file for home in reversed(homes[:2]) for file in _json_in(home)}
+        known = [there[name] for name in named if name in there]
+        inside = [_inside(home, word) for word in words for home in (root, images)]
         known += [file for home in inside for place in (home, home / "annotations") for file in _json_in(place)]
-        if found := [file for file in known if file.is_file()]:
-            parts[part] = found[0] if len(found) == 1 else _only_coco(found, root)
+        if known:
+            parts[part] = _only_coco(known, root)
     if parts:
         return parts
     for home in homes:
-        if found := sorted(home.glob("instances*.json")) or _json_in(home):
+        every = _json_in(home)
+        if found := [file for file in every if file.name.lower().startswith("instances")] or every:
             return {"": _only_coco(found, root)}
     raise FusionerError(
         f"{root} has images but neither masks nor a COCO file: expected masks/<stem>.png with names.txt, or "
@@ -283,7 +297,10 @@ def _coco_files(root: Path) -> dict[str, Path]:
 
 
 def _json_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.json") if file.name[0] != "." and file.name != _PREDICTION)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        file for file in files if file.suffix.lower() == ".json" and file.name[0] != "." and file.name != _PREDICTION
+    ]
 
 
 def _only_coco(files: list[Path], root: Path) -> Path:
@@ -323,7 +340,7 @@ def _chosen(parts: Mapping[str, Path], split: Part | None, root: Path) -> list[P
 
 def _pictures(root: Path) -> Pictures:
     """The pictures of a folder: those in ``images`` and the like, else all below it. Raises FusionerError for none."""
-    for place in (*(root / name for name in _IMAGES), root):
+    for place in (*(_inside(root, name) for name in _IMAGES), root):
         if place.is_dir() and (found := Pictures(place, skip=MASK_FOLDERS)).files:
             return found
     what = "holds no image" if (root / _IMAGES[0]).is_dir() else "is no folder"
@@ -352,7 +369,7 @@ def _of_split(root: Path, pictures: Pictures, split: Part | None) -> list[Path]:
     if both := set(found.get("train", ())) & set(found.get("val", ())):
         first = pictures.key(min(both))
         raise FusionerError(f"{first!r} is in both train.txt and val.txt of {root}: take it off one of them")
-    tops = {file: file.relative_to(pictures.folder).parts[0] for file in pictures.files}
+    tops = {file: file.relative_to(pictures.folder).parts[0].lower() for file in pictures.files}
     of_word = {word: part for part, words in WORDS.items() for word in words}
     in_folders = all(tops[file] in of_word and file.parent != pictures.folder for file in pictures.files)
     if split in found:

@@ -83,6 +83,14 @@ def test_rectangles_are_exact(left: int, top: int, right: int, low: int) -> None
     np.testing.assert_array_equal(mask, filled(left, top, right, low))
 
 
+@pytest.mark.parametrize(
+    "size", [[HEIGHT, WIDTH], [str(HEIGHT), str(WIDTH)], [float(HEIGHT), float(WIDTH)], (HEIGHT, WIDTH)]
+)
+def test_a_size_is_read_however_it_is_written(size: Any) -> None:
+    shape = {"size": size, "counts": run_lengths(RING)}
+    np.testing.assert_array_equal(object_mask(shape, HEIGHT, WIDTH, where="here"), RING)
+
+
 # What iscrowd means ---------------------------------------------------------------------------------------------------
 
 CVAT = {"attributes": {"occluded": False}}

@@ -152,3 +152,10 @@ def test_the_check_is_shown_before_a_training_and_strict_stops(tmp_path: Path) -
         plausible(data, strict=True)
     result = CliRunner().invoke(app, ["train", "--strict", "--set", "dataset=folder", "--set", f"root={root}"])
     assert result.exit_code == 2 and "train: 3 pictures" in result.output and "names are never drawn" in result.output
+
+
+def test_a_split_without_an_object_stops(tmp_path: Path) -> None:
+    root = written(tmp_path, [thing(n, 1, box(0, 0, 4, 4)) for n in (1, 2, 3)], pictures=4)
+    (root / "val.txt").write_text("0004")
+    code, text = check(root)
+    assert code == 1 and "stops: splits have no picture with an object: 1 (val)" in text

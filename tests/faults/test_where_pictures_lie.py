@@ -63,6 +63,8 @@ def read(root: Path, **options: Any) -> list[tuple[int, int]]:
         ("photos/of/today", "annotations.json"),
         ("images/2024/may", "annotations/instances.json"),
         ("JPEGImages", "annotations.json"),
+        ("images", "annotations/Instances.JSON"),
+        ("imgs", "coco.json"),
     ],
 )
 def test_one_file_for_all(tmp_path: Path, folder: str, file: str) -> None:
@@ -83,6 +85,7 @@ def test_one_file_for_all(tmp_path: Path, folder: str, file: str) -> None:
         ("images/train/{}", "images/val/{}", "images/test/{}"),
         ("images/train2017/{}", "images/val2017/{}", "images/test/{}"),
         ("train2017/{}", "val2017/{}", "test/{}"),
+        ("Images/train/{}", "Images/val/{}", "Images/test/{}"),
     ],
 )
 @pytest.mark.parametrize("json_at", ["beside", "annotations"])
@@ -92,7 +95,7 @@ def test_a_file_for_each_split(tmp_path: Path, train: str, val: str, other: str,
         for number in range(2):
             picture(tmp_path / places.format(f"{number}.png"), shade + number)
         part = places.partition("{")[0].strip("/").split("/")
-        word = next(word for word in part if word not in ("images",))
+        word = next(word for word in part if word.lower() != "images")
         home = Path(*part[: part.index(word) + 1])
         file = home / "_annotations.coco.json" if json_at == "beside" else Path(f"annotations/instances_{word}.json")
         coco(tmp_path / file, ["0.png", "1.png"])
@@ -360,4 +363,21 @@ def test_a_mask_in_another_spelling_is_found(tmp_path: Path, image: str, mask: s
     Image.open(tmp_path / "masks/a.png").convert("L").save(tmp_path / "masks/a.jpg")
     (tmp_path / "masks/a.png").unlink()
     with pytest.raises(FusionerError, match=r"1 masks are JPEG files, .*a\.jpg first, .*export PNG files"):
+        read_folder(tmp_path)
+
+
+def test_the_files_of_the_splits_are_known_in_any_case(tmp_path: Path) -> None:
+    for shade, part in ((10, "Train"), (20, "VAL")):
+        picture(tmp_path / f"images/{shade}.png", shade)
+        coco(tmp_path / f"annotations/instances_{part}.json", [f"{shade}.png"])
+    assert (read(tmp_path, split="train"), read(tmp_path, split="val")) == ([(10, 2)], [(20, 2)])
+
+
+def test_an_empty_mask_folder_does_not_hide_a_coco_file(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png", 50)
+    (tmp_path / "masks").mkdir()
+    coco(tmp_path / "result.json", ["a.png"])
+    assert read(tmp_path) == [(50, 2)]
+    (tmp_path / "names.txt").write_text("cell")
+    with pytest.raises(FusionerError, match="1 of 1 images have no mask"):
         read_folder(tmp_path)

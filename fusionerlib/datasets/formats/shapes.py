@@ -90,7 +90,10 @@ def _check_polygon(part: Sequence[Any], height: int, width: int) -> None:
 
 def _counts(shape: dict[str, Any], height: int, width: int) -> Int64[np.ndarray, " runs"]:
     counts, size = shape.get("counts"), shape.get("size")
-    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+    if not isinstance(size, list | tuple) or [str(side).removesuffix(".0") for side in size] != [
+        str(height),
+        str(width),
+    ]:
         raise BadShape(f"its run lengths are of size {size}, the image is {[height, width]} (height, width)")
     if isinstance(counts, str | bytes):
         found = _unpacked(counts)
