@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VOC    ?= data/pascal
 COCO   ?= data/coco
+CAMVID ?= data/camvid
 RECORDS ?= outputs/benchmarks
 # With labelled photographs, float16 and int8 features are also compared by their mIoU.
 MIOU    = $(if $(wildcard $(VOC)),--checkpoint fusionerlib/checkpoint --root $(VOC))
@@ -71,8 +72,8 @@ pictures: install ## draw the pictures of the README and the docs again; needs V
 notebooks-clean: install ## strip the outputs out of the notebooks
 	$(BIN)/nbstripout $(wildcard notebooks/*.ipynb)
 
-checkpoint: install ## train the packaged checkpoint again; needs VOC=data/pascal and COCO=data/coco
-	$(BIN)/fusioner checkpoint --voc $(VOC) --coco $(COCO)
+checkpoint: install ## train the packaged checkpoint again; needs VOC=data/pascal, COCO=data/coco and CAMVID=data/camvid
+	$(BIN)/fusioner checkpoint --voc $(VOC) --coco $(COCO) $(if $(wildcard $(CAMVID)),--camvid $(CAMVID))
 
 grid-dry: install ## list the paper's 96 trainings and what is missing for them
 	$(BIN)/fusioner grid --dry-run

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fusionerlib import config
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.digests import SEAL, read_json, sha256_of, write_json
 from fusionerlib.errors import FusionerError, writing
@@ -25,7 +26,7 @@ from fusionerlib.models import SegmentationModel, build
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 2
 """Number in ``config.json``. Format 1 (version 0.1) had other names of leaves, values and weights."""
-ENTRIES = frozenset({"format", "run", "visual_width", "text_width", "trained_names", "parents", "sha256"})
+ENTRIES = frozenset({"format", "run", "visual_width", "text_width", "trained_names", "parents", "examples", "sha256"})
 """Keys of ``config.json``, without its digest."""
 WIDEST = 1 << 20
 """Most channels of the tokens of an encoder."""
@@ -97,6 +98,7 @@ def save(
         "text_width": model.text_width,
         "trained_names": sorted(trained_names),
         "parents": [asdict(parent) for parent in parents],
+        "examples": list(model.example_names),
     }
     parameters = dict(model.named_parameters())
     tensors = {
@@ -239,21 +241,30 @@ def _weights(directory: Path) -> dict[str, Tensor]:
         raise FusionerError(f"{directory / WEIGHTS} can't be read ({error}): copy it again from its run") from error
 
 
+def _with_examples(model: SegmentationModel, names: Sequence[str]) -> SegmentationModel:
+    """``model`` with room for the examples of ``names``."""
+    if model.examples is not None:
+        model.examples.resize(names)
+    return model
+
+
 def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str, Tensor]) -> Checkpoint:
     """The checkpoint of ``description`` with ``weights``. directory: where they are from, for messages."""
     try:
         widths = {side: _width(description[side]) for side in ("visual_width", "text_width")}
-        run = checked(RunConfig, description["run"])
+        run = checked(RunConfig, config.without_examples(description["run"]))
         names = tuple(map(_text, _list(description["trained_names"])))
         parents = tuple(
             Parent(**{key: _text(value) for key, value in parent.items()})
             for parent in _list(description.get("parents", []))
         )
+        examples = tuple(map(_text, _list(description.get("examples", []))))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_config(directory, str(error) if isinstance(error, FusionerError) else repr(error)) from error
     # Shapes first, without memory for them: a config that asks for more than the weights hold is told at once.
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in build(run.fusion, **widths).state_dict().items()}
+        empty = _with_examples(build(run.fusion, **widths), examples)
+        shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     if mismatch := _mismatch(shapes, weights):
         raise FusionerError(
             f"checkpoint {directory}: {WEIGHTS} is not of the model in {CONFIG} ({mismatch}): "
@@ -261,7 +272,7 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
             "beside these weights"
         )
     model = build(run.fusion, **widths)
-    model.load_state_dict(weights)
+    model.load_weights(weights, examples)
     return Checkpoint(model=model.eval(), run=run, trained_names=names, parents=parents)
 
 

@@ -4,6 +4,7 @@ A ``RunConfig`` has four sections: ``pair`` (the frozen encoders), ``fusion`` (t
 ``training``. ``RunConfig.flat`` builds one from leaf names, with the presets and recipes of ``presets`` filled in.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -99,8 +100,10 @@ class FusionConfig(Frozen):
     token are an embedding in the space of the text tokens. class_posteriors: those channels and the text tokens are
     distributions over the same classes. learned: a trained linear layer projects patches into the space of the text.
     guidance_channels, of cost_aggregation: channels computed from the patch tokens alone, the same for every name.
-    confidence_rescaling, of cost_aggregation: at test time each name's logits are scaled by
-    exp(confidence_rescaling * mean similarity inside its predicted mask); 0 leaves them as they are.
+    examples, of cost_aggregation: whether names are also known by the labelled regions of the training images, and by
+    regions that a user gives later (``models.examples``).
+    confidence_rescaling, of cost_aggregation: at test time each name's positive logits are multiplied, and its negative
+    ones divided, by exp(confidence_rescaling * mean similarity inside its predicted mask); 0 leaves them as they are.
     offset, of training_free: the cosine that gets the logit 0. 0.2 lies between the cosines of patches on and off the
     named object; it was not tuned on a test set.
     """
@@ -121,6 +124,7 @@ class FusionConfig(Frozen):
     modality: bool = True
     similarity: Literal["cosine", "class_posteriors", "learned"] = "cosine"
     guidance_channels: int = Field(default=16, ge=1, le=16_384)
+    examples: bool = False
     confidence_rescaling: float = Field(default=0.0, ge=0.0, le=1e4)
     offset: float = Field(default=0.2, ge=-1e4, le=1e4)
 
@@ -143,6 +147,8 @@ class DataConfig(Frozen):
 
     dataset: openmoji (drawn scenes), pascal (PASCAL-5i), coco (COCO-20i), photos (PASCAL VOC at root and COCO at coco
     together), fss1000, or folder (your own images and masks). root: its folder. coco: COCO's folder, for photos.
+    camvid: folder of CamVid's street frames in the layout of one's own data, whose training images photos adds; None
+    leaves them out.
     fold: which classes of pascal, coco and photos are held out of training; -1 for none (not for coco).
     held_out: names of folder, such as ["cat"], that training does without, under any synonym.
     novel: the label that pixels of held-out classes get in training, background or ignore; "" for the protocol's own,
@@ -161,6 +167,7 @@ class DataConfig(Frozen):
     dataset: Literal["openmoji", "pascal", "photos", "coco", "fss1000", "folder"] = "openmoji"
     root: Path = Path("data/openmoji")
     coco: Path = Path("data/coco")
+    camvid: Path | None = None
     held_out: tuple[str, ...] = ()
     novel: Literal["", "ignore", "background"] = ""
     names: Literal["words", "identifiers"] = "words"
@@ -182,7 +189,7 @@ class DataConfig(Frozen):
         return self
 
 
-PLACES = ("root", "coco", "features")
+PLACES = ("root", "coco", "camvid", "features")
 """Leaves of ``DataConfig`` that are folders: they differ between machines and do not change the results."""
 
 
@@ -342,6 +349,11 @@ ADJUSTABLE = frozenset({"preset", "dropout", "logit_bias", "confidence_rescaling
 """Leaves of ``FusionConfig`` that may differ from those of the checkpoint in ``init``: its weights fit all the same."""
 
 
+def without_examples(run: Mapping[str, Any]) -> dict[str, Any]:
+    """``run`` of a checkpoint's ``config.json``; one that does not say whether it has examples is older than they."""
+    return {**run, "fusion": {"examples": False, **run["fusion"]}}
+
+
 def inherited(init: str) -> dict[str, Any]:
     """The leaves that a run takes from the checkpoint ``init``: pair, fusion, recipe, spelling of names and input size.
 
@@ -350,7 +362,7 @@ def inherited(init: str) -> dict[str, Any]:
     folder = find_checkpoint(init)
     try:
         held = read_json(folder / "config.json", what="a checkpoint's config", remedy="copy it again")
-        run = checked(RunConfig, held["run"])
+        run = checked(RunConfig, without_examples(held["run"]))
     except (KeyError, TypeError, FusionerError) as error:
         raise FusionerError(
             f"init {init!r}: {folder / 'config.json'} is not the config of a checkpoint of this version ({error}): "

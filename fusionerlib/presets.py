@@ -18,6 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "modern": {
         "kind": "cost_aggregation",
         "similarity": "class_posteriors",
+        "examples": True,
         "confidence_rescaling": 1.0,
         "width": 48,
         "depth": 2,

@@ -210,6 +210,7 @@ def packaged_run(
     *,
     voc: Path,
     coco: Path,
+    camvid: Path | None = None,
     features: Path,
     fold: int = NO_FOLD,
     steps: int = 600,
@@ -217,8 +218,9 @@ def packaged_run(
     seed: int = 0,
     **changes: Any,
 ) -> RunConfig:
-    """The run of the packaged checkpoint: ``modern`` on VOC and COCO together, with no class held out.
+    """The run of the packaged checkpoint: ``modern`` on VOC, COCO and CamVid together, with no class held out.
 
+    camvid: None trains without CamVid, whose images alone show surfaces such as road and sky labelled.
     Images of PASCAL-5i's validation lists are not trained on. fold: hold out that fold of PASCAL-5i, to evaluate the
     same recipe on unseen classes. changes: leaves to change, as in ``RunConfig.changed``.
     """
@@ -227,6 +229,7 @@ def packaged_run(
         "dataset": "photos",
         "root": voc,
         "coco": coco,
+        "camvid": camvid,
         "fold": fold,
         "features": features,
         "size": size,
@@ -246,7 +249,8 @@ def train_packaged(run: RunConfig, target: Path, *, quiet: bool = False) -> Path
     running = ready_folder(target) / "training"
     made = train_run(RunContext(run), directory=running, quiet=quiet).checkpoint
     # Paths of the machine that trained it do not belong into a published checkpoint.
-    plain = made.run.changed(**{place: Path("data") / place for place in PLACES})
+    data = made.run.data
+    plain = made.run.changed(**{place: Path("data") / place for place in PLACES if getattr(data, place) is not None})
     checkpoints.save(target, model=made.model, run=plain, trained_names=made.trained_names, number_format=torch.half)
     shutil.rmtree(running, ignore_errors=True)
     return target

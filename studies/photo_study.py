@@ -32,7 +32,8 @@ class Training(Protocol):
 class PhotoStudy(Frozen):
     """The settings that all studies on photographs share. A subclass says what is trained and evaluated.
 
-    run_dir: the folder that gets the study's folder. voc_root, coco_root: folders of PASCAL VOC and COCO. vectors: a
+    run_dir: the folder that gets the study's folder. voc_root, coco_root: folders of PASCAL VOC and COCO. camvid_root:
+    of CamVid in the layout of one's own data, None to train without it. vectors: a
     parquet table of CLIP's text embeddings of COCO's names. folds: of PASCAL-5i, each held out in turn. jobs: trainings
     at a time, each on an equal share of the cores.
     """
@@ -40,6 +41,7 @@ class PhotoStudy(Frozen):
     run_dir: str = "outputs/notebooks"
     voc_root: Path = Path("data/pascal")
     coco_root: Path = Path("data/coco")
+    camvid_root: Path | None = None
     vectors: Path = Path("data/clip-vit-b32.parquet")
     folds: tuple[int, ...] = (1, 2, 3)
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -144,7 +144,7 @@ def test_an_old_checkpoint_is_refused_with_the_command_that_converts_it(old: Pat
     checkpoint = checkpoints.load(tmp_path / "new")
     assert json.loads((old / "config.json").read_text()) == FORMAT_1, "the old one stays"
     leaves = {"width": 8, "guidance_channels": 2, "dataset": "photos", "root": "data/root", "fold": -1, "size": 320}
-    assert checkpoint.run == RunConfig.flat(preset="modern", steps=600, **leaves)
+    assert checkpoint.run == RunConfig.flat(preset="modern", steps=600, examples=False, **leaves)
     assert checkpoint.trained_names == ("cat", "dog")
     patches, text = tokens()
     with torch.no_grad():

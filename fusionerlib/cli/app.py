@@ -20,6 +20,7 @@ from fusionerlib import __version__
 from fusionerlib.cli.data import data
 from fusionerlib.cli.doctor import doctor
 from fusionerlib.cli.evaluate import evaluate
+from fusionerlib.cli.learn import learn
 from fusionerlib.cli.predict import predict
 from fusionerlib.cli.segment import segment
 from fusionerlib.cli.train import replay, train
@@ -162,6 +163,9 @@ def fusioner(
 def checkpoint(
     voc: Annotated[Path, typer.Option(help="The folder that holds VOCdevkit.")] = Path("data/pascal"),
     coco: Annotated[Path, typer.Option(help="The folder that holds COCO's annotations.")] = Path("data/coco"),
+    camvid: Annotated[
+        Path | None, typer.Option(help="The folder that `fusioner data camvid` made; without it no surface is trained.")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint's folder.")] = Path("outputs/packaged"),
     steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
     size: Annotated[int, typer.Option(help="Width and height of the input in pixels.")] = 320,
@@ -169,10 +173,12 @@ def checkpoint(
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
     features: Annotated[Path, typer.Option(help="The folder of stored frozen features.")] = Path("data/features"),
 ) -> None:
-    """Train the packaged checkpoint again, on photographs of PASCAL VOC and COCO."""
+    """Train the packaged checkpoint again, on photographs of PASCAL VOC, COCO and CamVid."""
     from fusionerlib import runs
 
-    run = runs.packaged_run(voc=voc, coco=coco, features=features, steps=steps, size=size, fold=fold, seed=seed)
+    run = runs.packaged_run(
+        voc=voc, coco=coco, camvid=camvid, features=features, steps=steps, size=size, fold=fold, seed=seed
+    )
     typer.echo(f"checkpoint: {runs.train_packaged(run, output)}")
 
 
@@ -243,6 +249,7 @@ for command in (
     segment,
     predict,
     evaluate,
+    learn,
     train,
     training_free,
     replay,

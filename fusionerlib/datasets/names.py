@@ -61,9 +61,14 @@ def all_names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(other for name in names for other in names_of(name))
 
 
+SHOWN_BY = {"pedestrian": ("person",), "bicyclist": ("person", "bicycle")}
+"""Names of CamVid whose regions show classes of VOC."""
+
+
 def held_out(fold: int) -> frozenset[str]:
-    """Every name, VOC's and COCO's, of the classes that PASCAL-5i's ``fold`` holds out."""
-    return all_names(NAMES[number - 1] for number in fold_classes(fold))
+    """Every name, VOC's, COCO's and CamVid's, of what the classes show that PASCAL-5i's ``fold`` holds out."""
+    names = all_names(NAMES[number - 1] for number in fold_classes(fold))
+    return names | {name for name, shown in SHOWN_BY.items() if not names.isdisjoint(shown)}
 
 
 def category(name: str) -> str:

@@ -28,19 +28,37 @@ class NameSampler:
     def __init__(self, vocabulary: Sequence[str], *, positives: int, negatives: int, hard: float) -> None:
         self.vocabulary = list(vocabulary)
         self.positives, self.negatives, self.hard = positives, negatives, hard
+        self._pools: dict[frozenset[str], list[str]] = {}
         self._words = {name: frozenset(name.split()) for name in self.vocabulary}
         self._sharing: dict[str, list[str]] = defaultdict(list)
         for name in self.vocabulary:
             for word in self._words[name]:
                 self._sharing[word].append(name)
 
-    def draw(self, first: str, present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
-        """The names asked of a scene with the names ``present``: ``first`` (one of them), others, then absent ones."""
+    def draw(
+        self,
+        first: str,
+        present: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        labelled: frozenset[str] | None = None,
+    ) -> tuple[str, ...]:
+        """The names asked of a scene with the names ``present``: ``first`` (one of them), others, then absent ones.
+
+        labelled: the names that the scene's data set labels. Another one may be in the scene without a mask, so it is
+        never asked as an absent one. None for all names.
+        """
         others = [name for name in present if name != first]
         kept = [others[i] for i in rng.permutation(len(others))[: self.positives - 1]]
-        return (first, *kept) if self.negatives == 0 else self.complete((first, *kept), present, rng)
+        return (first, *kept) if self.negatives == 0 else self.complete((first, *kept), present, rng, labelled)
 
-    def complete(self, names: Sequence[str], present: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    def complete(
+        self,
+        names: Sequence[str],
+        present: Sequence[str],
+        rng: np.random.Generator,
+        labelled: frozenset[str] | None = None,
+    ) -> tuple[str, ...]:
         """``names`` and then absent ones, ``positives + negatives`` in all, for a scene with the names ``present``."""
         wanted = max(0, self.positives + self.negatives - len(names))
         hard = int(rng.binomial(wanted, self.hard))
@@ -48,9 +66,18 @@ class NameSampler:
         # The words of the names take turns, so that hard negatives share the colour of some and the noun of others.
         words = [word for name in names for word in name.split()]
         for place in range(hard):
-            absent += self._pick(self._sharing[words[place % len(words)]], 1, present, absent, rng)
-        absent += self._pick(self.vocabulary, wanted - len(absent), present, absent, rng)
+            sharing = self._sharing[words[place % len(words)]]
+            pool = sharing if labelled is None else [name for name in sharing if name in labelled]
+            absent += self._pick(pool, 1, present, absent, rng)
+        absent += self._pick(self._pool(labelled), wanted - len(absent), present, absent, rng)
         return (*names, *absent)
+
+    def _pool(self, labelled: frozenset[str] | None) -> list[str]:
+        if labelled is None:
+            return self.vocabulary
+        if labelled not in self._pools:
+            self._pools[labelled] = [name for name in self.vocabulary if name in labelled]
+        return self._pools[labelled]
 
     def _pick(
         self, pool: Sequence[str], count: int, present: Sequence[str], taken: Sequence[str], rng: np.random.Generator
@@ -79,6 +106,7 @@ class SampleOrder:
     pairs: the (scene index, name) pairs to draw from. scene_names: the names of every scene. sampler: adds the other
     names. batch: samples in a step. balanced: every name is drawn with the same probability, then one of its pairs;
     else every pair is drawn once in an epoch, in a new order each time.
+    labelled: the names that the data set of a scene labels; None for all names.
     whole_epochs: an epoch ends with a smaller batch where ``batch`` does not divide it; else its last batch is filled
     from the next epoch.
     rows: for the size of a batch, the rows that belong to this process, where several processes share every batch.
@@ -95,9 +123,11 @@ class SampleOrder:
         balanced: bool = False,
         whole_epochs: bool = False,
         rows: Callable[[int], slice] = slice,
+        labelled: Callable[[int], frozenset[str] | None] = lambda scene: None,
     ) -> None:
         self.pairs, self.scene_names, self.sampler = list(pairs), scene_names, sampler
         self.batch, self.seed, self.whole_epochs, self.rows = batch, seed, whole_epochs, rows
+        self.labelled = labelled
         self._places: dict[str, list[int]] = defaultdict(list)
         for place, (_, name) in enumerate(self.pairs):
             self._places[name if balanced else ""].append(place)
@@ -107,7 +137,10 @@ class SampleOrder:
         """The samples of step ``step`` (from 0)."""
         rng = np.random.default_rng((self.seed, 1, step))
         chosen = [self.pairs[self._position(draw)] for draw in self.draws(step)]
-        return [Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng)) for scene, name in chosen]
+        return [
+            Sample(scene, self.sampler.draw(name, self.scene_names[scene], rng, labelled=self.labelled(scene)))
+            for scene, name in chosen
+        ]
 
     def own_samples(self, step: int) -> list[Sample]:
         """The samples of step ``step`` at ``rows``."""

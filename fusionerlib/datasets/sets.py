@@ -13,13 +13,14 @@ from fusionerlib.datasets.all_classes import (
     all_classes_test,
     pascal_validation_images,
 )
+from fusionerlib.datasets.coco import NAMES as COCO_NAMES
 from fusionerlib.datasets.coco import Coco20i
 from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.names import VocCoco, canonical, category, held_out, unseen
 from fusionerlib.datasets.openmoji.scenes import drawn_scenes
 from fusionerlib.datasets.pascal import NAMES, NO_FOLD, Pascal5i, Split, validation_pairs
-from fusionerlib.datasets.scene import Scenes
+from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.transforms import Concat, Resized, Subset, Views, Without
 from fusionerlib.errors import FusionerError, nearest
 
@@ -29,6 +30,7 @@ class DataSets:
     """What a run trains and is tested on.
 
     pairs: the (scene index, name) pairs that training draws from; None for every name of every scene of ``train``.
+    sources: where ``train`` is several data sets, for each the number of its scenes and the names that it labels.
     tests: test scenes by the test's name. test_pairs: the published (scene index, name) pairs of a test, if any.
     """
 
@@ -36,6 +38,15 @@ class DataSets:
     tests: dict[str, Scenes]
     pairs: list[tuple[int, str]] | None = None
     test_pairs: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    sources: tuple[tuple[int, frozenset[str]], ...] = ()
+
+    def labelled(self, scene: int) -> frozenset[str] | None:
+        """The names that the data set of training scene ``scene`` labels; None for all names of training."""
+        for count, names in self.sources:
+            if scene < count:
+                return names
+            scene -= count
+        return None
 
 
 def load_datasets(config: DataConfig) -> DataSets:
@@ -61,6 +72,7 @@ def load_datasets(config: DataConfig) -> DataSets:
         tests={name: Resized(scenes, size=config.size) for name, scenes in sets.tests.items()},
         pairs=pairs,
         test_pairs=sets.test_pairs,
+        sources=tuple((count * len(views), names) for count, names in sets.sources),
     )
 
 
@@ -87,16 +99,26 @@ def _coco(config: DataConfig) -> DataSets:
 
 
 def _photos(config: DataConfig) -> DataSets:
-    """PASCAL VOC's training images and COCO together, tested as PASCAL-5i is; all names are the canonical ones."""
+    """PASCAL VOC's training images, COCO and, where given, CamVid's street frames together, tested as PASCAL-5i is.
+
+    All names are the canonical ones.
+    """
     without, novel = held_out(config.fold), config.novel or "ignore"
-    voc = Pascal5i(config.root, fold=config.fold, split="train", novel=novel)
-    coco = CocoInstances(config.coco)
+    parts: list[tuple[Scenes, Collection[str]]] = [
+        (Pascal5i(config.root, fold=config.fold, split="train", novel=novel), NAMES),
+        (CocoInstances(config.coco), COCO_NAMES),
+    ]
+    if config.camvid is not None:
+        street = read_folder(config.camvid, split="train")
+        parts.append((street, vocabulary(street)))
+    kept = [(VocCoco(scenes, without=without, novel=novel), names) for scenes, names in parts]
     test = Pascal5i(config.root, fold=config.fold, split="val")
     kind = _test_name(config)
     return DataSets(
-        train=Concat(*(VocCoco(part, without=without, novel=novel) for part in (voc, coco))),
+        train=Concat(*(scenes for scenes, _ in kept)),
         tests={kind: VocCoco(test)},
         test_pairs={kind: [(scene, canonical(name)) for scene, name in test.pairs]},
+        sources=tuple((len(scenes), frozenset(map(canonical, names))) for scenes, names in kept),
     )
 
 

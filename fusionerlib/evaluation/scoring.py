@@ -21,7 +21,7 @@ from fusionerlib.evaluation.metrics import ClassCounts, decide, harmonic_mean
 from fusionerlib.evaluation.queries import Query, present_queries
 from fusionerlib.evaluation.thresholds import ThresholdTable
 from fusionerlib.features.store import StoredScenes
-from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.features.text import TextEmbeddingCache, name_tokens, padded_name_tokens
 from fusionerlib.inference.edges import Guide, enlarged
 from fusionerlib.inference.requests import Edges
 from fusionerlib.inference.windows import encode_windows, stride_of, window_logits
@@ -65,7 +65,7 @@ def predict(
     bar = progress.bar("evaluation", total=len(queries), unit="scene", quiet=quiet)
     for part in parts:
         patches, labels = scenes.batch([query.scene for query in part])
-        tokens, names_mask = text_cache.padded([query.names for query in part])
+        tokens, names_mask = padded_name_tokens(model, text_cache, [query.names for query in part])
         grid, size = (patches.shape[1], patches.shape[2]), (labels.shape[1], labels.shape[2])
         with torch.no_grad():
             logits: Tensor = model(
@@ -110,7 +110,7 @@ def predict_windows(
             pixels = torch.from_numpy(scene.image.copy()).to(device)
             encoded = encode_windows(visual, pixels, window=window, stride=stride_of(window))
         assert scene is not None and encoded is not None
-        logits = window_logits(model, encoded, text_cache.tokens(query.names).to(device), edges=edges)
+        logits = window_logits(model, encoded, name_tokens(model, text_cache, query.names).to(device), edges=edges)
         yield query, logits.sigmoid().numpy(), labels_for(scene.labels, scene.names, query.target_names)
 
 

@@ -49,7 +49,7 @@ class RunContext:
         checkpoint = checkpoints.load(directory)
         checkpoint.model.to(device)
         data = checkpoint.run.data
-        places = {place: Path(base) / getattr(data, place) for place in PLACES}
+        places = {place: Path(base) / where for place in PLACES if (where := getattr(data, place)) is not None}
         run = checkpoint.run.model_copy(update={"data": data.model_copy(update=places)})
         return cls(run, device=device), checkpoint
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusionerlib.config import PairConfig, RunConfig
-from fusionerlib.datasets.names import identifier
+from fusionerlib.datasets.names import canonical, identifier
 from fusionerlib.devices import has_native_bf16
 from fusionerlib.encoders.affinity import AffinityEncoder
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
 from fusionerlib.encoders.prompts import EVERYDAY, synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.files import plain_name
+from fusionerlib.models.base import SegmentationModel
 from fusionerlib.name_forms import Everyday, everyday, form
 
 NORMALISATIONS: dict[str, dict[str, tuple[float, float, float]]] = {
@@ -139,6 +140,15 @@ class TextEmbeddingCache:
         found = form(name, cased=getattr(self.encoder, "cased", False))
         return found if held is None or held(found) else name
 
+    def example_name(self, name: str, known: Collection[str]) -> str:
+        """The name in ``known`` that ``name`` means: its form, the category that it is a name of, or its synonym.
+
+        The form where none of them is there.
+        """
+        found = self.form(name)
+        others = (found, canonical(found), (self.table.alike if self.table else {}).get(found, found))
+        return next((other for other in others if other in known), found)
+
     def add(self, names: Iterable[str]) -> None:
         """Encode those of ``names`` whose forms are new, in one batch."""
         new = [form for form in dict.fromkeys(map(self.form, names)) if form not in self._tokens]
@@ -216,6 +226,25 @@ class TextEmbeddingCache:
         names, table = json.dumps(list(tokens)), torch.stack(list(tokens.values()))
         save_file({"tokens": table}, part, metadata={"names": names, "digest": _digest(names, table)})
         part.replace(self.file)
+
+
+def name_tokens(
+    model: SegmentationModel, cache: TextEmbeddingCache, names: Sequence[str]
+) -> Float[Tensor, "names channels"]:
+    """What ``model`` reads of ``names``: their text tokens, and what it knows of them by examples if it has some."""
+    known = frozenset(model.example_names)
+    return model.with_examples(cache.tokens(names), [cache.example_name(name, known) for name in names])
+
+
+def padded_name_tokens(
+    model: SegmentationModel, cache: TextEmbeddingCache, lists: Sequence[Sequence[str]]
+) -> tuple[Float[Tensor, "batch names channels"], Bool[Tensor, "batch names"]]:
+    """``name_tokens`` of several lists as one batch, padded with zeros, and a mask that is False for the padding."""
+    cache.add(name for names in lists for name in names)
+    rows = [name_tokens(model, cache, names) for names in lists]
+    most = max(map(len, rows))
+    mask = torch.tensor([[place < len(row) for place in range(most)] for row in rows])
+    return torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows]), mask
 
 
 def _mean(tokens: Sequence[Tensor]) -> Tensor:

@@ -33,7 +33,7 @@ def plain_run(run: RunConfig) -> RunConfig:
             "registered text encoder, set of templates and set of synonyms (`fusioner encoders`), or hand the "
             "checkpoint's folder on together with that file"
         )
-    places: dict[str, Any] = {place: Path("data") / place for place in PLACES}
+    places: dict[str, Any] = {place: Path("data") / place for place in PLACES if getattr(run.data, place) is not None}
     init = run.training.init
     init = Path(init).name if Path(init).is_absolute() or Path(init).exists() else init
     return run.model_copy(

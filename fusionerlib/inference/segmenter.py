@@ -25,12 +25,13 @@ from fusionerlib.config import RunConfig
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features import names as name_notes
-from fusionerlib.features.text import TextEmbeddingCache, text_cache_of, visual_of
+from fusionerlib.features.text import TextEmbeddingCache, name_tokens, text_cache_of, visual_of
 from fusionerlib.files import write_text
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference import publish
 from fusionerlib.inference.edges import Guide, chosen_edges
+from fusionerlib.inference.examples import MaskLike, example_regions
 from fusionerlib.inference.inspection import text_attention
 from fusionerlib.inference.raster import RasterResult, segment_raster
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
@@ -39,6 +40,7 @@ from fusionerlib.inference.training_free import training_free_run
 from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
 from fusionerlib.models import build
 from fusionerlib.models.base import SegmentationModel
+from fusionerlib.models.examples import ExampleTable
 
 LONGEST = 1024
 """Longest side, in pixels, of an encoder input that keeps the image's proportions (attention is quadratic in it)."""
@@ -415,6 +417,43 @@ class Segmenter:
             quiet=quiet,
         )
 
+    @torch.no_grad()
+    def learn(self, name: str, examples: Iterable[tuple[ImageLike, MaskLike]]) -> Self:
+        """Teach ``name`` by examples, in closed form and without training; returns self, which has changed.
+
+        examples: (image, mask) pairs, an image as in ``set_image``, a mask a boolean array (H, W) of the image's size
+            or a PNG file, True or non-zero where the image shows ``name``. Several calls add up.
+        Mean and covariance of the checkpoint stay as they are, so no other name's logits change.
+        Raises FusionerError for a model without examples (``FusionConfig.examples``), for a name that ``segment``
+        refuses, for no example, and for a mask of another size or without a pixel; nothing is learnt then.
+        """
+        (name,), table = self._checked([name]), self._examples()
+        regions = example_regions(examples, visual=self.visual, input_size=self._input_size, width=table.width)
+        table.add(self.text_cache.example_name(name, table.names), regions.sum(0), len(regions))
+        return self
+
+    def forget(self, name: str) -> Self:
+        """Delete all examples of ``name``, also those of training: its text alone counts again. Returns self.
+
+        Raises FusionerError where it has none.
+        """
+        table = self._examples()
+        table.remove(self.text_cache.example_name(name, table.names))
+        return self
+
+    @property
+    def example_names(self) -> tuple[str, ...]:
+        """The names that are known by examples, from training or by ``learn``."""
+        return self.model.example_names
+
+    def _examples(self) -> ExampleTable:
+        if self.model.examples is None:
+            raise FusionerError(
+                "this checkpoint can't learn from examples: its config has examples = false. Load 'packaged', or train "
+                "with the preset 'modern'"
+            )
+        return self.model.examples
+
     def attention(self, names: Iterable[str]) -> Float[Tensor, "layers names rows columns"]:
         """Attention of each name to each patch, by layer: mean over heads, 0-1.
 
@@ -424,11 +463,11 @@ class Segmenter:
 
     @torch.no_grad()
     def text_tokens(self, names: Iterable[str]) -> Float[Tensor, "names dim"]:
-        """The text tokens of ``names``, float32, from the cache where it has them.
+        """The text tokens of ``names``, float32, with what the model knows of them by examples.
 
         Raises FusionerError for names that ``segment`` refuses.
         """
-        return self.text_cache.tokens(self._checked(names)).to(self._device)
+        return name_tokens(self.model, self.text_cache, self._checked(names)).to(self._device)
 
     def _checked(self, names: Iterable[str]) -> tuple[str, ...]:
         return checked_names(names, forms=self.text_cache.form)

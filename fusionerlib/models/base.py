@@ -1,5 +1,6 @@
 """The interface of every segmentation model: frozen patch and text tokens in, logits out."""
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.models.examples import ExampleTable
 
 PatchTokens = Float[Tensor, "batch patches visual"]
 """Tokens of the frozen visual encoder, row by row over the patch grid."""
@@ -33,6 +35,7 @@ class SegmentationModel(nn.Module):
 
     visual_width, text_width: channels of the frozen patch and text tokens.
     names_independent: no name changes another's logit, and logits are resized only after the last layer.
+    examples: the names known by examples, for a model that reads them.
     """
 
     names_independent: ClassVar[bool] = False
@@ -40,6 +43,7 @@ class SegmentationModel(nn.Module):
     def __init__(self, config: FusionConfig, *, visual_width: int, text_width: int) -> None:
         super().__init__()
         self.config, self.visual_width, self.text_width = config, visual_width, text_width
+        self.examples: ExampleTable | None = None
 
     def forward(
         self,
@@ -66,6 +70,29 @@ class SegmentationModel(nn.Module):
     ) -> list[Attention]:
         """Attention of each block over [patches, names]; empty where the two sides do not attend to each other."""
         return []
+
+    def with_examples(
+        self, text_tokens: Float[Tensor, "*batch names text"], names: Sequence[str]
+    ) -> Float[Tensor, "*batch names channels"]:
+        """``text_tokens`` followed by what the model knows of each of ``names`` by examples (``ExampleTable.tokens``).
+
+        A model without examples returns ``text_tokens``. ``forward`` takes text tokens with and without examples.
+        """
+        if self.examples is None:
+            return text_tokens
+        known = self.examples.tokens(names).to(text_tokens)
+        return torch.cat([text_tokens, known.expand(*text_tokens.shape[:-1], -1)], dim=-1)
+
+    @property
+    def example_names(self) -> tuple[str, ...]:
+        """The names that the model has examples of."""
+        return () if self.examples is None else tuple(self.examples.names)
+
+    def load_weights(self, weights: Mapping[str, Tensor], example_names: Sequence[str]) -> None:
+        """Load a state dict of a model with these ``example_names``."""
+        if self.examples is not None:
+            self.examples.resize(example_names)
+        self.load_state_dict(weights)
 
     def name_chunks(self, count: int) -> list[slice]:
         """How to split ``count`` names over calls: one slice, or slices of ``NAME_CHUNK`` where names are independent.

@@ -9,7 +9,7 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.models.base import Logits, NamesMask, PatchTokens, SegmentationModel, Size, TextTokens
 from fusionerlib.models.decoder import resize
+from fusionerlib.models.examples import ADDED, EXAMPLE_CHANNELS, ExampleTable, example_channels
 
 COST_CHANNELS = 4
 """Maps made for each name: its standardised similarity to the patch, to the whole image, and to the patches most
@@ -29,6 +30,8 @@ ODDS_FLOOR = 0.01
 """Added to a ratio of probabilities before its logarithm."""
 MAX_SIMILARITY = 3.0
 """Confidence rescaling clamps the mean similarity to +-this, in standard deviations or log odds."""
+CERTAIN_RATIO = 2.0
+"""Mean log likelihood ratio of the examples inside a mask, in their units, from which they do not lower confidence."""
 
 Patches = Float[Tensor, "batch patches text"]
 """Patch tokens in the space of the text tokens."""
@@ -141,7 +144,8 @@ class CostAggregation(SegmentationModel):
     """Convolutions over the cost channels of one name and the guidance channels of the image, weights shared by names.
 
     ``depth`` convolutions at the resolution of the patch grid, then one at each of ``decoder_scales``. No name changes
-    another's logit. With similarity ``cosine`` or ``class_posteriors`` the last ``text_width`` channels of a patch
+    another's logit. With ``examples``, names known by labelled regions have ``EXAMPLE_CHANNELS`` more cost channels.
+    With similarity ``cosine`` or ``class_posteriors`` the last ``text_width`` channels of a patch
     token are in the space of the text tokens, with ``learned`` a linear projection into it is trained.
     """
 
@@ -162,9 +166,13 @@ class CostAggregation(SegmentationModel):
             text_width
         )
         guiding = visual_width - text_width if shared and visual_width > text_width else visual_width
+        self.guiding = guiding
         channels, width = config.guidance_channels, config.width
         self.guidance = nn.Sequential(nn.Conv2d(guiding, channels, 1), nn.GroupNorm(1, channels), nn.GELU())
-        inputs = (COST_CHANNELS + channels, *[width] * (config.depth - 1))
+        self.costs = COST_CHANNELS
+        if config.examples:
+            self.examples, self.costs = ExampleTable(width=guiding), COST_CHANNELS + EXAMPLE_CHANNELS
+        inputs = (self.costs + channels, *[width] * (config.depth - 1))
         self.coarse = nn.Sequential(*(_block(count, width) for count in inputs))
         self.fine = nn.ModuleList(_block(width, width) for _ in config.decoder_scales)
         self.head = nn.Conv2d(width, 1, 1)
@@ -182,21 +190,65 @@ class CostAggregation(SegmentationModel):
     ) -> Logits:
         """Logits as in ``SegmentationModel``."""
         self.check_widths(patch_tokens, text_tokens)
-        patches, names = self._in_text_space(patch_tokens), text_tokens.shape[1]
-        # Ratios of small numbers, which half precision would round to noise.
-        with torch.autocast(patches.device.type, enabled=False):
-            costs = self.statistics.cost_channels(patches.float(), text_tokens.float())
-        costs = rearrange(costs, "b k c (h w) -> (b k) c h w", h=grid[0])
-        guiding = rearrange(patch_tokens[..., : self.guidance[0].in_channels], "b (h w) c -> b c h w", h=grid[0])
-        guidance = repeat(self.dropout(self.guidance(guiding)), "b c h w -> (b k) c h w", k=names)
-        maps = self.coarse(torch.cat([costs, guidance], dim=1))
+        names = text_tokens.shape[1]
+        costs = rearrange(self.cost_channels(patch_tokens, text_tokens), "b k c (h w) -> (b k) c h w", h=grid[0])
+        guiding = rearrange(patch_tokens[..., : self.guiding], "b (h w) c -> b c h w", h=grid[0])
+        maps = self._coarse(costs, self.dropout(self.guidance(guiding)))
         for scale, block in zip(self.config.decoder_scales, self.fine, strict=True):
             maps = block(resize(maps, (grid[0] * scale, grid[1] * scale)))
         logits: Tensor = self.head(maps)
         if self.config.confidence_rescaling and not self.training:
-            similarity = _similarity_in_mask(logits, 2 * costs[:, :1])
-            logits = logits * (self.config.confidence_rescaling * similarity).exp()
+            logits = _rescaled(logits, self._confidence(logits, costs))
         return rearrange(resize(logits, size), "(b k) 1 h w -> b k h w", k=names)
+
+    def cost_channels(self, patch_tokens: PatchTokens, text_tokens: TextTokens) -> CostChannels:
+        """All cost channels of each name: those of the text token, then those of its examples if the model has them."""
+        text, known = text_tokens[..., : self.text_width], text_tokens[..., self.text_width :]
+        # Ratios of small numbers, which half precision would round to noise.
+        with torch.autocast(patch_tokens.device.type, enabled=False):
+            costs = self.statistics.cost_channels(self._in_text_space(patch_tokens).float(), text.float())
+            if self.examples is None:
+                return costs
+            if not known.shape[-1]:
+                return F.pad(costs, (0, 0, 0, EXAMPLE_CHANNELS))
+            own = example_channels(patch_tokens[..., : self.guiding].float(), known.float(), self.examples.mean)
+            return torch.cat([costs, own], dim=2)
+
+    def _coarse(self, costs: Tensor, guidance: Tensor) -> Tensor:
+        """The maps after the convolutions at the resolution of the patch grid.
+
+        The first convolution is linear: its part over the guidance channels is computed once for all names.
+        """
+        first = self.coarse[0]
+        assert isinstance(first, nn.Sequential)
+        convolution = first[0]
+        assert isinstance(convolution, nn.Conv2d)
+        weight, bias = convolution.weight, convolution.bias
+        shared = F.conv2d(guidance, weight[:, self.costs :], bias, padding=1)
+        own = F.conv2d(costs, weight[:, : self.costs], padding=1)
+        maps = own.unflatten(0, (len(shared), -1)) + shared[:, None]
+        maps = maps.flatten(0, 1)
+        rest: Tensor = self.coarse[1:](first[1:](maps))
+        return rest
+
+    def _confidence(self, logits: Tensor, costs: Tensor) -> Float[Tensor, "maps 1 1 1"]:
+        """How certain it is what the predicted mask shows: mean similarity inside it, of the text and of the examples.
+
+        Examples only lower it, where the mask does not look like them, and by their strength: a bonus would let names
+        with examples take the pixels of names without.
+        """
+        similarity = _mean_in_mask(logits, 2 * costs[:, :1])
+        if self.examples is not None:
+            ratio, strength = COST_CHANNELS, COST_CHANNELS + EXAMPLE_CHANNELS - 1
+            own = _mean_in_mask(logits, costs[:, ratio : ratio + 1]) - CERTAIN_RATIO
+            known = costs[:, strength : strength + 1, :1, :1]
+            similarity = similarity + known * own.clamp(-MAX_SIMILARITY, 0)
+        return self.config.confidence_rescaling * similarity
+
+    def check_widths(self, patch_tokens: Tensor, text_tokens: Tensor) -> None:
+        """As in ``SegmentationModel``; text tokens may be followed by those of examples."""
+        known = text_tokens.shape[-1] == self.text_width + self.guiding + ADDED and self.examples is not None
+        super().check_widths(patch_tokens, text_tokens[..., : self.text_width] if known else text_tokens)
 
     @torch.no_grad()
     def update_statistics(self, patch_tokens: PatchTokens) -> None:
@@ -205,6 +257,7 @@ class CostAggregation(SegmentationModel):
 
     def similarity(self, patch_tokens: PatchTokens, text_tokens: TextTokens, *, grid: Size) -> Logits:
         """Cosine (-1 to 1) between text tokens and patches, before any convolution."""
+        text_tokens = text_tokens[..., : self.text_width]
         patches = F.normalize(self._in_text_space(patch_tokens), dim=-1)
         cosine = torch.einsum("bnd,bkd->bkn", patches, F.normalize(text_tokens, dim=-1))
         return rearrange(cosine, "b k (h w) -> b k h w", h=grid[0])
@@ -213,7 +266,8 @@ class CostAggregation(SegmentationModel):
         self, patch_tokens: PatchTokens, text_tokens: TextTokens
     ) -> Float[Tensor, "batch names patches"]:
         """The first cost channel: half of the standardised similarity of each patch to each name."""
-        costs: Tensor = self.statistics.cost_channels(self._in_text_space(patch_tokens), text_tokens)
+        text = text_tokens[..., : self.text_width]
+        costs: Tensor = self.statistics.cost_channels(self._in_text_space(patch_tokens), text)
         return costs[:, :, 0]
 
     def _in_text_space(self, patch_tokens: Tensor) -> Tensor:
@@ -223,19 +277,24 @@ class CostAggregation(SegmentationModel):
         return patch_tokens[..., -self.text_width :]
 
 
-def _similarity_in_mask(
+def _mean_in_mask(
     logits: Float[Tensor, "maps 1 height width"], similarity: Float[Tensor, "maps 1 rows columns"]
 ) -> Float[Tensor, "maps 1 1 1"]:
-    """Mean similarity of a name over its own predicted mask, patches weighed by their probability.
-
-    Logits are scaled by a function of it, which moves no border at probability 0.5 but decides between names that claim
-    the same pixel. The convolutions were trained on seen names and favour them; the similarity does not.
-    """
+    """Mean similarity of a name over its own predicted mask, patches weighed by their probability."""
     inside = F.adaptive_avg_pool2d(logits.float().sigmoid(), (similarity.shape[-2], similarity.shape[-1]))
     # The 1 pulls the mean of a mask smaller than a patch towards 0.
     mean = (inside * similarity).sum((2, 3), keepdim=True) / (inside.sum((2, 3), keepdim=True) + 1)
     return mean.clamp(-MAX_SIMILARITY, MAX_SIMILARITY)
 
 
-def _block(inputs: int, width: int) -> nn.Module:
+def _rescaled(logits: Tensor, confidence: Float[Tensor, "maps 1 1 1"]) -> Tensor:
+    """Positive logits times exp(confidence), negative ones divided by it: a certain name is nearer to every pixel.
+
+    That moves no border at probability 0.5 but decides between names that claim the same pixel, or that are forced to
+    share all pixels. The convolutions were trained on seen names and favour them; the confidence does not.
+    """
+    return logits * torch.where(logits > 0, confidence, -confidence).exp()
+
+
+def _block(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU())

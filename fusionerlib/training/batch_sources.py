@@ -5,7 +5,7 @@ index), so that a worker that lives through several epochs holds no epoch number
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from fusionerlib.datasets.augment import PRESETS, Augmentation, Preset, view
 from fusionerlib.datasets.sampling import Sample, SampleOrder
 from fusionerlib.datasets.scene import Scene, Scenes
 from fusionerlib.datasets.sets import DataSets
-from fusionerlib.datasets.transforms import Subset, Views
+from fusionerlib.datasets.transforms import Resized, Subset, Views
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.context import RunContext
@@ -120,6 +120,9 @@ class _Batches(Dataset[tuple[Tensor, Tensor] | FusionerError]):
 
 
 Pairs = list[tuple[int, str]]
+Labelled = Callable[[int], frozenset[str] | None]
+SceneTokens = tuple[Float[Tensor, "rows columns dim"], UInt8[Tensor, "height width"]]
+"""Patch tokens on their grid, float32, and labels as in ``Scene``."""
 
 
 def names_of(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:
@@ -147,12 +150,16 @@ class Batch:
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """Training scenes and their batches. kind: which of the two. fingerprint: changes with the scenes and views."""
+    """Training scenes and their batches. kind: which of the two. fingerprint: changes with the scenes and views.
+
+    labelled: the names that the data set of a scene labels (``DataSets.labelled``).
+    """
 
     kind: Literal["stored", "online"]
     fingerprint: str
     width: int
     """Channels of the tokens."""
+    labelled: Labelled
 
     def __len__(self) -> int: ...
 
@@ -162,6 +169,10 @@ class BatchSource(Protocol):
 
     def pairs(self) -> Pairs:
         """The (scene, name) pairs that training samples from."""
+        ...
+
+    def scene(self, index: int) -> SceneTokens:
+        """Patch tokens on their grid, and labels, of scene ``index`` without augmentation."""
         ...
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
@@ -174,8 +185,10 @@ class StoredBatchSource:
 
     kind: Literal["stored", "online"] = "stored"
 
-    def __init__(self, scenes: StoredScenes, pairs: Pairs | None = None) -> None:
-        self.scenes, self._pairs = scenes, pairs
+    def __init__(
+        self, scenes: StoredScenes, pairs: Pairs | None = None, labelled: Labelled = lambda scene: None
+    ) -> None:
+        self.scenes, self._pairs, self.labelled = scenes, pairs, labelled
         self.fingerprint, self.width = scenes.fingerprint, scenes.store.encoder.width
 
     def __len__(self) -> int:
@@ -193,6 +206,11 @@ class StoredBatchSource:
     def pairs(self) -> Pairs:
         """The (scene, name) pairs that training samples from."""
         return self.scenes.pairs() if self._pairs is None else self._pairs
+
+    def scene(self, index: int) -> SceneTokens:
+        """Patch tokens on their grid, and labels, of scene ``index``."""
+        scene = self.scenes[index]
+        return scene.tokens, scene.labels
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
         """The batches of ``steps``."""
@@ -221,7 +239,9 @@ class OnlineBatchSource:
         size: int,
         workers: int = 0,
         pairs: Pairs | None = None,
+        labelled: Labelled = lambda scene: None,
     ) -> None:
+        self.labelled = labelled
         self.scenes, self.encoder, self.augmentation, self.size = scenes, encoder, augmentation, size
         self.workers, self._pairs, self.width = workers, pairs, encoder.width
         self.fingerprint = fingerprint(scenes.fingerprint, "online", PRESETS[augmentation], size, encoder.fingerprint)
@@ -242,6 +262,14 @@ class OnlineBatchSource:
         if self._pairs is None:
             return [(index, name) for index in range(len(self)) for name in self.names(index)]
         return self._pairs
+
+    def scene(self, index: int) -> SceneTokens:
+        """Patch tokens on their grid, and labels, of scene ``index``, resized and not augmented."""
+        scene = Resized(self.scenes, size=self.size)[index]
+        with torch.no_grad():
+            main = self.encoder(torch.from_numpy(scene.image.copy()).permute(2, 0, 1)[None]).main
+        tokens = rearrange(main.tokens, "1 (h w) d -> h w d", h=main.grid[0]).float().cpu()
+        return tokens, torch.from_numpy(scene.labels.copy())
 
     def batches(self, order: SampleOrder, steps: range) -> Generator[Batch, None, None]:
         """The batches of ``steps``; the workers live as long as the generator."""
@@ -265,7 +293,9 @@ def training_batch_source(context: RunContext, *, quiet: bool = False) -> BatchS
     """
     config, sets = context.run.training, context.sets
     if config.feed == "stored":
-        return StoredBatchSource(context.features(sets.train, "training features", quiet=quiet), sets.pairs)
+        return StoredBatchSource(
+            context.features(sets.train, "training features", quiet=quiet), sets.pairs, sets.labelled
+        )
     scenes, pairs = without_views(sets)
     return OnlineBatchSource(
         scenes,
@@ -274,6 +304,7 @@ def training_batch_source(context: RunContext, *, quiet: bool = False) -> BatchS
         size=context.run.data.size,
         workers=config.workers,
         pairs=pairs,
+        labelled=lambda scene: sets.labelled(scene * context.run.data.views),
     )
 
 

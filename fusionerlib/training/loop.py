@@ -15,6 +15,7 @@ from fusionerlib.files import exclusive
 from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
+from fusionerlib.training.examples import collect
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.rehearsal import Rehearsal, old_names
 from fusionerlib.training.replay import stopped
@@ -100,6 +101,10 @@ def _train(
     model = build(run.fusion, visual_width=source.width, text_width=text_cache.encoder.width).to(distributed.device)
     if start is not None:
         start.load_into(model)
+    examples = None
+    if model.examples is not None:
+        examples = collect(source, model.examples, fit=start is None, quiet=quiet or not distributed.main)
+        model.to(distributed.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     rehearsal = None
@@ -112,7 +117,9 @@ def _train(
             seed=config.seed,
             device=distributed.device,
         )
-    stepper = Stepper(model, run=run, text_cache=text_cache, distributed=distributed, rehearsal=rehearsal)
+    stepper = Stepper(
+        model, run=run, text_cache=text_cache, distributed=distributed, rehearsal=rehearsal, examples=examples
+    )
     identity = identity_of(run, source, text_cache)
     state = TrainingState(model, stepper.optimiser, stepper.scaler)
     state.resume(directory, identity, quiet=not distributed.main)
@@ -129,6 +136,7 @@ def _train(
         balanced=config.balanced,
         whole_epochs=config.epochs > 0,
         rows=distributed.rows,
+        labelled=source.labelled,
     )
     progress = TrainingProgress(
         total=config.steps,

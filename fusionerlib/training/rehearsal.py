@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.features.text import TextEmbeddingCache, name_tokens
 from fusionerlib.models import build
 from fusionerlib.training.start import Start
 
@@ -47,14 +47,14 @@ class Rehearsal:
         # Logits are rescaled at test time only, and the model that learns from these targets is in training.
         plain = start.checkpoint.run.fusion.model_copy(update={"confidence_rescaling": 0.0})
         self.model = build(plain, visual_width=old.visual_width, text_width=old.text_width)
-        self.model.load_state_dict(old.state_dict())
+        self.model.load_weights(old.state_dict(), old.example_names)
         self.model.eval().requires_grad_(False).to(device)
 
     def text_tokens(self, step: int) -> Float[Tensor, "old dim"]:
         """The text tokens of the old names of ``step``, the same for every image and in every process."""
         count = min(NAMES, len(self.names))
         chosen = np.random.default_rng((self.seed, step, 1)).choice(len(self.names), size=count, replace=False)
-        return self.text_cache.tokens([self.names[index] for index in chosen])
+        return name_tokens(self.model, self.text_cache, [self.names[index] for index in chosen])
 
     @torch.no_grad()
     def probabilities(

@@ -30,7 +30,7 @@ class Start:
                     f"init {self.init!r} reads {side} tokens of width {widths[0]}, this run's are {widths[1]} wide: "
                     f"use the {side} encoder with the weights that it was trained with, or train without init"
                 )
-        model.load_state_dict(old.state_dict())
+        model.load_weights(old.state_dict(), old.example_names)
 
 
 def starting_point(run: RunConfig) -> Start | None:

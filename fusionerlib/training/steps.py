@@ -21,6 +21,7 @@ from fusionerlib.models import SegmentationModel
 from fusionerlib.models.losses import segmentation_loss
 from fusionerlib.training.batch_sources import Batch
 from fusionerlib.training.distributed import Distributed
+from fusionerlib.training.examples import TrainingExamples
 from fusionerlib.training.rehearsal import Rehearsal
 
 
@@ -125,8 +126,9 @@ class Stepper:
         text_cache: TextEmbeddingCache,
         distributed: Distributed,
         rehearsal: Rehearsal | None = None,
+        examples: TrainingExamples | None = None,
     ) -> None:
-        self.rehearsal = rehearsal
+        self.rehearsal, self.examples = rehearsal, examples
         self.model, self.config, self.text_cache, self.distributed = model, run.training, text_cache, distributed
         distributed.share(self.config.batch, parts=self.config.accumulate)
         self.optimiser = make_optimiser(model, self.config)
@@ -148,7 +150,7 @@ class Stepper:
         seed = (self.config.seed + 1) * 1_000_003 + step
         torch.manual_seed(seed)
         # All processes draw the noise of the whole batch: it does not depend on their number (dropout does).
-        text, names_mask = self._text(whole)
+        text, names_mask = self._text(whole, step)
         if self.distributed.index:
             torch.manual_seed(seed + self.distributed.index * 1_000_000_007)
         rehearsed = None if self.rehearsal is None else self.rehearsal.text_tokens(step)
@@ -206,11 +208,17 @@ class Stepper:
             return
         raise NonFiniteError("gradient", not_finite(gradients) or "its length is too large for float32", inputs)
 
-    def _text(self, whole: Sequence[Sample]) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
-        """Text tokens of this process's share, with noise; the mask is False for padding."""
+    def _text(
+        self, whole: Sequence[Sample], step: int
+    ) -> tuple[Float[Tensor, "batch names dim"], Bool[Tensor, "batch names"]]:
+        """Text tokens of this process's share, with noise and with examples; the mask is False for padding."""
         text, names_mask = self.text_cache.padded([sample.names for sample in whole])
         if self.config.text_noise:
             text = text + torch.randn_like(text) * self.config.text_noise * text.shape[-1] ** -0.5
+        if self.examples is not None:
+            asked = [(sample.scene, sample.names) for sample in whole]
+            known = self.examples.of_samples(asked, text.shape[1], seed=(self.config.seed, 3, step))
+            text = torch.cat([text, known], dim=-1)
         rows = self.distributed.rows(len(whole))
         return text[rows], names_mask[rows]
 

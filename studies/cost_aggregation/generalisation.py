@@ -18,6 +18,7 @@ from fusionerlib.evaluation.metrics import ClassCounts
 from fusionerlib.evaluation.scoring import Prediction, score, zero_shot
 from fusionerlib.evaluation.thresholds import STEPS, ThresholdTable
 from fusionerlib.features.store import StoredScenes
+from fusionerlib.features.text import name_tokens
 from fusionerlib.models.cost_aggregation import CostAggregation
 
 
@@ -100,7 +101,7 @@ def oracle_masks(
     A mask's token is the mean of its patch tokens, weighted by the share of each patch that the mask covers; its class
     is the one of ``names`` with the highest similarity. Pixels outside all masks are background.
     """
-    text_tokens, counts = evaluator.context.text_cache.tokens(names)[None], ClassCounts()
+    text_tokens, counts = name_tokens(model, evaluator.context.text_cache, names)[None], ClassCounts()
     for index in range(len(scenes)):
         scene = scenes[index]
         labels = scene.labels

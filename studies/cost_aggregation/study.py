@@ -49,6 +49,7 @@ VARIANTS: dict[str, Changes] = {
     "448 pixels": {"size": 448},
     "no decoder": {"decoder_scales": ()},
     "decoder to 4 x": {"decoder_scales": (2, 4)},
+    "no examples": {"examples": False},
     "no guidance channels": {"guidance_channels": 1},
     "half as wide": {"width": 24},
     "three blocks": {"depth": 3},
@@ -57,7 +58,7 @@ VARIANTS: dict[str, Changes] = {
 
 LACKING = frozenset(
     {"unaligned MiniLM", "ConSE vectors", "no clothes for person", "no negatives", "BCE alone"}
-    | {"no confidence rescaling", "224 pixels", "no decoder", "no guidance channels", "half as wide"}
+    | {"no confidence rescaling", "no examples", "224 pixels", "no decoder", "no guidance channels", "half as wide"}
 )
 """Settings without something that ``modern`` has: their loss is its gain. The others have something that it lacks."""
 
@@ -106,6 +107,11 @@ class CostAggregationStudy(PhotoStudy):
         if unknown := [name for name in given if name not in SETTINGS]:
             raise ValueError(f"no setting {unknown[0]!r}: known are {', '.join(SETTINGS)}")
         return tuple(dict.fromkeys((BASE, *given)))
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Whether CamVid's images train too: a run's config holds where they lie, which is not compared."""
+        return {} if self.camvid_root is None else {"camvid": True}
 
     @property
     def folder(self) -> Path:
@@ -157,6 +163,7 @@ class CostAggregationStudy(PhotoStudy):
             **{
                 "voc": self.voc_root,
                 "coco": self.coco_root,
+                "camvid": self.camvid_root,
                 "features": self.folder / "features",
                 "fold": trial.fold,
                 "steps": steps,

@@ -91,7 +91,8 @@ def test_confidence_rescaling_scales_logits_and_moves_no_mask(tokens) -> None:
     with torch.no_grad():
         stretched = model.eval()(patches, words, grid=GRID, size=at_maps_size)
         before = plain.eval()(patches, words, grid=GRID, size=at_maps_size)
-    factor = stretched / before
+    # Positive logits are multiplied by the factor, negative ones divided.
+    factor = (stretched / before).pow(before.sign())
     assert torch.equal(stretched > 0, before > 0)
     torch.testing.assert_close(factor, factor[..., :1, :1].expand_as(factor), atol=1e-3, rtol=1e-3)
     # By hand for one name of one image: the similarity of its patches, weighed by their probability.

@@ -1,0 +1,94 @@
+"""Regions of images as examples of a name: what ``Segmenter.learn`` reads from images and masks."""
+
+import os
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from fusionerlib.encoders.base import VisualEncoder
+from fusionerlib.errors import FusionerError
+from fusionerlib.images import ImageLike, read_image
+from fusionerlib.models.examples import region_token
+
+MaskLike = np.ndarray | Image.Image | str | os.PathLike[str]
+"""A boolean array (H, W), or an image or its file, where every pixel but those of value 0 is marked."""
+BATCH = 8
+"""Most images that go through the encoder at once."""
+
+
+def read_mask(mask: MaskLike) -> Bool[np.ndarray, "height width"]:
+    """The marked pixels. Raises FusionerError for a file that can't be read, and for an array of another kind."""
+    if isinstance(mask, np.ndarray):
+        if mask.ndim != 2 or not (mask.dtype == bool or mask.dtype == np.uint8):
+            raise FusionerError(
+                f"a mask is a boolean array (height, width), not {mask.dtype} of shape {mask.shape}: for one label "
+                "of an index mask pass `labels == 3`"
+            )
+        return mask.astype(bool)
+    if isinstance(mask, Image.Image):
+        # Palette colours may be anything: indices count.
+        return np.asarray(mask if mask.mode in ("P", "L", "1") else mask.convert("L")) > 0
+    if not isinstance(mask, str | os.PathLike) or not Path(mask).is_file():
+        raise FusionerError(f"mask {mask!r} is not a file: pass a boolean array or the path of a PNG")
+    try:
+        with Image.open(mask) as opened:
+            opened.load()
+            return read_mask(opened.copy())
+    except OSError as error:
+        raise FusionerError(f"mask {os.fspath(mask)!r} can't be read ({error}): save it anew as PNG") from error
+
+
+@torch.no_grad()
+def example_regions(
+    examples: Iterable[tuple[ImageLike, MaskLike]],
+    *,
+    visual: VisualEncoder,
+    input_size: Callable[[int, int], tuple[int, int]],
+    width: int,
+) -> Float[Tensor, "regions visual"]:
+    """The mean token of each masked region, its first ``width`` channels; images of one size share a pass.
+
+    input_size: from the height and width of an image to those of the encoder's input.
+    Raises FusionerError where there is no example, and for a mask of another size than its image or without a pixel.
+    """
+    read: list[tuple[np.ndarray, np.ndarray]] = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            image, mask = example
+        except (TypeError, ValueError) as error:
+            raise FusionerError(f"example {number} is no pair: pass [(image, mask), ...]") from error
+        pixels, inside = read_image(image), read_mask(mask)
+        if inside.shape != pixels.shape[:2]:
+            raise FusionerError(
+                f"example {number}: a mask of {inside.shape[1]} x {inside.shape[0]} pixels for an image of "
+                f"{pixels.shape[1]} x {pixels.shape[0]}: give a mask of the image's own size"
+            )
+        if not inside.any():
+            raise FusionerError(
+                f"example {number}: the mask has no pixel: mark the pixels that show the name, or leave the example out"
+            )
+        rows, columns = input_size(*pixels.shape[:2])
+        resized = np.array(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
+        read.append((resized, inside))
+    if not read:
+        raise FusionerError("no example: pass [(image, mask), ...] with at least one pair")
+    regions: list[Tensor] = []
+    for _, same in groupby(sorted(read, key=lambda pair: pair[0].shape), key=lambda pair: pair[0].shape):
+        group = list(same)
+        for start in range(0, len(group), BATCH):
+            part = group[start : start + BATCH]
+            batch = torch.from_numpy(np.stack([pixels for pixels, _ in part])).permute(0, 3, 1, 2)
+            main = visual(batch).main
+            tokens = rearrange(main.tokens[..., :width].float().cpu(), "b (h w) d -> b h w d", h=main.grid[0])
+            for grid, (_, inside) in zip(tokens, part, strict=True):
+                share = F.adaptive_avg_pool2d(torch.from_numpy(inside)[None, None].float(), main.grid)[0, 0]
+                regions.append(region_token(grid, share))
+    return torch.stack(regions)
