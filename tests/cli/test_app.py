@@ -101,11 +101,11 @@ def test_a_photo_is_segmented_whole_or_by_windows(tmp_path: Path) -> None:
     ]
     for place, (options, given) in enumerate(ways):
         overlay = tmp_path / "overlays" / f"{place}.png"
-        command = ["segment", str(tmp_path / "photo.png"), "cat", "wall", "-o", str(overlay), "--threshold", "0.3"]
+        command = ["segment", str(tmp_path / "photo.png"), "cat", "wall", "-o", str(overlay), "--threshold", "0.6"]
         result = runner.invoke(app, [*command, *options, "--device", "cpu"])
         assert result.exit_code == 0, result.output
         segmenter = Segmenter.load("packaged", **given).set_image(photo)
-        found = segmenter.segment(["cat", "wall"], threshold=0.3)
+        found = segmenter.segment(["cat", "wall"], threshold=0.6)
         lines = [f"{mask.mean():7.1%}  {name}" for name, mask in zip(found.names, found.masks, strict=True)]
         assert result.stdout.splitlines() == [*lines, f"overlay: {overlay}"]
         with Image.open(overlay) as drawn:
