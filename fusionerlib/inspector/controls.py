@@ -10,6 +10,7 @@ from typing import Any
 
 from fusionerlib.inspector.export import encode_panel
 from fusionerlib.inspector.panels import swatch
+from fusionerlib.inspector.strokes import TOOLS, Point
 
 FOLDER = Path(__file__).parent
 LISTED = 40
@@ -58,6 +59,12 @@ class Controls:
             description="Temperature", base=2, min=-3, max=3, step=0.1, **two, **_sized()
         )
         self.layer = w.IntSlider(description="Layer", min=1, max=1, **_sized())
+        self.tool = w.ToggleButtons(description="Tool", options=list(TOOLS.items()), **_sized("548px"))
+        self.tool.style.button_width = "92px"
+        self.radius = w.FloatSlider(
+            description="Brush size", value=0.02, min=0.005, max=0.15, step=0.005, readout_format=".3f", **_sized()
+        )
+        self.undo, self.strokes = _button("Undo stroke"), _button("Save strokes")
         self.message, self.line, self.heading = w.HTML(), w.HTML(layout=w.Layout(width="100%")), w.HTML()
         self._list = w.VBox(layout=w.Layout(height="225px", width="100%", overflow="hidden auto"))
         listed = w.VBox([self.heading, self._list], layout=w.Layout(width="100%", height="255px"))
@@ -70,6 +77,7 @@ class Controls:
             (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export), self.masks),
             (self.names, self.add, self.word),
             (self.threshold, self.opacity, self.temperature, self.layer),
+            (self.tool, self.radius, _pair(self.undo, self.strokes)),
         )
         bars = [w.HBox(row, layout=w.Layout(flex_flow="row wrap", grid_gap="0 12px")) for row in rows]
         self.box = w.VBox([*bars, self.message, w.GridBox(cells, layout=grid), self.line])
@@ -135,13 +143,14 @@ def picture_widget(
     on_place: Callable[[float, float], None],
     on_move: Callable[[int, int], None],
     on_enlarge: Callable[[], tuple[bytes, str]],
+    on_stroke: Callable[[list[Point]], None],
     **shown: Any,
 ) -> Any:
     """A picture that reports clicks and arrow keys, which the image of ipywidgets does not.
 
     on_place: called with the clicked place, as shares (0-1) of the height and the width. on_move: called for an arrow
     key with its steps (-1, 0, 1) down and to the right. on_enlarge: called when it is enlarged, for the encoded image
-    to show there and its media type.
+    to show there and its media type. on_stroke: called with the points of a stroke, where ``tool`` is not "look".
     shown: the traits ``content`` (an encoded image), ``media`` (its media type), ``title``, ``caption``, and ``there``:
     False for a panel that has nothing to show.
     """
@@ -153,6 +162,8 @@ def picture_widget(
         elif "enlarge" in message:
             content, media = on_enlarge()
             widget.send({"large": media}, buffers=[content])
+        elif "stroke" in message:
+            on_stroke([(float(down), float(right)) for down, right in message["stroke"]])
         elif "click" in message:
             on_place(*(float(part) for part in message["click"]))
         elif "move" in message:
@@ -176,6 +187,8 @@ def _picture_class() -> Any:
         title = traitlets.Unicode("").tag(sync=True)
         caption = traitlets.Unicode("").tag(sync=True)
         there = traitlets.Bool(True).tag(sync=True)
+        tool = traitlets.Unicode("look").tag(sync=True)
+        radius = traitlets.Float(0.02).tag(sync=True)
 
     return InspectedPicture
 

@@ -15,7 +15,7 @@ from fusionerlib.inspector.state import HEIGHT, PANELS, WIDTH, InspectorState
 GAP = 16
 HEAD, FOOT = 30, 26
 """Heights of the title and of the caption of a panel, in pixels."""
-FLAT = ("argmax", "truth", "error")
+FLAT = ("argmax", "truth", "error", "difference")
 """Panels with flat colours, which PNG compresses better than JPEG."""
 LARGE = 1600
 LISTED = 10

@@ -20,6 +20,7 @@ from fusionerlib.inference.inspection import patch_similarity
 from fusionerlib.inference.overlay import outline, short
 from fusionerlib.inference.palette import LIMIT, OKABE_ITO, colourise, palette
 from fusionerlib.inspector.state import HEIGHT, WIDTH, InspectorState
+from fusionerlib.inspector.strokes import marks
 from fusionerlib.models.decoder import resize
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -37,6 +38,8 @@ TITLES = {
     "error": "Errors",
     "attention": "Attention",
     "similarity": "Similarity to the clicked patch",
+    "beside": "Masks of the second model",
+    "difference": "Where the two differ",
 }
 NO_IMAGE = "No image yet:\nupload one, or pass images to inspect()."
 NO_NAMES = "No name is asked:\ntype one, or switch one on."
@@ -51,6 +54,9 @@ MISSED, EXTRA, WRONG = 1, 2, 3
 ERROR_COLOURS = {MISSED: OKABE_ITO[4], EXTRA: OKABE_ITO[0], WRONG: OKABE_ITO[6]}
 ERROR_HATCHES = {MISSED: 0, EXTRA: 1, WRONG: 6}
 ERROR_NAMES = {MISSED: "missed (blue /)", EXTRA: "extra (orange \\)", WRONG: "wrong (pink x)"}
+
+DIFFERENCES = {MISSED: "second only (blue /)", EXTRA: "first only (orange \\)", WRONG: "another name (pink x)"}
+"""The same three cases between two predictions."""
 
 
 def draw_panel(state: InspectorState, key: str) -> Panel:
@@ -104,6 +110,10 @@ def pixel_probabilities(state: InspectorState) -> list[tuple[str, float]]:
 def _overlay(state: InspectorState) -> Panel:
     labels = predicted(state)
     picture = draw_overlay(state.small, _coloured(state, labels), opacity=state.opacity)
+    for marked in marks(state.strokes, state.index).values():
+        height, width = picture.shape[:2]
+        small = Image.fromarray(marked).resize((width, height), Image.Resampling.NEAREST)
+        picture = draw_contour(picture, np.array(small))
     if state.pixel is not None:
         picture = _with_cross(state, picture)
     if state.view is None:
@@ -175,6 +185,22 @@ def _similarity(state: InspectorState) -> Panel:
     return picture, f"cosine, dark {low:.2f}, bright 1; framed: the {FRAMED} most similar"
 
 
+def _beside(state: InspectorState) -> Panel:
+    if state.beside_view is None:
+        return message("No second model to compare with:\npass two segmenters to inspect()."), ""
+    labels = state.beside_view.labels
+    picture = draw_overlay(state.small, _coloured(state, labels), opacity=state.opacity)
+    return picture, f"threshold {state.beside_threshold:.2f}; {(labels > 0).mean():.0%} of the image has a name"
+
+
+def _difference(state: InspectorState) -> Panel:
+    if state.beside_view is None:
+        return message("No second model to compare with:\npass two segmenters to inspect()."), ""
+    differ = error_map(predicted(state), state.beside_view.labels)
+    shares = (f"{name} {(differ == label).mean():.0%}" for label, name in DIFFERENCES.items())
+    return draw_errors(state.small, differ), ", ".join(shares)
+
+
 _DRAWERS: dict[str, Callable[[InspectorState], Panel]] = {
     "overlay": _overlay,
     "probability": _probability,
@@ -183,6 +209,8 @@ _DRAWERS: dict[str, Callable[[InspectorState], Panel]] = {
     "error": _error,
     "attention": _attention,
     "similarity": _similarity,
+    "beside": _beside,
+    "difference": _difference,
 }
 
 

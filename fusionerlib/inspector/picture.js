@@ -11,6 +11,7 @@ function render({ model, el }) {
   const title = make("div", el, "fusioner-title");
   const frame = make("div", el, "fusioner-frame");
   const image = make("img", frame, "");
+  const ink = make("canvas", frame, "fusioner-ink");
   const dead = make("div", frame, "fusioner-dead");
   const caption = make("div", el, "fusioner-caption");
   frame.tabIndex = 0;
@@ -39,6 +40,7 @@ function render({ model, el }) {
       const old = image.src;
       image.src = address;
       image.hidden = false;
+      if (!stroke) ink.width = ink.width; // the new picture shows the stroke itself
       if (large) large.image.src = address;
       if (old) URL.revokeObjectURL(old);
     };
@@ -54,8 +56,45 @@ function render({ model, el }) {
     return [down, right];
   };
   image.addEventListener("click", (event) => {
-    if (event.detail < 2) model.send({ click: place(event) });
+    if (event.detail < 2 && model.get("tool") === "look") model.send({ click: place(event) });
   });
+
+  // Brush, eraser and box: the stroke is drawn here at once, and sent when the button is released.
+  let stroke = null, corner = null;
+  const trace = (event) => {
+    stroke.push(place(event));
+    const [box, pen] = [frame.getBoundingClientRect(), ink.getContext("2d")];
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+    const reach = model.get("radius") * Math.min(image.naturalWidth, image.naturalHeight) * scale;
+    pen.fillStyle = pen.strokeStyle = model.get("tool") === "erase" ? "#fffc" : "#ff2fa0cc";
+    if (model.get("tool") === "box") {
+      corner = corner || [x, y];
+      pen.clearRect(0, 0, ink.width, ink.height);
+      pen.lineWidth = 2;
+      pen.strokeRect(corner[0], corner[1], x - corner[0], y - corner[1]);
+    } else {
+      pen.beginPath();
+      pen.arc(x, y, Math.max(1, reach), 0, 7);
+      pen.fill();
+    }
+  };
+  frame.addEventListener("pointerdown", (event) => {
+    if (model.get("tool") === "look" || event.button || image.hidden) return;
+    event.preventDefault();
+    frame.setPointerCapture(event.pointerId);
+    [ink.width, ink.height] = [frame.clientWidth, frame.clientHeight];
+    stroke = [];
+    trace(event);
+  });
+  frame.addEventListener("pointermove", (event) => stroke && trace(event));
+  const release = () => {
+    if (!stroke) return;
+    model.send({ stroke: stroke });
+    stroke = corner = null;
+  };
+  frame.addEventListener("pointerup", release);
+  frame.addEventListener("pointercancel", release);
 
   // The enlarged picture lies over the page; what is drawn in it is the same picture.
   let large = null;
@@ -107,7 +146,7 @@ function render({ model, el }) {
     box.focus();
     model.send({ enlarge: true }); // an answer brings the same picture with more pixels
   };
-  frame.addEventListener("dblclick", enlarge);
+  frame.addEventListener("dblclick", () => model.get("tool") === "look" && enlarge());
   frame.addEventListener("keydown", (event) => {
     const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     if (!(event.key in moves) && event.key !== "Enter") return;

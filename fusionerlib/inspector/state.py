@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fusionerlib.inference.requests import checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.cases import Case, as_cases
+from fusionerlib.inspector.strokes import Photo, Point, Stroke, Tool, marks, painted, save_strokes
 from fusionerlib.models.decoder import resize
 
 Changed = frozenset[str]
@@ -28,10 +30,10 @@ WIDTH, HEIGHT = 400, 300
 """Size in pixels of the box into which a panel fits, except a panorama's."""
 LONGEST = 1600
 """Longest side of a panel in pixels."""
-PANELS = ("overlay", "probability", "argmax", "truth", "error", "attention", "similarity")
+PANELS = ("overlay", "probability", "argmax", "truth", "error", "attention", "similarity", "beside", "difference")
 EVERYTHING = frozenset({*PANELS, "pixel"})
 ANSWERS = EVERYTHING - {"similarity"}
-DECISIONS = frozenset({"overlay", "probability", "argmax", "error", "pixel"})
+DECISIONS = frozenset({"overlay", "probability", "argmax", "error", "pixel", "difference"})
 
 
 class InspectorState:
@@ -43,6 +45,8 @@ class InspectorState:
     empty, the names of the case. threshold, opacity: 0-1. temperature: divides the logits; 1.0 is as trained.
     word: the name whose probability and attention are shown; "" is the first. layer: of the attention, from 0.
     pixel: the clicked pixel, (row, column) in the image at its own size.
+    beside: another segmenter, whose masks are shown beside those of the first with a map of where the two differ.
+    beside_threshold: its threshold, 0-1; without ``beside`` the first segmenter at this threshold is compared.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class InspectorState:
         word: str = "",
         layer: int = 0,
         pixel: tuple[int, int] | None = None,
+        beside: Segmenter | None = None,
+        beside_threshold: float | None = None,
     ) -> None:
         # A shallow copy shares encoders and model, but has its own image: another inspector can't change it.
         self.segmenter = copy.copy(segmenter)
@@ -72,6 +78,13 @@ class InspectorState:
         self.pixel: tuple[int, int] | None = None
         self.threshold = checked_threshold(threshold)
         self.opacity, self.temperature = _checked_opacity(opacity), _checked_temperature(temperature)
+        compared = beside or (segmenter if beside_threshold is not None else None)
+        self.beside = None if compared is None else copy.copy(compared)
+        self.beside_threshold = checked_threshold(threshold if beside_threshold is None else beside_threshold)
+        self.beside_view: Segmentation | None = None
+        self.strokes: tuple[Stroke, ...] = ()
+        self._photos: dict[int, tuple[str, Photo]] = {}
+        self._untaught = self.segmenter.model
         self._raw: Segmentation | None = None
         self._view: Segmentation | None = None
         self._heat: np.ndarray | None = None
@@ -158,7 +171,7 @@ class InspectorState:
     def set_opacity(self, opacity: float) -> Changed:
         """Set the opacity of the overlay, 0-1."""
         self.opacity = _checked_opacity(opacity)
-        return frozenset({"overlay"})
+        return frozenset({"overlay"} if self.beside is None else {"overlay", "beside"})
 
     def set_temperature(self, temperature: float) -> Changed:
         """Set the temperature, above 0. Above 1 it moves probabilities towards 0.5, below 1 away from it."""
@@ -185,6 +198,47 @@ class InspectorState:
         height, width = self.photo.shape[:2]
         self.pixel = (max(0, min(int(row), height - 1)), max(0, min(int(column), width - 1)))
         return frozenset({"overlay", "similarity", "pixel"})
+
+    def paint(self, tool: Tool, points: Sequence[Point], *, radius: float) -> Changed:
+        """Paint a stroke of the chosen name on the image, and ask again. tool, points, radius: see ``painted``.
+
+        A stroke of the brush or the box teaches this inspector's model, never the segmenter that was passed in. An
+        erased pixel is no example any more. Raises FusionerError without image and name, and for a model that can't
+        learn from examples.
+        """
+        if self.case is None or not self.word:
+            raise FusionerError("there is nothing to paint: pick an image and ask for a name first")
+        height, width = self.photo.shape[:2]
+        marked = painted(tool, points, size=(height, width), radius=radius)
+        stroke = Stroke(self.index, self.word, marked, erased=tool == "erase")
+        if stroke.erased:
+            return self._repaint((*self.strokes, stroke))
+        photos = {**self._photos, self.index: (self.case.title, self.photo)}
+        if not self.strokes:  # a copy of its own, once something is learnt
+            self.segmenter.model = copy.deepcopy(self._untaught)
+        self.segmenter.learn(self.word, [(self.photo, marked)])
+        self.strokes, self._photos = (*self.strokes, stroke), photos
+        self._ask(self.names, self.off)
+        return ANSWERS
+
+    def undo(self) -> Changed:
+        """Take back the last stroke, and what the model learnt from it. Raises FusionerError where there is none."""
+        if not self.strokes:
+            raise FusionerError("there is no stroke to take back: paint one first")
+        return self._repaint(self.strokes[:-1])
+
+    def save_strokes(self, folder: Path) -> int:
+        """See ``strokes.save_strokes``."""
+        return save_strokes(folder, self.strokes, self._photos)
+
+    def _repaint(self, strokes: tuple[Stroke, ...]) -> Changed:
+        """The model as it was given, taught again with what is left of ``strokes``."""
+        self.segmenter.model, self.strokes = copy.deepcopy(self._untaught), strokes
+        for index, (_, photo) in self._photos.items():
+            for name, marked in marks(strokes, index).items():
+                self.segmenter.learn(name, [(photo, marked)])
+        self._ask(self.names, self.off)
+        return ANSWERS
 
     def probability(self) -> Float[np.ndarray, "rows columns"] | None:
         """The probability (0-1) of the chosen name at the panels' size; None without image or names."""
@@ -227,6 +281,8 @@ class InspectorState:
         # Predictions have the panels' size: at the 12 megapixels of a camera each name would take seconds.
         height, width = fitted_size(*photo.shape[:2])
         self.segmenter.set_image(photo, answer_size=(height, width))
+        if self.beside is not None:
+            self.beside.set_image(photo, answer_size=(height, width))
         self.index, self.photo, self.pixel = index, photo, None
         self.small = np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
         self._ask(names, off)
@@ -237,6 +293,8 @@ class InspectorState:
         raw = self.segmenter.segment(on) if on and self.case else None
         self.names, self.off, self._raw, self._attention = names, off, raw, None
         self.word = self.word if self.word in on else next(iter(on), "")
+        asked = self.beside.segment(on) if self.beside is not None and on and self.case else None
+        self.beside_view = None if asked is None else asked.at(self.beside_threshold)
         self._rescale()
 
     def _rescale(self) -> None:

@@ -21,15 +21,18 @@ from fusionerlib.inspector.controls import Controls, picture_widget
 from fusionerlib.inspector.export import encode_panel, enlarged, export_png, parameter_line, table_title
 from fusionerlib.inspector.panels import draw_panel, pixel_probabilities, title
 from fusionerlib.inspector.state import PANELS, Changed, InspectorState
+from fusionerlib.inspector.strokes import Point
 from fusionerlib.progress import headless
 
+OPTIONAL = ("truth", "error", "attention", "beside", "difference")
+"""Panels that are not there where they have nothing to show."""
 STEPS = 50
 """Number of arrow key presses from one edge of the image to the other."""
 NOTHING: Changed = frozenset()
 
 
 def inspect(
-    segmenter: Segmenter,
+    segmenter: Segmenter | Sequence[Segmenter],
     images: Any = (),
     *,
     names: Sequence[str] = (),
@@ -38,11 +41,17 @@ def inspect(
 ) -> "Inspector":
     """Inspect the masks of ``images``: paths, Pillow images, arrays, scenes, or (image, labels, names) triples.
 
+    segmenter: one, or two to be compared: the masks of the second are shown beside those of the first, with a map of
+    where they differ. For one segmenter at two thresholds give ``beside_threshold``.
     names: the names to ask first. folder: where "Save as PNG" and "Save masks" write. settings: the other parameters of
     ``InspectorState``: threshold, opacity, temperature, off, image, word, layer, pixel.
     Raises FusionerError for images, names or settings out of range.
     """
-    return Inspector(InspectorState(segmenter, images, names=names, **settings), folder=folder)
+    first, *others = [segmenter] if isinstance(segmenter, Segmenter) else list(segmenter)
+    if len(others) > 1:
+        raise FusionerError(f"{1 + len(others)} segmenters: the inspector compares two")
+    beside: dict[str, Any] = {"beside": others[0]} if others else {}
+    return Inspector(InspectorState(first, images, names=names, **beside, **settings), folder=folder)
 
 
 class Inspector:
@@ -55,7 +64,7 @@ class Inspector:
     @cached_property
     def pictures(self) -> dict[str, Any]:
         """The widget of each panel, created with its content, so that a front end never has an empty one."""
-        asked: dict[str, Any] = {"on_place": self._place, "on_move": self._move}
+        asked: dict[str, Any] = {"on_place": self._place, "on_move": self._move, "on_stroke": self._paint}
         return {
             key: picture_widget(**asked, on_enlarge=partial(enlarged, self.state, key), **self._drawn(key))
             for key in PANELS
@@ -80,6 +89,10 @@ class Inspector:
         controls.previous.on_click(lambda _: self._do(lambda: state.step(-1)))
         controls.next.on_click(lambda _: self._do(lambda: state.step(1)))
         controls.export.on_click(lambda _: self._do(self._saved))
+        controls.undo.on_click(lambda _: self._do(state.undo))
+        controls.strokes.on_click(lambda _: self._do(self._saved_strokes))
+        for name, widget in (("tool", controls.tool), ("radius", controls.radius)):
+            widget.observe(partial(self._set_tool, name), names="value")
         controls.masks.on_click(lambda _: self._do(self._saved_masks))
         self._follow(controls, frozenset({"pixel"}))  # the pictures are drawn already
         controls.say("Click a picture, or press an arrow key on it, to look at one pixel.")
@@ -152,6 +165,23 @@ class Inspector:
             self._do(lambda: self.state.add_name(name))
             self.controls.add.value = ""
 
+    def _set_tool(self, name: str, change: dict[str, Any]) -> None:
+        for picture in self.pictures.values():
+            setattr(picture, name, change["new"])
+        tool = self.controls.tool.value
+        told = {"brush": "paint", "box": "draw a box round", "erase": "erase strokes of"}.get(tool, "")
+        self.controls.say(f"{told} “{self.state.word}”; choose another name with “Look at”" if told else "")
+
+    def _paint(self, points: list[Point]) -> None:
+        tool, radius = self.controls.tool.value, self.controls.radius.value
+        self._do(lambda: self.state.paint(tool, points, radius=radius))
+
+    def _saved_strokes(self) -> Changed:
+        folder = self.folder / "strokes"
+        count = self.state.save_strokes(folder)
+        self.controls.say(f"saved {count} painted images as a data set in {folder}: fusioner train --set root={folder}")
+        return NOTHING
+
     def _uploaded(self, change: dict[str, Any]) -> None:
         if not change["new"]:
             return
@@ -189,7 +219,7 @@ class Inspector:
         """The traits of the picture ``key``. A panel without labels or attention to show is not there."""
         picture, caption = draw_panel(self.state, key)
         content, media = encode_panel(picture, key)
-        there = bool(caption) or key not in ("truth", "error", "attention")
+        there = bool(caption) or key not in OPTIONAL
         return {"content": content, "media": media, "title": title(self.state, key), "caption": caption, "there": there}
 
     @contextmanager

@@ -26,6 +26,7 @@ from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.models import build
 from tests.conftest import CHROMIUM, MakeNotebook
+from tests.inspector.test_strokes import learner
 from workbook.execution import own_kernel
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: the extra `workbook`")
@@ -106,7 +107,7 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     frames = page.locator(".fusioner-frame img")
     frames.nth(6).wait_for()
     # No ground truth is known: its two panels are not there. No picture is empty, and the still below is hidden.
-    assert [frame.is_visible() for frame in frames.all()] == [True, True, True, False, False, True, True]
+    assert [frame.is_visible() for frame in frames.all()] == [True] * 3 + [False] * 2 + [True] * 2 + [False] * 2
     assert all(page.evaluate("[...document.querySelectorAll('.fusioner-frame img')].map(img => img.naturalWidth > 0)"))
     page.locator(".jp-RenderedImage img").wait_for(state="hidden")
     assert page.locator(".jp-RenderedImage img").count() == 1
@@ -181,6 +182,44 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     shot("narrow")
     assert page.locator(".jp-OutputArea-output.jp-mod-error, .jp-RenderedText[data-mime-type*=stderr]").count() == 0
     assert [url for url in asked if not url.startswith((lab, "blob:", "data:", lab.replace("http", "ws")))] == []
+    page.close()
+
+
+def test_paint_and_take_back(lab: str, folder: Path, browser: Any, make_notebook: MakeNotebook) -> None:
+    learner(chelsea()).save_pretrained(folder / "learner")
+    make_notebook(folder / "look.ipynb", CELL.replace('"checkpoint"', '"learner"'))
+    page = browser.new_page(viewport={"width": 1280, "height": 1150})
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{lab}/doc/tree/look.ipynb")
+    page.locator(".jp-Notebook .cm-content").first.click()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.keyboard.press("Control+Enter")
+    page.locator(".fusioner-frame img").nth(6).wait_for()
+    page.get_by_role("button", name="Brush").click()
+    page.get_by_text("paint “cat”").wait_for()
+    frame = page.locator(".fusioner-frame").first
+    probability = page.locator(".fusioner-frame").nth(1)
+    before, heat = _steady(frame.screenshot), _steady(probability.screenshot)
+    box = frame.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1500)
+    after, warmer = _steady(frame.screenshot), _steady(probability.screenshot)
+    assert (after != before).any() and (warmer != heat).any(), "the stroke is drawn, and the answer is another"
+    if target := os.environ.get("FUSIONER_SCREENSHOTS"):
+        page.screenshot(path=Path(target) / "inspector-painted.png")
+    page.get_by_role("button", name="Save strokes").click()
+    page.get_by_text("saved 1 painted images").wait_for()
+    mask = np.asarray(Image.open(next((folder / "strokes" / "masks").glob("*.png"))))
+    rows, columns = np.nonzero(mask == 1)
+    assert (
+        set(np.unique(mask)) == {1, 255} and columns.min() > 100 and columns.max() < 260 and abs(rows.mean() - 150) < 8
+    )
+    page.get_by_role("button", name="Undo stroke").click()
+    page.wait_for_timeout(1500)
+    assert (_steady(probability.screenshot) == heat).all()
     page.close()
 
 

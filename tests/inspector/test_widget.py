@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusionerlib.errors import FusionerError
 from fusionerlib.inspector import inspect, panels
 from fusionerlib.inspector.export import export_image
 from fusionerlib.inspector.state import PANELS
@@ -50,7 +51,7 @@ def test_every_control_sets_the_state_and_its_panels(app):
         (controls.word, "sky", "word", "sky", {"probability", "attention"}),
         (controls.layer, 2, "layer", 1, {"attention"}),
         (controls.names, "dog,  wall ,", "names", ("dog", "wall"), {"overlay", "probability", "argmax", "attention"}),
-        (controls.image, 1, "names", ("cat", "dog"), set(PANELS) - {"similarity"}),
+        (controls.image, 1, "names", ("cat", "dog"), set(PANELS) - {"similarity", "beside", "difference"}),
     ):
         before = contents(app)
         widget.value = value
@@ -192,9 +193,30 @@ def test_pictures_are_made_with_their_content_and_send_it_again_when_asked(app, 
 
 def test_a_panel_with_nothing_to_show_is_not_there(app):
     there = {key: picture.there for key, picture in app.pictures.items()}
-    assert [key for key, is_there in there.items() if not is_there] == ["truth", "error"]
+    assert [key for key, is_there in there.items() if not is_there] == ["truth", "error", "beside", "difference"]
     app.controls.image.value = 1
     assert app.pictures["truth"].there and app.pictures["error"].there
+
+
+def test_two_models_and_two_thresholds_are_compared(make_segmenter, segmenter, photo):
+    other = make_segmenter("late")
+    app = inspect([segmenter, other], [photo], names=NAMES, threshold=0.3)
+    assert all(app.pictures[key].there for key in ("beside", "difference"))
+    size = app.state.small.shape[:2]
+    first = app.state.view.labels
+    second = other.set_image(photo, answer_size=size).segment(NAMES).at(0.3).labels
+    np.testing.assert_array_equal(app.state.beside_view.labels, second)
+    shares = [((first == 0) & (second > 0)).mean(), ((first > 0) & (second == 0)).mean()]
+    told = app.pictures["difference"].caption
+    assert [f"{share:.0%}" for share in shares] == [
+        told.split(f"{side} only")[1].split()[2].strip(",") for side in ("second", "first")
+    ]
+    app.controls.threshold.value = 0.9
+    assert app.pictures["difference"].caption != told
+    same = inspect(segmenter, [photo], names=NAMES, threshold=0.3, beside_threshold=0.7)
+    assert same.state.beside_view.labels.astype(bool).sum() < same.state.view.labels.astype(bool).sum()
+    with pytest.raises(FusionerError, match="3 segmenters"):
+        inspect([segmenter] * 3, [photo])
 
 
 def test_an_enlarged_picture_has_the_photo_s_pixels(app, monkeypatch):
@@ -225,7 +247,7 @@ def test_sizes_do_not_depend_on_what_is_shown(app):
         own = [(widget.layout.width, widget.layout.height)] if hasattr(widget, "layout") else []
         return own + [size for child in getattr(widget, "children", ()) for size in sizes(child)]
 
-    rest = [child for child in app.controls.box.children if child is not app.controls.box.children[4]]
+    rest = [child for child in app.controls.box.children if type(child).__name__ != "GridBox"]
     before = [sizes(child) for child in rest]
     app.controls.names.value = "one, two, three, four, five, six, seven, eight, nine, ten"
     app.controls.threshold.value = 0.9
