@@ -88,7 +88,8 @@ class Segmentation:
         if not self.background:
             return self.winner + np.int32(1), probability.numpy()
         if not isinstance(self.threshold, Mapping):
-            labels = np.where((probability > self.threshold).numpy(), self.winner + 1, np.int32(0))
+            labels = self.winner + np.int32(1)
+            labels[~(probability > self.threshold).numpy()] = 0
             return labels, probability.numpy()
         each = [self.threshold.get(name, THRESHOLD) for name in self.names]
         size = self.image.shape[:2]
@@ -171,6 +172,9 @@ def best_names(
         return _best_names(coarse, size, thresholds)
     coarse = guide.pooled(coarse)
     able = torch.tensor(range(len(coarse)) if thresholds is not None else _able(coarse))
+    if len(able) <= NAME_CHUNK:  # the usual case needs no second pair of maps: 96 MB for 12 megapixels
+        best, index = _best_names(guide(coarse[able]), size, None if thresholds is None else thresholds[able])
+        return best, able.int().numpy()[index]
     best, winner = torch.full((size[0], size[1]), -torch.inf), np.zeros((size[0], size[1]), dtype=np.int32)
     for part in able.split(NAME_CHUNK):
         found, index = _best_names(guide(coarse[part]), size, None if thresholds is None else thresholds[part])
