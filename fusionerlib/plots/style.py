@@ -72,7 +72,7 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 130) -> Path:
 
 def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
     # Without a date, equal figures are equal files. Type 42: text in a PDF can be searched and edited.
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(getattr(target, "suffix", ""), {})
+    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(getattr(target, "suffix", ""))
     with style(), matplotlib.rc_context({"svg.hashsalt": "fusioner", "pdf.fonttype": 42}):
         figure.savefig(target, dpi=dpi, bbox_inches="tight", facecolor="white", metadata=dated)
 
