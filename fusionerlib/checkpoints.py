@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,6 +29,8 @@ FORMAT = 2
 """Number in ``config.json``. Format 1 (version 0.1) had other names of leaves, values and weights."""
 ENTRIES = frozenset({"format", "run", "visual_width", "text_width", "trained_names", "parents", "examples", "sha256"})
 """Keys of ``config.json``, without its digest."""
+LARGE = 16_384
+"""Widest layer times depth from which on the shapes of a model are computed before memory for it is asked for."""
 WIDEST = 1 << 20
 """Most channels of the tokens of an encoder."""
 
@@ -262,7 +265,11 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_config(directory, str(error) if isinstance(error, FusionerError) else repr(error)) from error
     # Shapes first, without memory for them: a config that asks for more than the weights hold is told at once.
-    with torch.device("meta"):
+    fusion = run.fusion
+    widest = max(fusion.width, fusion.decoder_width, fusion.guidance_channels, *widths.values())
+    large = widest * max(fusion.depth, fusion.late_depth) > LARGE
+    # A small model is built as it is: for some operations torch imports two seconds of code for "meta".
+    with torch.device("meta") if large else nullcontext():
         empty = _with_examples(build(run.fusion, **widths), examples)
         shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     if mismatch := _mismatch(shapes, weights):
