@@ -29,7 +29,7 @@ FORMAT = 2
 """Number in ``config.json``. Format 1 (version 0.1) had other names of leaves, values and weights."""
 ENTRIES = frozenset({"format", "run", "visual_width", "text_width", "trained_names", "parents", "examples", "sha256"})
 """Keys of ``config.json``, without its digest."""
-LARGE = 16_384
+LARGE = 4_096
 """Widest layer times depth from which on the shapes of a model are computed before memory for it is asked for."""
 WIDEST = 1 << 20
 """Most channels of the tokens of an encoder."""
