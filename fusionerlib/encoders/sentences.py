@@ -166,11 +166,12 @@ def _from_transformers(folder: Path) -> tuple[Any, Any]:
 
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with _quiet():
-        config = AutoConfig.from_pretrained(folder, **safe)
+        # nosec B615 below: ``folder`` is on this machine and local_files_only is set, nothing is downloaded.
+        config = AutoConfig.from_pretrained(folder, **safe)  # nosec B615
         if config.is_encoder_decoder or not hasattr(config, "hidden_size"):
             raise ValueError(f"a {config.model_type} network is not an encoder of sentences such as BERT")
-        network, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **safe)
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **safe)
+        network, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **safe)  # nosec B615
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right", **safe)  # nosec B615
     # The pooler is not used, and RoBERTa is published without one.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
