@@ -68,6 +68,8 @@ def model_card(
     training = run.training.model_dump(mode="json")
     protocol = ", ".join(f"{leaf} = {training[leaf]}" for leaf in PROTOCOL)
     names = ", ".join(checkpoint.trained_names) or "unknown"
+    learnt = sorted(set(checkpoint.model.example_names) - set(checkpoint.trained_names))
+    names += f"\n\nLearnt later from examples, without training: {', '.join(learnt)}." if learnt else ""
     address = f'"hf://{title}"' if "/" in title else '"PATH/OF/THIS/FOLDER"'
     parts = [
         "\n".join(head),

@@ -74,6 +74,7 @@ def test_what_was_learnt_is_saved_with_the_checkpoint(segmenter, photo, tmp_path
     segmenter.learn("whiskers", [(photo, left), (photo, left)])
     expected = segmenter.segment(["whiskers", "sofa"]).coarse
     loaded = Segmenter.load(segmenter.save_pretrained(tmp_path / "taught"))
+    assert "Learnt later from examples, without training: whiskers." in (tmp_path / "taught" / "README.md").read_text()
     assert loaded.example_names == ("whiskers",)
     torch.testing.assert_close(loaded.set_image(photo).segment(["whiskers", "sofa"]).coarse, expected)
 
