@@ -24,7 +24,7 @@ MOST_REGIONS = 2000
 class TrainingExamples:
     """Draws the examples of the names that a step asks; a scene is no example for itself.
 
-    Half of the names get no example and a quarter only a few, so that the model learns to do without and with few.
+    A third of the names gets no example and a third only a few, so that the model learns to do without and with few.
     table: the model's. regions: by name, the scenes and the tokens of its regions.
     """
 
@@ -39,14 +39,14 @@ class TrainingExamples:
         counts = self.table.mean.new_zeros(len(names))
         for row, name in enumerate(map(canonical, names)):
             draw, few = rng.random(), int(rng.choice(FEW))
-            if draw < 1 / 2 or name not in self.table.names:
+            if draw < 1 / 3 or name not in self.table.names:
                 continue
             place, own = self.table.names.index(name), self.regions.get(name)
             total, count = self.table.sums[place], self.table.counts[place]
             if own is not None:
                 mine = self.scenes[name] == scene
                 total, count = total - own[mine].sum(0), count - int(mine.sum())
-                if draw < 3 / 4:
+                if draw < 2 / 3:
                     chosen = rng.permutation(np.flatnonzero(~mine))[:few]
                     total, count = own[chosen].sum(0), torch.tensor(float(len(chosen)))
             if count > 0:
