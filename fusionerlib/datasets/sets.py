@@ -105,8 +105,7 @@ def _photos(config: DataConfig) -> DataSets:
     """
     without, novel = held_out(config.fold), config.novel or "ignore"
     parts: list[tuple[Scenes, Collection[str]]] = [
-        # An object of COCO is rare in VOC's images and many absent names teach much: the two share their names.
-        (Pascal5i(config.root, fold=config.fold, split="train", novel=novel), COCO_NAMES),
+        (Pascal5i(config.root, fold=config.fold, split="train", novel=novel), NAMES),
         (CocoInstances(config.coco), COCO_NAMES),
     ]
     if config.camvid is not None:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -195,7 +195,8 @@ class CostAggregation(SegmentationModel):
         names = text_tokens.shape[1]
         costs = rearrange(self.cost_channels(patch_tokens, text_tokens), "b k c (h w) -> (b k) c h w", h=grid[0])
         guiding = rearrange(patch_tokens[..., : self.guiding], "b (h w) c -> b c h w", h=grid[0])
-        maps = self._coarse(costs, self.dropout(self.guidance(guiding)))
+        guidance = repeat(self.dropout(self.guidance(guiding)), "b c h w -> (b k) c h w", k=names)
+        maps = self.coarse(torch.cat([costs, guidance], dim=1))
         for scale, block in zip(self.config.decoder_scales, self.fine, strict=True):
             maps = block(resize(maps, (grid[0] * scale, grid[1] * scale)))
         logits: Tensor = self.head(maps)
@@ -215,23 +216,6 @@ class CostAggregation(SegmentationModel):
                 return F.pad(costs, (0, 0, 0, EXAMPLE_CHANNELS))
             own = example_channels(patch_tokens[..., : self.guiding].float(), known.float(), self.examples.mean)
             return torch.cat([costs, own], dim=2)
-
-    def _coarse(self, costs: Tensor, guidance: Tensor) -> Tensor:
-        """The maps after the convolutions at the resolution of the patch grid.
-
-        The first convolution is linear: its part over the guidance channels is computed once for all names.
-        """
-        first = self.coarse[0]
-        assert isinstance(first, nn.Sequential)
-        convolution = first[0]
-        assert isinstance(convolution, nn.Conv2d)
-        weight, bias = convolution.weight, convolution.bias
-        shared = F.conv2d(guidance, weight[:, self.costs :], bias, padding=1)
-        own = F.conv2d(costs, weight[:, : self.costs], padding=1)
-        maps = own.unflatten(0, (len(shared), -1)) + shared[:, None]
-        maps = maps.flatten(0, 1)
-        rest: Tensor = self.coarse[1:](first[1:](maps))
-        return rest
 
     def _confidence(self, logits: Tensor, costs: Tensor) -> Float[Tensor, "maps 1 1 1"]:
         """How certain it is what the predicted mask shows: mean similarity inside it, of the text and of the examples.

@@ -41,7 +41,7 @@ class Seeded:
 
 def make(preset: str = "modern", **changes) -> Segmenter:
     torch.manual_seed(0)
-    own = {"similarity": "cosine"} if preset == "modern" else {"width": 24, "heads": 2}
+    own = {"similarity": "cosine", "guidance_channels": 15} if preset == "modern" else {"width": 24, "heads": 2}
     model = build(FusionConfig(preset=preset, **own), visual_width=WIDTH, text_width=WIDTH)
     segmenter = Segmenter(
         model=model,
