@@ -372,7 +372,7 @@ def tensors_digest(parts: Mapping[str, Tensor]) -> str:
     for part in sorted(parts):
         tensor = parts[part]
         digest.update(f"{part} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

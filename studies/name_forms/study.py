@@ -19,7 +19,7 @@ from fusionerlib.datasets.all_classes import all_classes_test
 from fusionerlib.datasets.transforms import Resized, Subset
 from fusionerlib.evaluation.metrics import per_class_iou
 from fusionerlib.features.store import FeatureStore, StoredScenes
-from fusionerlib.features.text import text_cache_of
+from fusionerlib.features.text import name_tokens, text_cache_of
 from fusionerlib.inference.segmenter import Segmenter
 
 SYNONYMS: dict[str, tuple[str, str, str]] = {
@@ -86,7 +86,7 @@ def measured(segmenter: Segmenter, scenes: StoredScenes, *, size: int) -> list[R
     """One row a form: each name that a photograph shows is asked alone, written in that form, at threshold 0.5."""
     names = sorted({name for index in range(len(scenes)) for name in scenes.names(index)})
     asked = {form: [write(name) for name in names] for form, write in FORMS.items()}
-    tokens = {form: segmenter.text_cache.tokens(texts) for form, texts in asked.items()}
+    tokens = {form: name_tokens(segmenter.model, segmenter.text_cache, texts) for form, texts in asked.items()}
     shared, either = (np.zeros((len(FORMS), len(names)), dtype=np.int64) for _ in range(2))
     for index in range(len(scenes)):
         scene = scenes[index]

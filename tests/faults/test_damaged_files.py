@@ -125,7 +125,7 @@ def test_no_leaf_takes_a_number_that_can_t_be_one(leaf: str) -> None:
     """Leaves of every kind: NaN, infinity, 1e30, and truth values where a number is expected."""
     section = next(part for _, part in RunConfig() if leaf in type(part).model_fields)
     default = getattr(section, leaf)
-    if isinstance(default, bool | str | Path):
+    if isinstance(default, bool | str | Path | None):
         wrong: list[Any] = [float("nan"), 1e30]
     elif isinstance(default, tuple):
         wrong = [(float("nan"),), (10**30,), (True,), [False]]

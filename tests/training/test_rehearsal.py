@@ -8,6 +8,7 @@ from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.text import text_cache_of
+from fusionerlib.models.examples import ADDED
 from fusionerlib.runs import fit, train_run
 from fusionerlib.training.batch_sources import training_batch_source
 from fusionerlib.training.rehearsal import NAMES, Rehearsal
@@ -26,7 +27,7 @@ def rehearsal() -> Rehearsal:
 
 def test_names_of_the_new_data_are_not_rehearsed(rehearsal):
     assert len(rehearsal.names) == 88 and not {"car", "person"} & set(rehearsal.names)
-    assert rehearsal.text_tokens(3).shape == (NAMES, 1000)
+    assert rehearsal.text_tokens(3).shape == (NAMES, 1000 + 432 + ADDED)
     assert torch.equal(rehearsal.text_tokens(3), rehearsal.text_tokens(3))
     assert not torch.equal(rehearsal.text_tokens(3), rehearsal.text_tokens(4))
 
