@@ -17,13 +17,11 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.models.base import Logits, NamesMask, PatchTokens, SegmentationModel, Size, TextTokens
 from fusionerlib.models.decoder import resize
-from fusionerlib.models.examples import ADDED, EXAMPLE_CHANNELS, ExampleTable, example_channels
+from fusionerlib.models.examples import ADDED, EXAMPLE_CHANNELS, ExampleTable, example_channels, top_mean
 
 COST_CHANNELS = 4
 """Maps made for each name: its standardised similarity to the patch, to the whole image, and to the patches most
 similar to it (the latter two constant over the image); and the similarity to the patch, not standardised."""
-TOP_SHARE = 0.05
-"""Share of the patches that count as most similar to a name."""
 MOMENTUM = 0.02
 """Weight of a training batch in the running statistics, once there were 1 / MOMENTUM batches."""
 ODDS_FLOOR = 0.01
@@ -85,7 +83,7 @@ class CosineSimilarity(SimilarityStatistics):
         local = _standardised(patches, text, mean=self.mean, covariance=self.covariance)
         whole = _standardised(patches.mean(1, keepdim=True), text, mean=self.mean, covariance=self.pooled)
         cosine = torch.einsum("bnd,bkd->bkn", F.normalize(patches, dim=-1), text)
-        maps = torch.broadcast_tensors(local, whole, _top_mean(local), 8 * cosine)
+        maps = torch.broadcast_tensors(local, whole, top_mean(local), 8 * cosine)
         return torch.stack(maps, dim=2) / 2
 
     def _blend(self, patches: Patches, weight: Tensor) -> None:
@@ -115,7 +113,7 @@ class ClassPosteriorSimilarity(SimilarityStatistics):
         posterior = text / text.sum(-1, keepdim=True).clamp(min=1e-12)
         probability = torch.einsum("bnd,bkd->bkn", _sum_to_one(patches), posterior)
         odds = probability / (posterior @ self.prior)[..., None].clamp(min=1e-12)
-        ratios = (odds, odds.mean(-1, keepdim=True), _top_mean(odds))
+        ratios = (odds, odds.mean(-1, keepdim=True), top_mean(odds))
         plain = (probability + 1e-4).log() / 2 + 2
         return torch.stack(torch.broadcast_tensors(*((ratio + ODDS_FLOOR).log() for ratio in ratios), plain), dim=2) / 2
 
@@ -126,12 +124,6 @@ class ClassPosteriorSimilarity(SimilarityStatistics):
 def _sum_to_one(patches: Tensor) -> Tensor:
     """Distributions again, of tokens that were scaled to unit length."""
     return patches / patches.sum(-1, keepdim=True).clamp(min=1e-12)
-
-
-def _top_mean(similarity: Tensor) -> Tensor:
-    """Mean over the ``TOP_SHARE`` of patches with the largest similarity."""
-    most = max(1, round(TOP_SHARE * similarity.shape[-1]))
-    return similarity.topk(most, dim=-1).values.mean(-1, keepdim=True)
 
 
 def _standardised(tokens: Tensor, text: Tensor, *, mean: Tensor, covariance: Tensor) -> Tensor:

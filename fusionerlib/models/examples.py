@@ -25,6 +25,8 @@ ADDED = 4
 EXAMPLE_CHANNELS = 5
 """Cost channels of a name with examples: the log likelihood ratio at the patch, the same standardised, its mean over
 the image, its mean over the patches where it is largest, and the strength."""
+TOP_SHARE = 0.05
+"""Share of the patches that count as most similar to a name."""
 LARGEST = 6.0
 """Log likelihood ratios are clamped to +-this, in units of their spread over training patches."""
 
@@ -173,10 +175,14 @@ def example_channels(
     ratio = ((products + offset) / scale.clamp(min=1e-6)).clamp(-LARGEST, LARGEST) * known
     centred = products - torch.einsum("d,bkd->bk", mean, directions)[..., None]
     standardised = centred / deviation.clamp(min=1e-6) / 2 * known
-    most = max(1, round(0.05 * ratio.shape[-1]))
-    top = ratio.topk(most, dim=-1).values.mean(-1, keepdim=True)
-    maps = torch.broadcast_tensors(ratio, standardised, ratio.mean(-1, keepdim=True), top, strength)
+    maps = torch.broadcast_tensors(ratio, standardised, ratio.mean(-1, keepdim=True), top_mean(ratio), strength)
     return torch.stack(maps, dim=2)
+
+
+def top_mean(similarity: Tensor) -> Tensor:
+    """Mean over the ``TOP_SHARE`` of patches with the largest similarity."""
+    most = max(1, round(TOP_SHARE * similarity.shape[-1]))
+    return similarity.topk(most, dim=-1).values.mean(-1, keepdim=True)
 
 
 def coverage(

@@ -1,5 +1,6 @@
 """The examples of training: regions of the training images, found once, from which each step draws."""
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -76,6 +77,8 @@ def collect(source: BatchSource, table: ExampleTable, *, fit: bool, quiet: bool 
     for index in each(range(len(source)), "examples", total=len(source), unit="image", quiet=quiet):
         tokens, labels = source.scene(index)
         tokens, names = tokens[..., : table.width], source.names(index)
+        if not bool(tokens.isfinite().all()):
+            continue  # the step that draws this scene stops and names it
         moments.add(tokens.reshape(-1, table.width))
         shares = coverage(labels, (tokens.shape[0], tokens.shape[1]), len(names))
         for share, name in zip(shares[1:], map(canonical, names), strict=True):
@@ -92,4 +95,7 @@ def collect(source: BatchSource, table: ExampleTable, *, fit: bool, quiet: bool 
         table.fit(moments, regions)
     for name, (total, count) in sorted(totals.items()):
         table.add(name, total, count)
-    return TrainingExamples(table, {name: (scenes[name], tokens) for name, tokens in regions.items()})
+    # Regions stay on the CPU, where tokens of names are put together; the model's own table moves to its device.
+    return TrainingExamples(
+        copy.deepcopy(table).cpu(), {name: (scenes[name], tokens) for name, tokens in regions.items()}
+    )

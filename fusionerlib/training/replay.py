@@ -120,6 +120,7 @@ def replay(file: Path | str, *, device: str = "cpu") -> Replayed:
         widths = {side: int(facts[side]) for side in ("visual_width", "text_width")}
         batch = Batch(tensors["tokens"], tensors["labels"], labelled, samples)
         inputs = StepInputs(batch, tensors["text"], tensors["names_mask"], tensors.get("rehearsed"), tensors["rng"])
+        example_names = tuple(map(str, facts.get("example_names", ())))
         step, recorded, scenes = int(facts["step"]), str(facts["stage"]), tuple(map(str, facts["scenes"]))
     except (KeyError, TypeError, ValueError) as error:
         raise FusionerError(f"{file} is no step that a training stopped in ({error!r}): {REMEDY}") from error
@@ -129,7 +130,7 @@ def replay(file: Path | str, *, device: str = "cpu") -> Replayed:
     prefix = "model."
     state = {key.removeprefix(prefix): part for key, part in tensors.items() if key.startswith(prefix)}
     try:
-        model.load_state_dict(state)
+        model.load_weights(state, example_names)
     except RuntimeError as error:
         raise FusionerError(
             f"{file} holds another model than this version builds from its config: replay it with the version of the "
@@ -205,6 +206,7 @@ def _write(
         "samples": [[sample.scene, sample.names] for sample in inputs.batch.samples],
         "visual_width": model.visual_width,
         "text_width": model.text_width,
+        "example_names": model.example_names,
     }
     text = json.dumps(facts)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")

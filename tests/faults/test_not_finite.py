@@ -200,3 +200,10 @@ def test_a_file_that_is_no_stopped_step_is_refused(tmp_path: Path) -> None:
             replay(file)
     with pytest.raises(FusionerError, match="can't be read as a step"):
         replay(tmp_path / "nothing.safetensors")
+
+
+def test_a_step_of_a_model_with_examples_is_done_again(tmp_path: Path) -> None:
+    source = Poisoned(tmp_path / "store", value=math.nan, at=3)
+    run_in(tmp_path / "training", source, kind="cost_aggregation", similarity="learned", examples=True)
+    found = replay(next((tmp_path / "training").glob("stopped-*")))
+    assert found.stage == "features" and found.culprits
