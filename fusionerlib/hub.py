@@ -87,10 +87,15 @@ def upload(folder: Path, repo: str, *, private: bool, token: str | None, message
     """
     from huggingface_hub import HfApi, constants
 
+    from fusionerlib.download import PrivateAddress, guarded_hub
+
     api = HfApi(endpoint=constants.ENDPOINT, token=token)
     try:
-        api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+        with guarded_hub():
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+    except PrivateAddress as error:
+        raise FusionerError(f"{repo!r} can't be uploaded: {error}") from error
     except Exception as error:  # the client raises its HTTP library's errors, which are not always an OSError
         raise FusionerError(
             f"{repo!r} can't be uploaded ({_one_line(error)}): run `hf auth login`, or pass token=..., and check that "
@@ -103,15 +108,20 @@ def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
+    from fusionerlib.download import PrivateAddress, guarded_hub
+
     # A commit never changes, so what is in the cache is not asked for again.
     cached = try_to_load_from_cache(repo, file, revision=revision)
     if isinstance(cached, str) and re.fullmatch(r"[0-9a-f]{40}", revision):
         return Path(cached)
     try:
-        if not HF_HUB_OFFLINE:
-            # hf_hub_download alone asks six times, for up to several minutes, before it reports no network.
-            get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=PATIENCE)
-        return Path(hf_hub_download(repo, file, revision=revision))
+        with guarded_hub():
+            if not HF_HUB_OFFLINE:
+                # hf_hub_download alone asks six times, for up to several minutes, before it reports no network.
+                get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=PATIENCE)
+            return Path(hf_hub_download(repo, file, revision=revision))
+    except PrivateAddress as error:
+        raise FusionerError(f"{address}: {file} can't be downloaded: {error}") from error
     except Exception as error:  # as in ``upload``
         raise FusionerError(
             f"{address}: {file} can't be downloaded ({_one_line(error)}): check the name and the revision, run "

@@ -95,11 +95,19 @@ def _from_hub(spec: EncoderSpec, file: WeightFile) -> Path | None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
+    from fusionerlib.download import PrivateAddress, guarded_hub
+
     try:
-        # hf_hub_download alone asks six times, for up to several minutes, before it reports that there is no network.
-        with suppress(EntryNotFoundError):  # which it must meet itself, to remember what a repository does not have
-            get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), timeout=PATIENCE)
-        return Path(hf_hub_download(file.repo, file.file, revision=file.revision))
+        with guarded_hub():
+            # hf_hub_download alone asks six times, for up to minutes, before it reports that there is no network.
+            with suppress(EntryNotFoundError):  # which it must meet itself, to remember what a repository does not have
+                get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), timeout=PATIENCE)
+            return Path(hf_hub_download(file.repo, file.file, revision=file.revision))
+    except PrivateAddress as error:
+        raise FusionerError(
+            f"encoder {spec.name!r}: {_named(file)} can't be downloaded: {error}; or get it on another machine and set "
+            f"{spec.role}_weights=PATH"
+        ) from error
     except Exception as error:  # the hub's client raises its HTTP library's errors, which are not always an OSError
         gone = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         if gone and file.optional:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tarfile
 import threading
 import tracemalloc
@@ -15,16 +16,21 @@ import torch
 from fusionerlib import FusionerError
 from fusionerlib.datasets.download.archives import HEADER_BYTES, unpack
 from fusionerlib.datasets.download.prepare import prepare
-from fusionerlib.download import check, fetch, unverified
+from fusionerlib.download import check, fetch, private, unverified
+from fusionerlib.encoders import weights
+from fusionerlib.encoders.base import WeightFile
 from fusionerlib.encoders.published import read
+from fusionerlib.hub import checkpoint_of, upload
 from tests.datasets.published import FSS_COUNTS, described, fss_files, pack
+from tests.encoders.hub_server import COMMIT, spec_of
 
 SENT = b"0123456789" * 1000
 SHA256 = hashlib.sha256(SENT).hexdigest()
 
 
 class Web(ThreadingHTTPServer):
-    """A server, and a proxy for any address. ``answers``: by host, or path, a location to redirect to or "endless"."""
+    """A server, and a proxy for any address. ``answers``: by host, or path, a location to redirect to, "endless", or
+    JSON to send; anything else sends SENT, as a plain server and as the hub do."""
 
     daemon_threads = True
 
@@ -43,14 +49,31 @@ class _Answer(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None: ...
 
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
     def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer(body=True)
+
+    do_PUT = do_POST
+
+    def answer(self, *, body: bool) -> None:
         self.server.asked.append(self.path)
         answer = next((answer for part, answer in self.server.answers.items() if part in self.path), "")
-        self.send_response(302 if "://" in answer else 200)
-        if "://" in answer:
+        redirects = "://" in answer and answer[0] != "{"
+        content = b"" if redirects else answer.encode() if answer[:1] == "{" else SENT
+        # 307 keeps the method of a request that brings something.
+        self.send_response((307 if self.command == "POST" else 302) if redirects else 200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{SHA256}"')
+        if redirects:
             self.send_header("Location", answer)
         if answer != "endless":
-            self.send_header("Content-Length", "0" if "://" in answer else str(len(SENT)))
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if answer == "endless":
             try:
@@ -58,8 +81,8 @@ class _Answer(BaseHTTPRequestHandler):
                     self.wfile.write(SENT)
             except OSError:
                 pass  # it was hung up on
-        elif "://" not in answer:
-            self.wfile.write(SENT)
+        elif body:
+            self.wfile.write(content)
         self.close_connection = True
 
 
@@ -98,24 +121,122 @@ PRIVATE = (
     "http://[::ffff:127.0.0.1]:{port}/file",
     "http://2130706433:{port}/file",
     "http://100.64.0.1/file",
+    "http://127.1:{port}/file",
+    "http://0x7f000001:{port}/file",
+    "http://017700000001:{port}/file",
+    "http://localhost.:{port}/file",
+    "http://files.localhost:{port}/file",
+    "http://metadata.google.internal/computeMetadata/v1",
+    "http://printer/file",
+    "http://someone@127.0.0.1:{port}/file",
+    "http://[::ffff:7f00:1]:{port}/file",
+    "http://[::127.0.0.1]/file",
+    "http://[64:ff9b::a00:7]/file",
+    "http://[2002:a00:7::1]/file",
+    "http://224.0.0.1/file",
+    "http://[ff02::1]/file",
+    "http://255.255.255.255/file",
 )
 
 
-@pytest.mark.parametrize("address", PRIVATE)
-def test_a_public_address_may_not_redirect_to_a_private_one(web: Web, tmp_path: Path, monkeypatch, address) -> None:
+@pytest.fixture
+def proxied(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """``web`` as the proxy for every address."""
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, web.url)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
+    return web
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_public_address_may_not_redirect_to_a_private_one(proxied: Web, tmp_path: Path, address: str) -> None:
     # Two steps: the second public address redirects inside.
-    web.answers = {
+    proxied.answers = {
         "files.example": "http://mirror.example/file",
-        "mirror.example": address.format(port=web.server_port),
+        "mirror.example": address.format(port=proxied.server_port),
     }
     with pytest.raises(FusionerError, match="an address of a private network"):
         fetch(["http://files.example/file"], tmp_path / "file", pause=0.0, tries=1, quiet=True)
-    assert len(web.asked) == 2, "the private address was not asked"
+    assert len(proxied.asked) == 2, "the private address was not asked"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["93.184.216.34", "[2606:2800:220:1::1]", "[2002:5db8:d822::1]", "files.example"])
+def test_public_hosts_are_public(host: str) -> None:
+    assert not private(host)
+
+
+def hub_at(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub asks ``address``, and finds its caches empty."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+
+
+FILE = WeightFile(file="model.safetensors", repo="some/encoder", bytes=len(SENT))
+ASKING: dict[str, Callable[[Path], object]] = {
+    "fetch": lambda folder: weights.fetch(spec_of(FILE)),
+    "load": lambda folder: checkpoint_of("hf://some/checkpoint"),
+    "push": lambda folder: upload(folder, "some/checkpoint", private=False, token="hf_none", message="m"),
+}
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.parametrize("way", ASKING)
+def test_a_public_hub_may_not_lead_to_a_private_address(
+    proxied: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, address: str
+) -> None:
+    hub_at("http://hub.example", tmp_path, monkeypatch)
+    (tmp_path / "README.md").write_text("a card")
+    proxied.answers = {"hub.example": address.format(port=proxied.server_port)}
+    with pytest.raises(FusionerError, match="an address of a private network.*HF_ENDPOINT"):
+        ASKING[way](tmp_path)
+    assert proxied.asked and all(path.startswith("http://hub.example/") for path in proxied.asked)
+    assert not list((tmp_path / "hub").rglob("snapshots/*/*")), "nothing came"
+
+
+def test_a_public_hub_may_not_have_weights_sent_to_a_private_address(
+    proxied: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of an upload stands in an answer, and is no redirect."""
+    hub_at("http://hub.example", tmp_path / "caches", monkeypatch)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(SENT)
+    inside = f"http://127.0.0.1:{proxied.server_port}/upload"
+    action = {"oid": SHA256, "size": len(SENT), "actions": {"upload": {"href": inside}}}
+    mode = {"path": "model.safetensors", "uploadMode": "lfs", "shouldIgnore": False}
+    proxied.answers = {
+        "/api/repos/create": json.dumps({"url": "http://hub.example/some/checkpoint"}),
+        "/preupload/": json.dumps({"files": [mode]}),
+        "/objects/batch": json.dumps({"transfer": "basic", "objects": [action]}),
+        "hub.example": "{}",
+    }
+    with pytest.raises(FusionerError, match="an address of a private network"):
+        upload(folder, "some/checkpoint", private=False, token="hf_none", message="m")
+    assert any("/objects/batch" in path for path in proxied.asked)
+    assert all(path.startswith("http://hub.example/") for path in proxied.asked)
+
+
+def test_a_hub_of_one_s_own_may_be_private_and_the_client_is_left_as_it_was(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants, get_session
+
+    hub_at(web.url, tmp_path, monkeypatch)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    web.answers = {"/resolve/": f"http://localhost:{web.server_port}/stored"}
+    before = constants.HF_HUB_DISABLE_XET
+    [file] = weights.fetch(spec_of(FILE))
+    assert file.read_bytes() == SENT
+    assert "/stored" in web.asked
+    assert not [hook for hook in get_session().event_hooks["request"] if hook.__module__.startswith("fusionerlib")]
+    assert constants.HF_HUB_DISABLE_XET == before
 
 
 def test_a_mirror_that_was_configured_may_be_private_and_redirect(web: Web, tmp_path: Path) -> None:
@@ -123,10 +244,8 @@ def test_a_mirror_that_was_configured_may_be_private_and_redirect(web: Web, tmp_
     assert fetch([f"{web.url}/start"], tmp_path / "file", pause=0.0, quiet=True) == SHA256
 
 
-def test_a_public_redirect_to_a_public_address_is_followed(web: Web, tmp_path: Path, monkeypatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, web.url)
-    web.answers = {"files.example": "http://93.184.216.34/file"}
+def test_a_public_redirect_to_a_public_address_is_followed(proxied: Web, tmp_path: Path) -> None:
+    proxied.answers = {"files.example": "http://93.184.216.34/file"}
     assert fetch(["http://files.example/start"], tmp_path / "file", pause=0.0, quiet=True) == SHA256
 
 
