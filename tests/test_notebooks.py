@@ -20,6 +20,7 @@ from studies.performance.tables import TITLES
 from tests.conftest import ROOT, requests_of
 from tests.drawn_photos import draw_coco, draw_voc
 from tests.studies.test_performance import written as measured
+from tests.workbook.test_sharing import absolute, texts
 from workbook import notebook as parameters
 from workbook.execution import execute_notebook
 from workbook.graph import load_profile, profile_names
@@ -249,6 +250,14 @@ def test_the_index_is_complete(smoke: Path) -> None:
     text = (smoke / "index.html").read_text()
     assert "All 5 notebooks ran to their end" in text
     assert "mosaic4: objects" in text and "data:image/" in text
+
+
+def test_nothing_to_share_names_an_absolute_path(smoke: Path) -> None:
+    for file in smoke.glob("notebooks/*.ipynb"):
+        found = [path for text in texts(json.loads(file.read_text(encoding="utf-8"))) for path in absolute(text)]
+        assert found == [], file
+    for page in [smoke / "index.html", *smoke.glob("pages/*.html")]:
+        assert absolute(page.read_text(encoding="utf-8")) == [], page
 
 
 def test_no_page_asks_the_network_for_anything(smoke: Path, browser: Any) -> None:

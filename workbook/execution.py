@@ -12,14 +12,15 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
 from fusionerlib.progress import HEADLESS
 from workbook.parameter_cells import check_parameters
+from workbook.sharing import make_shareable
 
 
 def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, Any], cwd: Path | None = None) -> None:
     """Execute ``notebook`` in this environment's kernel, write it to ``output``, and print what it prints.
 
-    ``output`` is written after every cell, so it holds the traceback of a cell that fails. cwd: the kernel's working
-    directory, the clone if not given. Raises FusionerError for a parameter that the notebook does not have, before a
-    kernel starts; for a cell that fails; and for a kernel that dies.
+    ``output`` is written after every cell, so it holds the traceback of a cell that fails. In the end it names no
+    absolute path (``sharing``). cwd: the kernel's working directory, the clone if not given. Raises FusionerError for a
+    parameter that the notebook does not have, before a kernel starts; for a cell that fails; for a kernel that dies.
     """
     check_parameters(notebook, parameters)
     own_kernel()
@@ -27,6 +28,7 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
     from papermill.exceptions import PapermillExecutionError
 
     os.environ[HEADLESS] = "1"
+    clone = notebook.resolve().parents[1]
     output.parent.mkdir(parents=True, exist_ok=True)
     echo = _Echo(notebook.stem)
     echo.write("started\n")
@@ -42,7 +44,7 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
                 parameters=dict(parameters),
                 kernel_name="python3",
                 language="python",
-                cwd=str(cwd or notebook.resolve().parents[1]),
+                cwd=str(cwd or clone),
                 progress_bar=False,
                 # Otherwise every kernel warns that its sockets (loopback, signed) are not encrypted.
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
@@ -56,6 +58,9 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
         except RuntimeError as error:  # nbclient's DeadKernelError, and a kernel that never came up
             remedy = "the machine may have run out of memory, so try a smaller batch or size"
             raise FusionerError(f"{notebook.stem} lost its kernel ({error}): {remedy}") from error
+        finally:
+            if output.is_file():
+                make_shareable(output, clone=clone, given=parameters)
     echo.write(f"done in {time.monotonic() - started:.0f} s\n")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
+from workbook.sharing import clone_around, places_of, shareable
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
@@ -53,8 +54,11 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html", stem
         jupyter_widgets_base_url="",
         widget_renderer_url="",
     )
+    # Of a notebook that plain papermill executed, paths are still those of this machine.
+    given = notebook.metadata.get("papermill", {}).get("parameters")
+    places = places_of(clone_around(executed.parent).resolve(), executed.absolute(), given)
     where = {"name": executed.stem, "path": str(executed.parent)}
-    text, _ = exporter.from_notebook_node(without_widgets(notebook), resources={"metadata": where})
+    text, _ = exporter.from_notebook_node(shareable(without_widgets(notebook), places), resources={"metadata": where})
     links = {"All results": index}
     if executed.stem in stems:
         place = list(stems).index(executed.stem)

@@ -21,11 +21,13 @@ from workbook.report.records import (
     listed,
     notebooks_of,
     read_metrics,
+    read_object,
     record_files,
     run_settings,
     settings_of,
     tables,
 )
+from workbook.sharing import clone_around, places_of, shareable_text
 
 RECORD_CHARACTERS, MOST_RECORDS = 10_000, 40
 """At most so many characters of a record, and so many records, are on the page, which stays under 10 MB."""
@@ -119,7 +121,10 @@ def index_page(folder: Path, ran: Iterable[NotebookRun]) -> str:
         exists=lambda path: (folder / path).is_file(),
         parameters=lambda one: listed({key: value for key, value in one.given.items() if key != "run_dir"}),
     )
-    return f"{page}\n"
+    # Settings and tracebacks name files and folders of this machine.
+    named = [read_object(file) for file in records]
+    places = places_of(clone_around(folder).resolve(), (folder / "index.html").absolute(), named)
+    return f"{shareable_text(page, places)}\n"
 
 
 def _word_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
