@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive, write_text
+from fusionerlib.files import exclusive, user_cache, write_text
 from fusionerlib.progress import bar
 
 READERS = 4
@@ -172,10 +172,9 @@ def _cache_file(paths: Sequence[str]) -> Path | None:
         return None
     try:
         common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath([*map(os.path.dirname, paths)])
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except (ValueError, RuntimeError):  # files on two Windows drives; a user without a home
+        return user_cache() / "fusioner" / "digests" / f"{text_digest(common)}.json"
+    except ValueError:  # files on two Windows drives; a user without a home
         return None
-    return home / "fusioner" / "digests" / f"{text_digest(common)}.json"
 
 
 def _stored(cache: Path | None) -> Known:

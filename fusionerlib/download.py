@@ -367,7 +367,7 @@ def guarded_hub() -> Iterator[None]:
 
 
 def _watched(client: Any) -> Any:
-    """huggingface_hub's ``client``, which may be one of the user's, with ``_refuse_private_host`` before each request."""
+    """huggingface_hub's ``client``, perhaps one of the user's, with ``_refuse_private_host`` before each request."""
     hooks = client.event_hooks
     client.event_hooks = {**hooks, "request": [*hooks.get("request", []), _refuse_private_host]}
     return client

@@ -1,6 +1,7 @@
 """Atomic writes, text of any encoding, file locks that end with their process, and fingerprints."""
 
 import codecs
+import errno
 import hashlib
 import json
 import os
@@ -92,6 +93,42 @@ def running(process: int) -> bool:
 def inherited(file: TextIO) -> dict[str, Any]:
     """Arguments of ``subprocess.Popen`` with which the child keeps ``file`` open, and so its lock; {} on Windows."""
     return {"pass_fds": (file.fileno(),)} if os.name == "posix" else {}
+
+
+def user_cache() -> Path:
+    """The folder of this user's caches, XDG_CACHE_HOME or ``~/.cache``. Raises FusionerError for one without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise FusionerError(
+            "this user has no home folder: set the environment variable XDG_CACHE_HOME to a folder that it may write to"
+        ) from error
+
+
+def unusable_cache(folder: Path | str, error: OSError, variable: str = "XDG_CACHE_HOME") -> FusionerError:
+    """The message for the cache ``folder``, which this user may not read or write; ``variable`` moves it."""
+    return FusionerError(
+        f"{folder} can't be used ({error.strerror or error}): set the environment variable {variable} to a folder that "
+        "this user may write to"
+    )
+
+
+@contextmanager
+def using_cache(folder: Path, variable: str = "XDG_CACHE_HOME") -> Iterator[None]:
+    """Raise ``unusable_cache`` for what the system refuses in the ``with`` block."""
+    try:
+        yield
+    except OSError as error:
+        raise unusable_cache(folder, error, variable) from error
+
+
+def ready_cache() -> None:
+    """Make the folder of this user's caches. Raises FusionerError where that can't be, or it may not be written to."""
+    folder = user_cache()
+    with using_cache(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def without_braces(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fusionerlib.digests import read_json, sha256_of, write_json
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import CHECKPOINT_FILES, PACKAGED, exclusive
+from fusionerlib.files import CHECKPOINT_FILES, PACKAGED, exclusive, unusable_cache, user_cache, using_cache
 
 SCHEME = "hf://"
 PATIENCE = 10.0
@@ -106,7 +106,7 @@ def upload(folder: Path, repo: str, *, private: bool, token: str | None, message
 
 def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 
     from fusionerlib.download import PrivateAddress, guarded_hub
 
@@ -123,6 +123,8 @@ def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
     except PrivateAddress as error:
         raise FusionerError(f"{address}: {file} can't be downloaded: {error}") from error
     except Exception as error:  # as in ``upload``
+        if isinstance(error, OSError) and error.filename:
+            raise unusable_cache(HF_HOME, error, "HF_HOME") from error
         raise FusionerError(
             f"{address}: {file} can't be downloaded ({_one_line(error)}): check the name and the revision, run "
             "`hf auth login` for a private repository, or copy the folder here and pass its path"
@@ -143,20 +145,22 @@ def _published_digest(config: Path, address: str) -> str:
 
 
 def _record_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fusioner" / "checkpoints.json"
+    return user_cache() / "fusioner" / "checkpoints.json"
 
 
 def _records() -> dict[str, Any]:
     file = _record_file()
     remedy = "delete it; what it records is recorded anew at the next load"
-    return read_json(file, what="the digests of what was downloaded", remedy=remedy) if file.exists() else {}
+    with using_cache(file.parent):
+        return read_json(file, what="the digests of what was downloaded", remedy=remedy) if file.exists() else {}
 
 
 def _record(new: dict[str, Any]) -> None:
     file = _record_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(file.with_suffix(".lock"), f"writing {file}"):
-        write_json(file, dict(sorted((_records() | new).items())))
+    with using_cache(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(file.with_suffix(".lock"), f"writing {file}"):
+            write_json(file, dict(sorted((_records() | new).items())))
 
 
 def _one_line(error: Exception) -> str:

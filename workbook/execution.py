@@ -77,8 +77,13 @@ def _own_sockets(folder: str) -> dict[str, Any]:
 def own_kernel() -> None:
     """Make the Jupyter kernel "python3" the one of this Python environment, whichever environment is active.
 
-    Raises FusionerError where another environment's kernel is still found first.
+    Raises FusionerError where another environment's kernel is still found first, and for a user without a home.
     """
+    if os.path.expanduser("~") == "~":
+        raise FusionerError(
+            "this user has no home folder, which Jupyter needs: set the environment variable HOME to a folder that it "
+            "may write to"
+        )
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     if not _kernel_is_ours():

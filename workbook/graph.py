@@ -21,7 +21,7 @@ from pydantic import Field
 from fusionerlib.cli.settings import parsed
 from fusionerlib.config import Frozen, checked
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive, inherited, ready_folder, without_braces
+from fusionerlib.files import exclusive, inherited, ready_cache, ready_folder, without_braces
 from fusionerlib.records import usable_cores
 from workbook.clone import find_clone
 from workbook.execution import own_kernel
@@ -109,6 +109,7 @@ def run_profile(
         check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)
     folder = (output or root / "outputs" / profile.name).resolve()
     ready_folder(without_braces(folder))
+    ready_cache()  # Snakemake needs it
     with exclusive(folder / ".run.lock", f"a run in {folder}") as lock, tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch if dry_run else folder) / "profile.json"
         # In the file, not on Snakemake's command line, which would read a folder called `run: 2` as YAML.

@@ -56,7 +56,7 @@ def sections() -> Iterator[tuple[str, Section]]:
         try:
             yield title, part()
         except Exception as error:
-            yield title, {"failed": f"{type(error).__name__}: {error}".replace(str(Path.home()), "~")}
+            yield title, {"failed": f"{type(error).__name__}: {error}".replace(os.path.expanduser("~"), "~")}
 
 
 def system() -> Section:
@@ -184,13 +184,14 @@ def free_disks() -> dict[str, str]:
 
 def free_disk(folder: Path) -> str:
     """Free bytes on the disk of ``folder``, or of its nearest parent that exists."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    # os.path.exists: what this user may not look into is no place of its own either.
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
     return size_text(shutil.disk_usage(there).free) + ("" if there == folder.absolute() else " (no such folder yet)")
 
 
 def tilde(path: Path) -> str:
     """``path`` with ``~`` for the home folder, whose name is often a person's."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # it stays "~" for a user without a home
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else path.as_posix()
 
 

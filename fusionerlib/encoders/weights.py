@@ -12,7 +12,7 @@ from typing import Any
 from fusionerlib.digests import read_json, write_json
 from fusionerlib.encoders.base import EncoderSpec, WeightFile, file_digest
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import exclusive
+from fusionerlib.files import exclusive, unusable_cache, user_cache, using_cache
 from fusionerlib.progress import size_text
 
 PATIENCE = 10.0
@@ -55,8 +55,10 @@ def cached(file: WeightFile) -> Path | None:
     if file.repo:
         path = _in_hub_cache(file)
         return Path(path) if isinstance(path, str) else None
-    path = _torch_hub() / file.file
-    return path if path.is_file() else None
+    with suppress(FusionerError, OSError):  # a user without a home, or with one that it may not read
+        path = _torch_hub() / file.file
+        return path if path.is_file() else None
+    return None
 
 
 def present(spec: EncoderSpec) -> bool:
@@ -92,7 +94,7 @@ def fetch(spec: EncoderSpec, *, accept_digest: str = "") -> list[Path]:
 
 
 def _from_hub(spec: EncoderSpec, file: WeightFile) -> Path | None:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     from fusionerlib.download import PrivateAddress, guarded_hub
@@ -109,6 +111,8 @@ def _from_hub(spec: EncoderSpec, file: WeightFile) -> Path | None:
             f"{spec.role}_weights=PATH"
         ) from error
     except Exception as error:  # the hub's client raises its HTTP library's errors, which are not always an OSError
+        if isinstance(error, OSError) and error.filename:
+            raise unusable_cache(constants.HF_HOME, error, "HF_HOME") from error
         gone = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         if gone and file.optional:
             return None
@@ -125,6 +129,9 @@ def _from_url(spec: EncoderSpec, file: WeightFile, accept_digest: str) -> Path:
     from fusionerlib import download  # its HTTP client takes 0.2 s to import
 
     path = _torch_hub() / file.file
+    with using_cache(path.parent, "TORCH_HOME"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.exists()
     aside, wanted = download.unverified(path), _expected(file)
     other = f"get it on another machine and set {spec.role}_weights=PATH"
 
@@ -135,7 +142,6 @@ def _from_url(spec: EncoderSpec, file: WeightFile, accept_digest: str) -> Path:
         return True
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(path.parent / LOCK, f"downloading into {path.parent}"):
             if accepted():
                 return path
@@ -191,20 +197,22 @@ def _expected(file: WeightFile) -> str:
 
 def _record(file: WeightFile, sha256: str, *, accepted: bool) -> None:
     folder = _records().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder / LOCK, f"writing {_records()}"):
-        known = {**_digests(), _address(file): {"sha256": sha256, "accepted": accepted}}
-        write_json(_records(), dict(sorted(known.items())))
+    with using_cache(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / LOCK, f"writing {_records()}"):
+            known = {**_digests(), _address(file): {"sha256": sha256, "accepted": accepted}}
+            write_json(_records(), dict(sorted(known.items())))
 
 
 def _digests() -> dict[str, Any]:
     file = _records()
     remedy = "delete it; what it records is recorded anew at the next load"
-    return read_json(file, what="the digests of what was downloaded", remedy=remedy) if file.exists() else {}
+    with using_cache(file.parent):
+        return read_json(file, what="the digests of what was downloaded", remedy=remedy) if file.exists() else {}
 
 
 def _records() -> Path:
-    return _cache() / "fusioner" / "digests.json"
+    return user_cache() / "fusioner" / "digests.json"
 
 
 def _address(file: WeightFile) -> str:
@@ -240,12 +248,8 @@ def _in_hub_cache(file: WeightFile) -> object:
     return try_to_load_from_cache(file.repo, file.file, revision=file.revision)
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-
-
 def _torch_hub() -> Path:
-    home = os.environ.get("TORCH_HOME") or _cache() / "torch"
+    home = os.environ.get("TORCH_HOME") or user_cache() / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 

@@ -22,7 +22,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Inference
 from fusionerlib.features.context import RunContext
 from fusionerlib.features.store import claim
-from fusionerlib.files import exclusive, inherited, plain_name, ready_folder, without_braces, write_text
+from fusionerlib.files import exclusive, inherited, plain_name, ready_cache, ready_folder, without_braces, write_text
 from fusionerlib.records import measured_in, usable_cores
 from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import names_of
@@ -206,6 +206,7 @@ def run_grid(
         )
     folder = folder.resolve()
     ready_folder(without_braces(folder))
+    ready_cache()  # Snakemake needs it
     threads = threads or max(1, usable_cores() // jobs)
     graph = {"jobs": grid.jobs(), "folder": str(folder), "base": str(Path.cwd()), "device": device, "threads": threads}
     with exclusive(folder / ".grid.lock", f"a grid in {folder}") as lock:

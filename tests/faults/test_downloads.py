@@ -193,7 +193,7 @@ def test_a_public_hub_may_not_lead_to_a_private_address(
     hub_at("http://hub.example", tmp_path, monkeypatch)
     (tmp_path / "README.md").write_text("a card")
     proxied.answers = {"hub.example": address.format(port=proxied.server_port)}
-    with pytest.raises(FusionerError, match="an address of a private network.*HF_ENDPOINT"):
+    with pytest.raises(FusionerError, match=r"an address of a private network.*HF_ENDPOINT"):
         ASKING[way](tmp_path)
     assert proxied.asked and all(path.startswith("http://hub.example/") for path in proxied.asked)
     assert not list((tmp_path / "hub").rglob("snapshots/*/*")), "nothing came"
@@ -231,12 +231,12 @@ def test_a_hub_of_one_s_own_may_be_private_and_the_client_is_left_as_it_was(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     web.answers = {"/resolve/": f"http://localhost:{web.server_port}/stored"}
-    before = constants.HF_HUB_DISABLE_XET
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     [file] = weights.fetch(spec_of(FILE))
     assert file.read_bytes() == SENT
     assert "/stored" in web.asked
     assert not [hook for hook in get_session().event_hooks["request"] if hook.__module__.startswith("fusionerlib")]
-    assert constants.HF_HUB_DISABLE_XET == before
+    assert not constants.HF_HUB_DISABLE_XET
 
 
 def test_a_mirror_that_was_configured_may_be_private_and_redirect(web: Web, tmp_path: Path) -> None:

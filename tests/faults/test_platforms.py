@@ -4,8 +4,11 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,26 +133,83 @@ def test_odd_paths_and_names_in_a_locale_without_utf_8(tmp_path: Path, command: 
         assert (folder / "Fenster ü" / "names.txt").read_text(encoding="utf-8") == "1 Kätzchen\n"
 
 
-@pytest.mark.soak
-def test_a_source_tree_that_is_read_only_is_enough(tmp_path: Path) -> None:
-    tree, work = tmp_path / "tree", tmp_path / "work"
-    tree.mkdir()
-    work.mkdir()
-    for command in (["mount", "--bind", ROOT, tree], ["mount", "-o", "remount,ro,bind", tree]):
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            subprocess.run(["umount", tree], capture_output=True, check=False)
-            pytest.skip("a read-only tree needs the right to mount one")
-    try:
-        Image.fromarray(chelsea()).save(work / "cat.png")
-        code = (
-            "import sys, fusionerlib; assert fusionerlib.__file__.startswith(sys.argv[1]), fusionerlib.__file__\n"
-            "sys.argv = ['fusioner', 'segment', 'cat.png', 'cat']\n"
-            "from fusionerlib.cli.app import app\napp()"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, tree], cwd=work, env={**os.environ, "PYTHONPATH": str(tree)},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0 and (work / "overlay.png").is_file(), done.stderr
-    finally:
-        subprocess.run(["umount", "-l", tree], check=True)
+OTHER = 65534
+"""The number of a user to whom nothing belongs; ``OTHER - 1`` has no entry among the users, as in a container."""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which everybody may write, with a photo and a folder of labelled ones."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Image.fromarray(chelsea()).save(folder / "cat.png")
+        odd_folder(folder).rename(folder / "own")
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        yield folder
+
+
+def as_other(folder: Path, *arguments: str, user: int, home: str) -> subprocess.CompletedProcess[str]:
+    """``fusioner`` of this clone, which belongs to root, as ``user`` in ``folder``."""
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("another user is had by root alone, and by setpriv")
+    become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", sys.executable]
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"HOME": home} if home else {})
+    reach = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import fusionerlib"
+    if subprocess.run([*become, "-c", reach], cwd=folder, check=False, capture_output=True).returncode:
+        pytest.skip("this clone, or its Python, can't be read by another user")
+    return subprocess.run(
+        [*become, "-m", "fusionerlib.cli.app", *arguments], cwd=folder, env=environment, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+TRAIN = ("train", "-o", "run", "--set", "dataset=folder", "--set", "root=own", "--set", "steps=1", "--set", "size=64",
+         "--set", "batch=2", "--set", "features=features")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("user", "home"),
+    [(OTHER - 1, ""), *(pytest.param(OTHER, home, marks=pytest.mark.soak) for home in ("/nowhere", "/root"))],
+)
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        (("segment", "cat.png", "cat"), "overlay.png"),
+        (("doctor",), ""),
+        pytest.param(TRAIN, "run/checkpoint/config.json", marks=pytest.mark.soak),
+        pytest.param(("evaluate", "--data", "own", "-o", "scores"), "scores/scores.json", marks=pytest.mark.soak),
+    ],
+)
+def test_another_user_needs_no_home_and_may_not_write_the_source(
+    open_folder: Path, user: int, home: str, arguments: tuple[str, ...], made: str
+) -> None:
+    done = as_other(open_folder, *arguments, user=user, home=home)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "failed" not in done.stdout and (open_folder / made).exists()
+    assert not [path for path in ROOT.rglob("*") if path.stat().st_uid == user]
+
+
+REFUSED = {
+    "TORCH_HOME|XDG_CACHE_HOME": ("fetch", "dino-vitb8"),
+    "HF_HOME|can't be downloaded": ("fetch", "clip-vit-b16"),
+    "XDG_CACHE_HOME": ("segment", "cat.png", "cat", "--checkpoint", "hf://a/b"),
+    "XDG_CACHE_HOME.*": ("run", "smoke", "-n", "-o", "run"),
+    "outputs/smoke can't be written": ("run", "smoke", "-n"),
+    "outputs.* can't be written": ("train", "-o", str(ROOT / "outputs" / "x"), *TRAIN[3:]),
+}
+"""What a command is told that needs a cache or a folder which that user may not write."""
+
+
+@pytest.mark.parametrize(
+    "told", [told if place == 0 else pytest.param(told, marks=pytest.mark.soak) for place, told in enumerate(REFUSED)]
+)
+@pytest.mark.parametrize(("user", "home"), [(OTHER - 1, ""), pytest.param(OTHER, "/root", marks=pytest.mark.soak)])
+def test_a_cache_or_place_that_may_not_be_written_is_told_with_its_setting(
+    open_folder: Path, user: int, home: str, told: str
+) -> None:
+    done = as_other(open_folder, *REFUSED[told], user=user, home=home)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert len(re.findall("^fusioner: ", done.stderr, re.MULTILINE)) == 1
+    assert re.search(told, done.stderr), done.stderr
