@@ -101,9 +101,10 @@ def shareable(notebook: Any, places: Places) -> Any:
     if not isinstance(notebook, Mapping) or notebook.get("encoding") == "base64":
         return notebook
     kept = {key for key in notebook if key.startswith(_BINARY) and key != "image/svg+xml"}
-    made = {shareable_text(key, places): value if key in kept else shareable(value, places)
-            for key, value in notebook.items()}  # fmt: skip
-    return type(notebook)(made)  # nbformat has a kind of dict of its own
+    return {
+        shareable_text(key, places): value if key in kept else shareable(value, places)
+        for key, value in notebook.items()
+    }
 
 
 def make_shareable(executed: Path, *, clone: Path, given: Any) -> None:

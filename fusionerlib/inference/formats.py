@@ -47,9 +47,14 @@ def table(result: "Segmentation") -> list[Row]:
     pixel. mean: probability of the name, averaged over its mask, None without a pixel. max: its largest probability
     anywhere in the image, at the model's resolution.
     """
-    labels, probability = result.labels, result.best_probability
-    areas = np.bincount(labels.ravel(), minlength=len(result.names) + 1)
-    sums = np.bincount(labels.ravel(), weights=probability.ravel(), minlength=len(result.names) + 1)
+    labels, count = result.labels, len(result.names) + 1
+    areas, sums = np.zeros(count, dtype=np.int64), np.zeros(count)
+    for (
+        part,
+        probability,
+    ) in result.best_probabilities():  # of the whole image numpy would make copies of 8 bytes a pixel
+        areas += np.bincount(labels.reshape(-1)[part], minlength=count)
+        sums += np.bincount(labels.reshape(-1)[part], weights=probability, minlength=count)
     largest = result.fine.flatten(1).amax(1).sigmoid().tolist()
     rows = []
     for number, name in enumerate(result.names, start=1):

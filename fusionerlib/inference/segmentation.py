@@ -27,6 +27,8 @@ TILE_ROWS, TILE_COLUMNS = 96, 512
 """Most rows and columns of a tile in ``best_names``; one tile's logits stay in the processor's cache."""
 BLOCK = 8
 """Rows and columns of the blocks of cells in which ``best_names`` looks for the names that a guide can let win."""
+PART = 1 << 16
+"""Pixels that are decided at once: a power of two, so that each keeps its place in the processor's vectors."""
 MARGIN = 1e-4
 """How far below another name, relative to the largest logit of a tile, a name is left out there."""
 
@@ -72,31 +74,48 @@ class Segmentation:
         """Sigmoid of the logits, 0-1. Every name has its own sigmoid, so they don't sum to 1."""
         return self.logits.sigmoid()
 
-    @property
+    @cached_property
     def labels(self) -> Int32[np.ndarray, "height width"]:
         """k + 1 for the name k that the pixel belongs to, 0 for background (paper)."""
-        return self._decided[0]
-
-    @property
-    def best_probability(self) -> Float[np.ndarray, "height width"]:
-        """The probability (0-1) of the name that the pixel belongs to; in the background the largest of all names."""
-        return self._decided[1]
+        labels = np.empty(self.winner.shape, np.int32)
+        if self._best_above is not None:
+            above, winner = self._best_above
+            np.add(winner, np.int32(1), out=labels, where=(inside := (above > -torch.inf).numpy()))
+            labels[~inside] = 0
+            return labels
+        np.add(self.winner, np.int32(1), out=labels)
+        if self.background:
+            flat = labels.reshape(-1)
+            for part, probability in self.best_probabilities():
+                flat[part][~(probability > self.threshold)] = 0
+        return labels
 
     @cached_property
-    def _decided(self) -> tuple[Int32[np.ndarray, "height width"], Float[np.ndarray, "height width"]]:
-        probability = self.best.sigmoid()
-        if not self.background:
-            return self.winner + np.int32(1), probability.numpy()
-        if not isinstance(self.threshold, Mapping):
-            labels = self.winner + np.int32(1)
-            labels[~(probability > self.threshold).numpy()] = 0
-            return labels, probability.numpy()
-        each = [self.threshold.get(name, THRESHOLD) for name in self.names]
-        size = self.image.shape[:2]
-        best, winner = best_names(self.coarse, size, thresholds=torch.tensor(each), guide=self.guide)
-        above = best > -torch.inf
-        labels = np.where(above.numpy(), winner + 1, np.int32(0))
-        return labels, torch.where(above, best.sigmoid(), probability).numpy()
+    def best_probability(self) -> Float[np.ndarray, "height width"]:
+        """The probability (0-1) of the name that the pixel belongs to; in the background the largest of all names."""
+        probability = np.empty(self.winner.shape, np.float32)
+        for part, values in self.best_probabilities():
+            probability.reshape(-1)[part] = values
+        return probability
+
+    def best_probabilities(self) -> Iterator[tuple[slice, Float[np.ndarray, " pixels"]]]:
+        """``best_probability`` by parts of the pixels in a row, so that no map of it is in memory."""
+        best = self.best.reshape(-1)
+        for start in range(0, len(best), PART):
+            part = slice(start, start + PART)
+            values = best[part]
+            if self._best_above is not None:
+                above = self._best_above[0].reshape(-1)[part]
+                values = torch.where(above > -torch.inf, above, values)
+            yield part, values.sigmoid().numpy()
+
+    @cached_property
+    def _best_above(self) -> tuple[Float[Tensor, "height width"], Int32[np.ndarray, "height width"]] | None:
+        """``best`` and ``winner`` among the names above thresholds of their own; None without such thresholds."""
+        if not self.background or not isinstance(self.threshold, Mapping):
+            return None
+        each = torch.tensor([self.threshold.get(name, THRESHOLD) for name in self.names])
+        return best_names(self.coarse, self.image.shape[:2], thresholds=each, guide=self.guide)
 
     @property
     def masks(self) -> Bool[np.ndarray, "names height width"]:

@@ -58,7 +58,9 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html", stem
     given = notebook.metadata.get("papermill", {}).get("parameters")
     places = places_of(clone_around(executed.parent).resolve(), executed.absolute(), given)
     where = {"name": executed.stem, "path": str(executed.parent)}
-    text, _ = exporter.from_notebook_node(shareable(without_widgets(notebook), places), resources={"metadata": where})
+    text, _ = exporter.from_notebook_node(
+        nbformat.from_dict(shareable(without_widgets(notebook), places)), resources={"metadata": where}
+    )
     links = {"All results": index}
     if executed.stem in stems:
         place = list(stems).index(executed.stem)
