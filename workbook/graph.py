@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from functools import partial
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fusionerlib.config import Frozen, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive, inherited, ready_cache, ready_folder, without_braces
 from fusionerlib.records import usable_cores
-from workbook.clone import find_clone
+from workbook.clone import find_clone, located
 from workbook.execution import own_kernel
 from workbook.parameter_cells import accepted_names, check_parameters
 from workbook.run_log import STEPS, RunLog, new_lines
@@ -108,12 +108,18 @@ def run_profile(
     for notebook, given in profile.notebooks.items():
         check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)
     folder = (output or root / "outputs" / profile.name).resolve()
+    import_module("snakemake")  # before anything is made; the command line tells which extra brings it
     ready_folder(without_braces(folder))
     ready_cache()  # Snakemake needs it
     with exclusive(folder / ".run.lock", f"a run in {folder}") as lock, tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch if dry_run else folder) / "profile.json"
         # In the file, not on Snakemake's command line, which would read a folder called `run: 2` as YAML.
-        config.write_text(json.dumps({**profile.model_dump(mode="json"), "output": str(folder)}, indent=2), "utf-8")
+        content = {
+            **profile.model_dump(mode="json"),
+            "output": str(folder),
+            "fingerprint": _data_of(profile, root, folder),
+        }
+        config.write_text(json.dumps(content, indent=2), "utf-8")
         own_kernel()
         command = _command(root, folder, config, cores=cores, dry_run=dry_run)
         given = {"cwd": root, "env": _environment(), **inherited(lock)}
@@ -131,6 +137,27 @@ def run_profile(
         )
         raise FusionerError(f"the run in {folder} is not complete ({reasons}). The same command continues it")
     return folder
+
+
+def _data_of(profile: Profile, root: Path, folder: Path) -> str:
+    """The fingerprint of the data that a run trains on; "" for drawn scenes, which the graph makes itself.
+
+    Where the data is no longer there, the one of the run's last call: what is finished stays.
+    """
+    from fusionerlib.datasets.sets import load_datasets
+    from workbook.notebook import TrainingNotebook
+
+    given = profile.notebooks.get("02_training", {})
+    if given.get("dataset", "openmoji") == "openmoji":
+        return ""
+    try:
+        return load_datasets(located(TrainingNotebook.flat(**given), root).run.data).fingerprint
+    except FusionerError:
+        last = folder / "profile.json"
+        try:
+            return str(json.loads(last.read_text(encoding="utf-8")).get("fingerprint", ""))
+        except (OSError, ValueError, AttributeError):
+            return ""
 
 
 def _command(root: Path, folder: Path, config: Path, *, cores: int | None, dry_run: bool) -> list[str]:

@@ -32,6 +32,7 @@ from fusionerlib.errors import (
     FusionerWarning,
     cannot_write,
     error_number,
+    missing_extra,
 )
 
 CLONE_COMMANDS = "fusioner.commands"
@@ -120,6 +121,11 @@ class _Commands(TyperGroup):
             kept = KEPT.get(ctx.invoked_subcommand or "", "nothing was written")
             typer.echo(f"\nfusioner: stopped; {kept}", err=True)
             raise typer.Exit(130) from error
+        except ModuleNotFoundError as error:
+            if (missing := missing_extra(error.name)) is None:
+                raise
+            typer.echo(f"fusioner: {missing}", err=True)
+            raise typer.Exit(2) from error
         except Exception as error:
             number = error_number(error)
             if number is None or number not in (*FULL, *DENIED, *IN_THE_WAY, errno.ENAMETOOLONG):

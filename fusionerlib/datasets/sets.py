@@ -23,6 +23,7 @@ from fusionerlib.datasets.pascal import NAMES, NO_FOLD, Pascal5i, Split, validat
 from fusionerlib.datasets.scene import Scenes, vocabulary
 from fusionerlib.datasets.transforms import Concat, Resized, Subset, Views, Without
 from fusionerlib.errors import FusionerError, nearest
+from fusionerlib.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class DataSets:
     pairs: list[tuple[int, str]] | None = None
     test_pairs: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     sources: tuple[tuple[int, frozenset[str]], ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what the files of training and tests hold, and with the settings that choose among them."""
+        return fingerprint(
+            self.train.fingerprint, sorted((name, test.fingerprint) for name, test in self.tests.items())
+        )
 
     def labelled(self, scene: int) -> frozenset[str] | None:
         """The names that the data set of training scene ``scene`` labels; None for all names of training."""

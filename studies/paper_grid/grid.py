@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import resources
+from importlib import import_module, resources
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -27,6 +27,7 @@ from fusionerlib.records import measured_in, usable_cores
 from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import names_of
 from studies.encoder_pairs.study import FUSIONS
+from studies.photo_study import require_same_data
 from studies.tables import markdown_table
 
 INFERENCES: tuple[Inference, ...] = ("whole", "sliding")
@@ -198,13 +199,16 @@ def run_grid(
     jobs: trainings at a time. threads: of each training; 0 divides this machine's cores by ``jobs``. executor: an
     executor plugin of Snakemake, "" for this machine. more: further arguments of Snakemake. A training that fails does
     not stop the others.
-    Raises FusionerError if the plugin is not installed, and at the end with the reasons of failed trainings.
+    Raises FusionerError if the plugin is not installed, if a record is of other data than there is now, and at the end
+    with the reasons of failed trainings.
     """
     if executor and find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
         raise FusionerError(
             f"no executor {executor!r}: `pip install snakemake-executor-plugin-{executor}`, or leave --executor out"
         )
     folder = folder.resolve()
+    import_module("snakemake")  # before anything is made; the command line tells which extra brings it
+    require_grid_data(grid, folder)
     ready_folder(without_braces(folder))
     ready_cache()  # Snakemake needs it
     threads = threads or max(1, usable_cores() // jobs)
@@ -226,6 +230,16 @@ def run_grid(
     if code:
         raise FusionerError(_failures(grid, folder))
     return table
+
+
+def require_grid_data(grid: Grid, folder: Path) -> None:
+    """Raises FusionerError where a record in ``folder`` was measured on other data than there is now."""
+    by_data: dict[str, list[str]] = {}
+    runs = {job: RunConfig.flat(**leaves) for job, leaves in grid.jobs().items() if record_of(folder, job).is_file()}
+    for job, run in runs.items():
+        by_data.setdefault(run.data.model_dump_json(), []).append(job)
+    for jobs in by_data.values():
+        require_same_data([record_of(folder, job) for job in jobs], runs[jobs[0]])
 
 
 def _failures(grid: Grid, folder: Path) -> str:

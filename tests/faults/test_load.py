@@ -95,7 +95,8 @@ def test_20_000_names_are_checked_within_a_second_of_work() -> None:
 
 
 LARGE = """
-import resource, time
+import re, time
+from pathlib import Path
 from PIL import Image
 from skimage.data import coffee
 from fusionerlib import Segmenter
@@ -104,12 +105,14 @@ segmenter = Segmenter.load("packaged")
 began = time.process_time()
 result = segmenter.set_image(Image.fromarray(coffee()).resize((4000, 3000))).segment(names)
 shares = [row["share"] for row in result.table()]
-print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, sum(shares) > 0)
+# Not ru_maxrss, which a process inherits from the one that started it.
+most = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+print(time.process_time() - began, most, sum(shares) > 0)
 """
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in Linux's unit")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
 def test_twelve_megapixels_with_50_names() -> None:
     from fusionerlib import checkpoints
 

@@ -1,5 +1,8 @@
 """The loader: the same batches with any number of workers, epochs that reach them, errors that name the file."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from fusionerlib.datasets.scene import Scene
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import read_image
 from fusionerlib.training.batch_sources import AugmentedScenes, EpochKeys, Loader
+from tests.conftest import ROOT
 from tests.shapes import Shapes
 
 
@@ -100,3 +104,38 @@ def test_a_broken_image_is_named_as_it_would_be_here(tmp_path: Path, workers: in
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(FusionerError, match="workers = -1"):
         Loader(views_of(Shapes(2)), [], workers=-1)
+
+
+SPAWNED = """
+import json, multiprocessing, sys
+
+def main():
+    from fusionerlib.config import RunConfig
+    from fusionerlib.runs import fit
+    small = {"width": 24, "heads": 2, "depth": 1, "decoder_width": 8, "warmup": 0, "size": 64, "batch": 2, "steps": 2}
+    online = {"feed": "online", "augmentation": "pascal", "workers": 2, "templates": "none", "preset": "small"}
+    run = RunConfig.flat(dataset="folder", root=sys.argv[2], features="features", **small, **online)
+    print(json.loads((fit(run, sys.argv[1], quiet=True, device="cpu") / "config.json").read_text())["sha256"])
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    main()
+"""
+
+
+def test_workers_that_are_spawned_make_the_weights_of_forked_ones(tmp_path: Path) -> None:
+    """Windows and macOS spawn: the child imports everything anew, and gets scenes and settings pickled."""
+    own = tmp_path / "own"
+    for part in ("images", "masks"):
+        (own / part).mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (80, 64), (40 * number, 9, 9)).save(own / "images" / f"{number}.png")
+        Image.fromarray(np.tri(64, 80, dtype=np.uint8)).save(own / "masks" / f"{number}.png")
+    (own / "names.txt").write_text("0 background\n1 cat\n")
+    (tmp_path / "script.py").write_text(SPAWNED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    weights = [
+        subprocess.check_output([sys.executable, "script.py", way, str(own)], cwd=tmp_path, text=True, env=environment)
+        for way in ("spawn", "fork")
+    ]
+    assert len(weights[0].strip()) == 64 and weights[0] == weights[1]

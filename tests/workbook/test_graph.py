@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fusionerlib.errors import FusionerError
-from tests.conftest import ROOT, MakeNotebook
+from tests.conftest import CHECKPOINT, ROOT, MakeNotebook, record_cell
 from workbook.graph import Profile, load_profile, parsed, profile_names, run_profile, with_overrides
 
 STEMS = ("01_feature_inspection", "02_training", "03_evaluation", "04_ablations", "05_mosaic4_robustness")
@@ -141,3 +142,35 @@ def test_a_run_goes_on_after_kill_9_and_after_a_failure(tiny_clone: Path, capfd:
     run_profile(str(tiny_clone / "tiny.json"), dry_run=True, **{**again, "overrides": {"steps": "41"}})
     assert "total             7" in capfd.readouterr().out
     assert json.loads((run / "profile.json").read_text())["notebooks"]["02_training"] == {"steps": 40}
+
+
+def test_changed_masks_of_one_s_own_are_trained_on_again(
+    tiny_clone: Path, tmp_path: Path, make_notebook: MakeNotebook, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own data ä"
+    for part in ("images", "masks"):
+        (own / part).mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (64, 64), (9 * number, 0, 0)).save(own / "images" / f"{number}.bmp")
+        Image.new("L", (64, 64), 1).save(own / "masks" / f"{number}.bmp")
+    (own / "names.txt").write_text("1 cat\n2 dog\n")
+    head = 'run_dir: str = "outputs/tiny"\ndataset: str = "openmoji"\nroot: str = ""'
+    make_notebook(tiny_clone / "notebooks" / "02_training.ipynb", head, CHECKPOINT, record_cell("02_training"))
+    profile = {"name": "tiny", "notebooks": {stem: {} for stem in STEMS}}
+    profile["notebooks"]["02_training"] = {"dataset": "folder", "root": str(own)}
+    (tiny_clone / "tiny.json").write_text(json.dumps(profile))
+
+    def told() -> str:
+        capfd.readouterr()
+        run_profile(str(tiny_clone / "tiny.json"), clone=tiny_clone, dry_run=True)
+        return capfd.readouterr().out
+
+    run_profile(str(tiny_clone / "tiny.json"), clone=tiny_clone)
+    assert "Nothing to be done" in told()
+    mask = own / "masks" / "2.bmp"
+    size = mask.stat().st_size
+    Image.new("L", (64, 64), 2).save(mask)
+    assert mask.stat().st_size == size
+    assert "total             7" in told()
+    own.rename(tmp_path / "moved away")
+    assert "Nothing to be done" in told(), "what is finished stays where the data is gone"
