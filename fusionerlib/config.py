@@ -5,6 +5,7 @@ A ``RunConfig`` has four sections: ``pair`` (the frozen encoders), ``fusion`` (t
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -94,7 +95,9 @@ class FusionConfig(Frozen):
     temperature: cosines are divided by it. logit_bias: initial value of a learned bias on all logits, 0 for no bias.
     decoder_width: channels inside the decoder, 0 for width.
     decoder_scales: size of the feature map after each of the decoder's convolutions but the last, in patch grids.
-    upsample: whether features or logits are resized to the size of the labels.
+    upsample: whether features or logits are resized to the size of the labels. subpixel, of cost_aggregation (the
+    others take it as features): a convolution makes several positions of each to reach the next of decoder_scales,
+    instead of bilinear resizing before it; for a factor of 2 it has a quarter of the operations.
     modality: whether a learned vector is added to all text tokens of ``fusioner`` and ``late`` (paper).
     similarity, of cost_aggregation: how patches and text tokens are compared. cosine: the last channels of a patch
     token are an embedding in the space of the text tokens. class_posteriors: those channels and the text tokens are
@@ -120,7 +123,7 @@ class FusionConfig(Frozen):
     logit_bias: float = Field(default=0.0, ge=-1e4, le=1e4)
     decoder_width: int = Field(default=0, ge=0, le=16_384)
     decoder_scales: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(2, 4, 8), max_length=16)
-    upsample: Literal["features", "logits"] = "features"
+    upsample: Literal["features", "logits", "subpixel"] = "features"
     modality: bool = True
     similarity: Literal["cosine", "class_posteriors", "learned"] = "cosine"
     guidance_channels: int = Field(default=16, ge=1, le=16_384)
@@ -135,8 +138,17 @@ class FusionConfig(Frozen):
 
     @model_validator(mode="after")
     def _width_can_be_divided(self) -> "FusionConfig":
-        if self.kind == "cost_aggregation" and self.width % 8:
-            raise ValueError(f"width {self.width} of kind cost_aggregation must be a multiple of 8, its channel groups")
+        if self.kind == "cost_aggregation":
+            for leaf, width in (("width", self.width), ("decoder_width", self.decoder_width)):
+                if width % 8:
+                    raise ValueError(f"{leaf} {width} of kind cost_aggregation must be a multiple of 8, its channel groups")
+        if self.upsample == "subpixel" and self.kind == "cost_aggregation":
+            for before, scale in pairwise((1, *self.decoder_scales)):
+                if scale % before:
+                    raise ValueError(
+                        f"decoder_scales {self.decoder_scales} with upsample 'subpixel': {scale} must be a multiple of "
+                        f"{before}, the scale before it"
+                    )
         if self.kind in ("fusioner", "late") and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self
@@ -209,7 +221,8 @@ class TrainingConfig(Frozen):
     batch: samples a step; a sample is one (scene, name) pair. positives, negatives: most names
     of a sample that its scene shows, and names that it does not show. hard_negatives: share of the negatives that have
     a word in common with a positive. balanced: draw every name equally often, however many scenes show it.
-    loss: cross-entropy of each pixel, alone or with soft Dice; focal weighs pixels by (1 - p)^2.
+    loss: cross-entropy of each pixel and name, alone or with soft Dice; focal weighs pixels by (1 - p)^2; softmax adds
+    the cross-entropy between the names asked and none of them.
     loss_stride: the loss reads every n-th pixel in both directions.
     lr, final_lr: learning rate at the end of the warm-up, and at the end of a cosine. warmup, warmup_epochs: steps, or
     epochs, in which the learning rate rises linearly from 0. peak_in_warmup: the last step of the warm-up is at lr (the
@@ -243,7 +256,7 @@ class TrainingConfig(Frozen):
     negatives: int = Field(default=6, ge=0, le=65_536)
     hard_negatives: float = Field(default=0.5, ge=0.0, le=1.0)
     balanced: bool = False
-    loss: Literal["bce", "bce+dice", "focal+dice"] = "bce"
+    loss: Literal["bce", "bce+dice", "focal+dice", "bce+dice+softmax"] = "bce"
     loss_stride: int = Field(default=4, ge=1, le=8_192)
     lr: float = Field(default=1e-3, gt=0.0, le=1e3)
     final_lr: float = Field(default=2e-6, ge=0.0, le=1e3)

@@ -24,7 +24,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 2,
         "dropout": 0.1,
         "logit_bias": -2.0,
+        "decoder_width": 24,
         "decoder_scales": (2,),
+        "upsample": "subpixel",
     },
 }
 """Named models: the leaves of ``FusionConfig`` that differ from its defaults, which are the paper's table."""
@@ -48,9 +50,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "modern": {
         "batch": 12,
         "positives": 3,
-        "negatives": 3,
+        "negatives": 9,
         "hard_negatives": 0.0,
-        "loss": "bce+dice",
+        "loss": "bce+dice+softmax",
         "lr": 2e-3,
         "mixed_precision": "auto",
         "warmup": 30,

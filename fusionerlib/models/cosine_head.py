@@ -33,9 +33,9 @@ class CosineHeadModel(SegmentationModel):
     def logits(self, features: FeatureMap, text: TextFeatures, *, size: Size) -> Logits:
         """Logits without the bias: cosine / temperature.
 
-        At ``size`` where the config upsamples features, else at the resolution of ``features``.
+        At the resolution of ``features`` where the config upsamples logits, else at ``size``.
         """
-        target = size if self.config.upsample == "features" else None
+        target = None if self.config.upsample == "logits" else size
         return cosine_logits(features, text, temperature=self.config.temperature, size=target)
 
     def forward(

@@ -6,6 +6,7 @@ patches, so that they mean the same for any name and the convolutions carry over
 """
 
 from abc import abstractmethod
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,10 @@ ODDS_FLOOR = 0.01
 """Added to a ratio of probabilities before its logarithm."""
 MAX_SIMILARITY = 3.0
 """Confidence rescaling clamps the mean similarity to +-this, in standard deviations or log odds."""
-CERTAIN_RATIO = 2.0
-"""Mean log likelihood ratio of the examples inside a mask, in their units, from which they do not lower confidence."""
+RESIDUAL_WIDTH = 32
+"""Channels inside ``ExampleResidual``."""
+LOGIT_UNIT = 4.0
+"""Logits of the text are divided by it where they are an input of convolutions, and clamped to twice this."""
 
 Patches = Float[Tensor, "batch patches text"]
 """Patch tokens in the space of the text tokens."""
@@ -132,12 +135,43 @@ def _standardised(tokens: Tensor, text: Tensor, *, mean: Tensor, covariance: Ten
     return products / deviation[..., None]
 
 
+class ExampleResidual(nn.Module):
+    """Logits that the examples of a name add to those of its text, at the resolution of the patch grid; 0 at first.
+
+    Two convolutions over the example channels, the cost channels and logits of the text, and guidance channels of its
+    own. guiding: channels of the patch tokens that it reads.
+    """
+
+    def __init__(self, guiding: int, *, guidance_channels: int, dropout: float) -> None:
+        super().__init__()
+        channels, width = guidance_channels, RESIDUAL_WIDTH
+        self.guidance = nn.Sequential(nn.Conv2d(guiding, channels, 1), nn.GroupNorm(1, channels), nn.GELU())
+        self.dropout = nn.Dropout2d(dropout)
+        inputs = EXAMPLE_CHANNELS + COST_CHANNELS + 1 + channels
+        self.layers = nn.Sequential(_block(inputs, width), _block(width, width), nn.Conv2d(width, 1, 1))
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        known: Float[Tensor, "maps examples rows columns"],
+        costs: Float[Tensor, "maps costs rows columns"],
+        logits: Float[Tensor, "maps 1 height width"],
+        patches: Float[Tensor, "batch guiding rows columns"],
+    ) -> Float[Tensor, "maps 1 rows columns"]:
+        """Logits for each map: a name in an image. known, costs: its channels. logits: of the text, on a finer grid."""
+        at_patches = F.adaptive_avg_pool2d(logits, (known.shape[-2], known.shape[-1])) / LOGIT_UNIT
+        of_name = torch.cat([known, costs, at_patches.clamp(-2, 2)], dim=1)
+        added: Tensor = _layers(self.layers, of_name, self.dropout(self.guidance(patches)))
+        return added
+
+
 class CostAggregation(SegmentationModel):
     """Convolutions over the cost channels of one name and the guidance channels of the image, weights shared by names.
 
-    ``depth`` convolutions at the resolution of the patch grid, then one at each of ``decoder_scales``. No name changes
-    another's logit. With ``examples``, names known by labelled regions have ``EXAMPLE_CHANNELS`` more cost channels.
-    With similarity ``cosine`` or ``class_posteriors`` the last ``text_width`` channels of a patch
+    ``depth`` convolutions at the resolution of the patch grid, then one that enlarges to each of ``decoder_scales``. No name changes
+    another's logit. With ``examples``, the logits of a name that is known by labelled regions are those of its text
+    plus an ``ExampleResidual``. With similarity ``cosine`` or ``class_posteriors`` the last ``text_width`` channels of a patch
     token are in the space of the text tokens, with ``learned`` a linear projection into it is trained.
     """
 
@@ -161,15 +195,21 @@ class CostAggregation(SegmentationModel):
         self.guiding = guiding
         channels, width = config.guidance_channels, config.width
         self.guidance = nn.Sequential(nn.Conv2d(guiding, channels, 1), nn.GroupNorm(1, channels), nn.GELU())
-        self.costs = COST_CHANNELS
-        if config.examples:
-            self.examples, self.costs = ExampleTable(width=guiding), COST_CHANNELS + EXAMPLE_CHANNELS
-        inputs = (self.costs + channels, *[width] * (config.depth - 1))
+        inputs = (COST_CHANNELS + channels, *[width] * (config.depth - 1))
         self.coarse = nn.Sequential(*(_block(count, width) for count in inputs))
-        self.fine = nn.ModuleList(_block(width, width) for _ in config.decoder_scales)
-        self.head = nn.Conv2d(width, 1, 1)
+        inner, scales = config.decoder_width or width, config.decoder_scales
+        widths = zip((width, *[inner] * len(scales)), pairwise((1, *scales)), strict=False)
+        subpixel = config.upsample == "subpixel"
+        self.fine = nn.ModuleList(
+            _enlarging(count, inner, scale // before) if subpixel else _block(count, inner)
+            for count, (before, scale) in widths
+        )
+        self.head = nn.Conv2d(inner if scales else width, 1, 1)
         nn.init.constant_(self.head.bias, config.logit_bias)  # type: ignore[arg-type]
         self.dropout = nn.Dropout2d(config.dropout)
+        if config.examples:
+            self.examples = ExampleTable(width=guiding)
+            self.residual = ExampleResidual(guiding, guidance_channels=channels, dropout=config.dropout)
         # A fifth less time on a CPU: maps in this layout are enlarged without being copied.
         self.to(memory_format=torch.channels_last)
 
@@ -181,47 +221,42 @@ class CostAggregation(SegmentationModel):
         grid: Size,
         size: Size,
         names_mask: NamesMask | None = None,
-    ) -> Logits:
-        """Logits as in ``SegmentationModel``."""
+    ) -> Float[Tensor, "batch paths height width"]:
+        """Logits as in ``SegmentationModel``.
+
+        In training mode a model that is given examples returns the logits of all names by their text alone, then those
+        with examples: (batch, 2 * names, height, width). Each of the two has a loss, and neither changes the other's
+        weights: a name without examples gets what it would get from a model that knows none.
+        """
         self.check_widths(patch_tokens, text_tokens)
-        names = text_tokens.shape[1]
-        costs = rearrange(self.cost_channels(patch_tokens, text_tokens), "b k c (h w) -> (b k) c h w", h=grid[0])
+        names, has_examples = text_tokens.shape[1], text_tokens.shape[-1] > self.text_width
+        channels = self.cost_channels(patch_tokens, text_tokens)
+        costs, known = rearrange(channels, "b k c (h w) -> (b k) c h w", h=grid[0]).tensor_split([COST_CHANNELS], dim=1)
         guiding = rearrange(patch_tokens[..., : self.guiding], "b (h w) c -> b c h w", h=grid[0])
-        guidance = repeat(self.dropout(self.guidance(guiding)), "b c h w -> (b k) c h w", k=names)
-        maps = self.coarse(torch.cat([costs, guidance], dim=1))
+        maps = _layers(self.coarse, costs, self.dropout(self.guidance(guiding)))
         for scale, block in zip(self.config.decoder_scales, self.fine, strict=True):
-            maps = block(resize(maps, (grid[0] * scale, grid[1] * scale)))
-        logits: Tensor = self.head(maps)
-        if self.config.confidence_rescaling and not self.training:
-            logits = _rescaled(logits, self._confidence(logits, costs))
-        return rearrange(resize(logits, size), "(b k) 1 h w -> b k h w", k=names)
+            enlarged = self.config.upsample == "subpixel"
+            maps = block(maps if enlarged else resize(maps, (grid[0] * scale, grid[1] * scale)))
+        of_text: Tensor = self.head(maps)
+        logits = of_text.detach() if self.training and has_examples else of_text
+        if self.config.confidence_rescaling and (has_examples or not self.training):
+            logits = _rescaled(logits, self.config.confidence_rescaling * _mean_in_mask(logits, 2 * costs[:, :1]))
+        if has_examples:
+            residual = resize(self.residual(known, costs, logits, guiding), (logits.shape[-2], logits.shape[-1]))
+            logits = logits + residual * (known[:, -1:, :1, :1] > 0)
+        paths = [of_text, logits] if self.training and has_examples else [logits]
+        return torch.cat([rearrange(resize(path, size), "(b k) 1 h w -> b k h w", k=names) for path in paths], dim=1)
 
     def cost_channels(self, patch_tokens: PatchTokens, text_tokens: TextTokens) -> CostChannels:
-        """All cost channels of each name: those of the text token, then those of its examples if the model has them."""
+        """The ``COST_CHANNELS`` of each text token, then the ``EXAMPLE_CHANNELS`` where it is followed by examples."""
         text, known = text_tokens[..., : self.text_width], text_tokens[..., self.text_width :]
         # Ratios of small numbers, which half precision would round to noise.
         with torch.autocast(patch_tokens.device.type, enabled=False):
             costs = self.statistics.cost_channels(self._in_text_space(patch_tokens).float(), text.float())
-            if self.examples is None:
+            if self.examples is None or not known.shape[-1]:
                 return costs
-            if not known.shape[-1]:
-                return F.pad(costs, (0, 0, 0, EXAMPLE_CHANNELS))
             own = example_channels(patch_tokens[..., : self.guiding].float(), known.float(), self.examples.mean)
             return torch.cat([costs, own], dim=2)
-
-    def _confidence(self, logits: Tensor, costs: Tensor) -> Float[Tensor, "maps 1 1 1"]:
-        """How certain it is what the predicted mask shows: mean similarity inside it, of the text and of the examples.
-
-        Examples only lower it, where the mask does not look like them, and by their strength: a bonus would let names
-        with examples take the pixels of names without.
-        """
-        similarity = _mean_in_mask(logits, 2 * costs[:, :1])
-        if self.examples is not None:
-            ratio, strength = COST_CHANNELS, COST_CHANNELS + EXAMPLE_CHANNELS - 1
-            own = _mean_in_mask(logits, costs[:, ratio : ratio + 1]) - CERTAIN_RATIO
-            known = costs[:, strength : strength + 1, :1, :1]
-            similarity = similarity + known * own.clamp(-MAX_SIMILARITY, 0)
-        return self.config.confidence_rescaling * similarity
 
     def check_widths(self, patch_tokens: Tensor, text_tokens: Tensor) -> None:
         """As in ``SegmentationModel``; text tokens may be followed by those of examples."""
@@ -272,6 +307,33 @@ def _rescaled(logits: Tensor, confidence: Float[Tensor, "maps 1 1 1"]) -> Tensor
     share all pixels. The convolutions were trained on seen names and favour them; the confidence does not.
     """
     return logits * torch.where(logits > 0, confidence, -confidence).exp()
+
+
+def _layers(
+    layers: nn.Sequential,
+    of_name: Float[Tensor, "maps own rows columns"],
+    of_image: Float[Tensor, "batch shared rows columns"],
+) -> Tensor:
+    """``layers`` over the channels of each name, followed by those of its image, which all names share.
+
+    The first convolution is a sum over channels, so the share of ``of_image`` is computed once an image.
+    """
+    first: nn.Conv2d = layers[0][0]  # type: ignore[index,assignment]
+    own, shared = first.weight.tensor_split([of_name.shape[1]], dim=1)
+    ahead = F.conv2d(of_image, shared, first.bias, padding=first.padding)
+    maps = F.conv2d(of_name, own, padding=first.padding)
+    maps = maps + repeat(ahead, "b c h w -> (b k) c h w", k=len(of_name) // len(of_image))
+    done: Tensor = layers[1:](layers[0][1:](maps))  # type: ignore[index]
+    return done
+
+
+def _enlarging(inputs: int, width: int, factor: int) -> nn.Sequential:
+    """A convolution whose channels become ``factor`` x ``factor`` positions (Shi et al., CVPR 2016: sub-pixel).
+
+    It costs a quarter of a convolution after bilinear resizing by 2, and most of the time of a model was that one.
+    """
+    convolution = nn.Conv2d(inputs, width * factor**2, 3, padding=1)
+    return nn.Sequential(convolution, nn.PixelShuffle(factor), nn.GroupNorm(8, width), nn.GELU())
 
 
 def _block(inputs: int, width: int) -> nn.Sequential:

@@ -16,6 +16,8 @@ from fusionerlib.training.batch_sources import BatchSource
 
 FEW = (1, 2, 5, 10, 20)
 """Numbers of examples of a name that has only a few."""
+FEW_SHARE = 0.4
+"""Share of the names that get only a few examples in a training step."""
 SMALLEST = 0.5
 """Regions that cover less of the grid, in patches, are no examples."""
 MOST_REGIONS = 2000
@@ -25,7 +27,7 @@ MOST_REGIONS = 2000
 class TrainingExamples:
     """Draws the examples of the names that a step asks; a scene is no example for itself.
 
-    A third of the names gets no example and a third only a few, so that the model learns to do without and with few.
+    ``FEW_SHARE`` of the names get only a few, so that the model learns to do with few.
     table: the model's. regions: by name, the scenes and the tokens of its regions.
     """
 
@@ -40,14 +42,14 @@ class TrainingExamples:
         counts = self.table.mean.new_zeros(len(names))
         for row, name in enumerate(map(canonical, names)):
             draw, few = rng.random(), int(rng.choice(FEW))
-            if draw < 1 / 3 or name not in self.table.names:
+            if name not in self.table.names:
                 continue
             place, own = self.table.names.index(name), self.regions.get(name)
             total, count = self.table.sums[place], self.table.counts[place]
             if own is not None:
                 mine = self.scenes[name] == scene
                 total, count = total - own[mine].sum(0), count - int(mine.sum())
-                if draw < 2 / 3:
+                if draw < FEW_SHARE:
                     chosen = rng.permutation(np.flatnonzero(~mine))[:few]
                     total, count = own[chosen].sum(0), torch.tensor(float(len(chosen)))
             if count > 0:

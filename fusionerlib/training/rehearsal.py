@@ -44,11 +44,11 @@ class Rehearsal:
         self.names = old_names(start, vocabulary)
         text_cache.add(self.names)
         old = start.checkpoint.model
-        # Logits are rescaled at test time only, and the model that learns from these targets is in training.
-        plain = start.checkpoint.run.fusion.model_copy(update={"confidence_rescaling": 0.0})
+        # In training mode, as the model that learns from these targets: it gives the same logits. But no dropout.
+        plain = start.checkpoint.run.fusion.model_copy(update={"dropout": 0.0})
         self.model = build(plain, visual_width=old.visual_width, text_width=old.text_width)
         self.model.load_weights(old.state_dict(), old.example_names)
-        self.model.eval().requires_grad_(False).to(device)
+        self.model.train().requires_grad_(False).to(device)
 
     def text_tokens(self, step: int) -> Float[Tensor, "old dim"]:
         """The text tokens of the old names of ``step``, the same for every image and in every process."""
@@ -64,6 +64,7 @@ class Rehearsal:
         *,
         grid: tuple[int, int],
         size: tuple[int, int],
-    ) -> Float[Tensor, "batch old height width"]:
-        """What the checkpoint says of each pixel and old name, 0-1, float32."""
+    ) -> Float[Tensor, "batch paths height width"]:
+        """What the checkpoint says of each pixel and old name, 0-1, float32; twice for one with examples (``forward``
+        of ``CostAggregation``)."""
         return self.model(patches, text, grid=grid, size=size).float().sigmoid()

@@ -248,17 +248,24 @@ class Stepper:
                 names_mask=None if bool(names_mask.all()) else names_mask.to(device),
             )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = segmentation_loss(
-            logits[:, :asked],
-            name_masks(labels, batch.names, batch.samples, asked).to(device),
-            valid=(labels != 255).to(device),
-            names_mask=names_mask[:, :asked].to(device),
-            kind=self.config.loss,
-        )
-        if self.rehearsal is None:
-            return loss
-        target = self.rehearsal.probabilities(patches, text[:, asked:].to(device), grid=grid, size=size)
-        return loss + self.rehearsal.weight * F.binary_cross_entropy_with_logits(logits[:, asked:], target)
+        masks = name_masks(labels, batch.names, batch.samples, asked).to(device)
+        target = None
+        if self.rehearsal is not None:
+            target = self.rehearsal.probabilities(patches, text[:, asked:].to(device), grid=grid, size=size)
+        loss = torch.zeros((), device=device)
+        # A model with examples gives the logits of all names twice: of their text alone, and with their examples.
+        for path, part in enumerate(logits.split(text.shape[1], dim=1)):
+            loss = loss + segmentation_loss(
+                part[:, :asked],
+                masks,
+                valid=(labels != 255).to(device),
+                names_mask=names_mask[:, :asked].to(device),
+                kind=self.config.loss,
+            )
+            if self.rehearsal is not None and target is not None:
+                old = target.split(text.shape[1] - asked, dim=1)[path]
+                loss = loss + self.rehearsal.weight * F.binary_cross_entropy_with_logits(part[:, asked:], old)
+        return loss
 
 
 def input_stage(inputs: StepInputs) -> Stage | None:

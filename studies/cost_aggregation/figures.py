@@ -1,6 +1,7 @@
 """Figures of the study: the gain of each setting, and masks of the packaged checkpoint on photographs.
 
-``python -m studies.cost_aggregation.figures docs/pictures data/pascal`` draws the pictures of README and docs.
+``python -m studies.cost_aggregation.figures docs/pictures data/pascal data/camvid`` draws the pictures of README and
+docs.
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fusionerlib.datasets.all_classes import pascal_validation_images
+from fusionerlib.datasets.folder import read_folder
 from fusionerlib.datasets.pascal import NAMES, NO_FOLD, validation_pairs
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.overlay import short
@@ -30,6 +32,13 @@ OWN = (
     ("astronaut", ("person", "flag", "horse")),
 )
 """Photographs of scikit-image and the names asked; the last one is absent."""
+BEFORE_AND_AFTER = (
+    ("person", ("person", "dog", "bottle")),
+    ("sofa", ("couch", "cat", "chair")),
+    ("street", ("road", "building", "sky", "tree", "car")),
+    ("forest", ("tree", "road", "sky", "building", "sheep")),
+)
+"""What a photograph shows, and the names asked of it: people and sofas of VOC, streets and trees of CamVid."""
 LISTED = {"dog": ("dog", "person", "boat"), "horse": ("horse", "person", "cat"), "sheep": ("sheep", "grass", "car")}
 """Names asked of the first image of each of these PASCAL VOC classes in a published validation list."""
 
@@ -75,6 +84,35 @@ def overlays(voc_root: Path) -> Figure:
     return _sheet([*_own(OWN), *_listed(voc_root)], rows=2, size=(11.0, 8.2))
 
 
+def before_and_after(voc_root: Path, camvid_root: Path) -> Figure:
+    """Four validation photographs with the packaged checkpoint: above by the text alone, below with its examples."""
+    shown = [(_photograph(what, voc_root, camvid_root), names) for what, names in BEFORE_AND_AFTER]
+    examples, text = Segmenter.load("packaged"), Segmenter.load("packaged")
+    for name in text.example_names:
+        text.forget(name)
+    with style():
+        result = figure(11.0, 5.6)
+        rows = result.subplots(2, len(shown))
+        for segmenter, row, title in ((text, rows[0], "text alone"), (examples, rows[1], "with examples")):
+            for axes, (image, names) in zip(row, shown, strict=True):
+                axes.imshow(np.asarray(segmenter.set_image(image).segment(names).overlay()))
+                picture(axes, f"{title}: {', '.join(names)}")
+        return result
+
+
+def _photograph(what: str, voc_root: Path, camvid_root: Path) -> np.ndarray:
+    """The validation photograph that shows most of a person, a sofa, cars or trees."""
+    scenes = pascal_validation_images(voc_root) if what in ("person", "sofa") else read_folder(camvid_root, split="val")
+    name = {"sofa": "sofa", "street": "car", "forest": "tree"}.get(what, what)
+    showing = [index for index in range(len(scenes)) if name in scenes.names(index)]
+
+    def share(index: int) -> float:
+        scene = scenes[index]
+        return float(np.mean(np.asarray(scene.labels) == scene.names.index(name) + 1))
+
+    return np.asarray(scenes[max(showing, key=share)].image)
+
+
 def _sheet(asked: Iterable[Asked], *, rows: int, size: tuple[float, float]) -> Figure:
     segmenter = Segmenter.load("packaged")
     shown = [(segmenter.set_image(image).segment(names), names) for image, names in asked]
@@ -102,6 +140,8 @@ def _listed(voc_root: Path) -> Iterator[Asked]:
 
 
 if __name__ == "__main__":
-    folder, voc = map(Path, sys.argv[1:3])
+    folder, voc, *camvid = map(Path, sys.argv[1:4])
     save(front(), folder / "first_look.jpg")
     save(overlays(voc), folder / "packaged_overlays.jpg")
+    if camvid:
+        save(before_and_after(voc, camvid[0]), folder / "before_and_after.jpg")

@@ -38,10 +38,11 @@ VARIANTS: dict[str, Changes] = {
     "no clothes for person": {"synonyms": ""},
     "templates: eight": {"templates": "eight"},
     "no negatives": {"negatives": 0},
-    "6 negatives": {"negatives": 6},
+    "3 negatives": {"negatives": 3},
     "hard negatives": {"hard_negatives": 0.5},
     "names drawn evenly": {"balanced": True},
     "BCE alone": {"loss": "bce"},
+    "no softmax": {"loss": "bce+dice"},
     "focal + Dice": {"loss": "focal+dice"},
     "no confidence rescaling": {"confidence_rescaling": 0.0},
     "two views": {"views": 2},
@@ -49,6 +50,7 @@ VARIANTS: dict[str, Changes] = {
     "448 pixels": {"size": 448},
     "no decoder": {"decoder_scales": ()},
     "decoder to 4 x": {"decoder_scales": (2, 4)},
+    "bilinear decoder": {"upsample": "features", "decoder_width": 48},
     "no examples": {"examples": False},
     "no guidance channels": {"guidance_channels": 1},
     "half as wide": {"width": 24},
@@ -57,8 +59,8 @@ VARIANTS: dict[str, Changes] = {
 """Settings that differ from ``modern`` in one thing."""
 
 LACKING = frozenset(
-    {"unaligned MiniLM", "ConSE vectors", "no clothes for person", "no negatives", "BCE alone"}
-    | {"no confidence rescaling", "no examples", "224 pixels", "no decoder", "no guidance channels", "half as wide"}
+    {"unaligned MiniLM", "ConSE vectors", "no clothes for person", "no negatives", "3 negatives", "BCE alone"}
+    | {"no softmax", "no confidence rescaling", "no examples", "224 pixels", "no decoder", "no guidance channels", "half as wide"}
 )
 """Settings without something that ``modern`` has: their loss is its gain. The others have something that it lacks."""
 

