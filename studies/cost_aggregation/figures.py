@@ -6,6 +6,7 @@ docs.
 
 import math
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,12 @@ def before_and_after(voc_root: Path, camvid_root: Path) -> Figure:
     for name in text.example_names:
         text.forget(name)
     with style():
-        result = figure(11.0, 5.6)
+        result = figure(11.0, 6.6)
         rows = result.subplots(2, len(shown))
         for segmenter, row, title in ((text, rows[0], "text alone"), (examples, rows[1], "with examples")):
             for axes, (image, names) in zip(row, shown, strict=True):
                 axes.imshow(np.asarray(segmenter.set_image(image).segment(names).overlay()))
-                picture(axes, f"{title}: {', '.join(names)}")
+                picture(axes, f"{title}\n{textwrap.fill(', '.join(names), 26)}")
         return result
 
 
