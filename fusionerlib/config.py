@@ -141,7 +141,9 @@ class FusionConfig(Frozen):
         if self.kind == "cost_aggregation":
             for leaf, width in (("width", self.width), ("decoder_width", self.decoder_width)):
                 if width % 8:
-                    raise ValueError(f"{leaf} {width} of kind cost_aggregation must be a multiple of 8, its channel groups")
+                    raise ValueError(
+                        f"{leaf} {width} of kind cost_aggregation must be a multiple of 8, its channel groups"
+                    )
         if self.upsample == "subpixel" and self.kind == "cost_aggregation":
             for before, scale in pairwise((1, *self.decoder_scales)):
                 if scale % before:

@@ -171,7 +171,9 @@ def test_a_conversion_in_place_can_be_run_again_and_keeps_the_number_format(old:
     ("kind", "now"), [("fusioner", "fusioner"), ("late", "late"), ("spnet", "spnet"), ("similarity", "training_free")]
 )
 def test_models_whose_weights_kept_their_names_are_converted_too(old: Path, kind: str, now: str) -> None:
-    fresh = checkpoints.build(RunConfig.flat(preset="modern", kind=now, width=8, heads=2, decoder_width=0).fusion, **WIDTHS)
+    fresh = checkpoints.build(
+        RunConfig.flat(preset="modern", kind=now, width=8, heads=2, decoder_width=0).fusion, **WIDTHS
+    )
     save_file({name: tensor.contiguous() for name, tensor in fresh.state_dict().items()}, old / "model.safetensors")
     write(old, kind=kind, heads=2)
     model = checkpoints.load(checkpoints.convert(old)).model

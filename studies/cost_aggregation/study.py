@@ -60,7 +60,15 @@ VARIANTS: dict[str, Changes] = {
 
 LACKING = frozenset(
     {"unaligned MiniLM", "ConSE vectors", "no clothes for person", "no negatives", "3 negatives", "BCE alone"}
-    | {"no softmax", "no confidence rescaling", "no examples", "224 pixels", "no decoder", "no guidance channels", "half as wide"}
+    | {
+        "no softmax",
+        "no confidence rescaling",
+        "no examples",
+        "224 pixels",
+        "no decoder",
+        "no guidance channels",
+        "half as wide",
+    }
 )
 """Settings without something that ``modern`` has: their loss is its gain. The others have something that it lacks."""
 

@@ -77,7 +77,9 @@ def test_what_was_learnt_is_saved_with_the_checkpoint(segmenter, photo, tmp_path
     loaded = Segmenter.load(segmenter.save_pretrained(tmp_path / "taught"))
     assert "Learnt later from examples, without training: whiskers." in (tmp_path / "taught" / "README.md").read_text()
     assert loaded.example_names == ("whiskers",)
-    torch.testing.assert_close(loaded.set_image(photo).segment(["whiskers", "sofa"]).coarse, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        loaded.set_image(photo).segment(["whiskers", "sofa"]).coarse, expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_masks_are_read_from_arrays_images_and_files(photo, tmp_path) -> None:

@@ -141,7 +141,10 @@ def test_softmax_adds_the_cross_entropy_between_the_names_and_none_of_them() -> 
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(size=(2, 3, 4, 5)))
     labels = rng.integers(0, 4, size=(2, 4, 5))
-    valid, asked = torch.from_numpy(rng.random((2, 4, 5)) > 0.3), torch.tensor([[True, True, True], [True, True, False]])
+    valid, asked = (
+        torch.from_numpy(rng.random((2, 4, 5)) > 0.3),
+        torch.tensor([[True, True, True], [True, True, False]]),
+    )
     masks = torch.from_numpy(np.stack([labels == name for name in (1, 2, 3)], axis=1))
     terms = []
     for image, row, column in np.argwhere(valid.numpy()):
