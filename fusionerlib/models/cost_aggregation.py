@@ -169,10 +169,11 @@ class ExampleResidual(nn.Module):
 class CostAggregation(SegmentationModel):
     """Convolutions over the cost channels of one name and the guidance channels of the image, weights shared by names.
 
-    ``depth`` convolutions at the resolution of the patch grid, then one that enlarges to each of ``decoder_scales``. No name changes
-    another's logit. With ``examples``, the logits of a name that is known by labelled regions are those of its text
-    plus an ``ExampleResidual``. With similarity ``cosine`` or ``class_posteriors`` the last ``text_width`` channels of a patch
-    token are in the space of the text tokens, with ``learned`` a linear projection into it is trained.
+    ``depth`` convolutions at the resolution of the patch grid, then one that enlarges to each of ``decoder_scales``.
+    No name changes another's logit. With ``examples``, the logits of a name that is known by labelled regions are those
+    of its text plus an ``ExampleResidual``. With similarity ``cosine`` or ``class_posteriors`` the last ``text_width``
+    channels of a patch token are in the space of the text tokens, with ``learned`` a linear projection into it is
+    trained.
     """
 
     names_independent = True
@@ -318,7 +319,7 @@ def _layers(
 
     The first convolution is a sum over channels, so the share of ``of_image`` is computed once an image.
     """
-    first: nn.Conv2d = layers[0][0]  # type: ignore[index,assignment]
+    first: nn.Conv2d = layers[0][0]  # type: ignore[index]
     own, shared = first.weight.tensor_split([of_name.shape[1]], dim=1)
     ahead = F.conv2d(of_image, shared, first.bias, padding=first.padding)
     maps = F.conv2d(of_name, own, padding=first.padding)

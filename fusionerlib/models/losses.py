@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fusionerlib.models.base import Logits, NamesMask
 
-
 Loss = Literal["bce", "bce+dice", "focal+dice", "bce+dice+softmax"]
 
 
