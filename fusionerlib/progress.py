@@ -1,10 +1,12 @@
-"""Progress of long work (a bar in a notebook or terminal, plain lines in a log), sizes in bytes, and free disk."""
+"""Long work: its progress (a bar in a notebook or terminal, plain lines in a log), threads ahead of it, free disk."""
 
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,6 +19,7 @@ PATIENCE = 10.0
 SHARE = 0.05
 """The interval between plain lines as a share of the time so far, where that is longer than ``PATIENCE``."""
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 HEADLESS = "FUSIONER_HEADLESS"
 """Environment variable that the workbook's runner sets for the kernels it starts: no widgets."""
@@ -44,6 +47,27 @@ def each(items: Iterable[Item], what: str, *, total: int, unit: str, quiet: bool
         for item in items:
             yield item
             shown.update()
+
+
+def ahead(
+    work: Callable[[Item], Made], items: Iterable[Item], *, pool: ThreadPoolExecutor, most: int
+) -> Iterator[Made]:
+    """Yield ``work(item)`` in the order of ``items``; the threads of ``pool`` do the work.
+
+    ``items`` are read as they are needed: at most ``most`` of them are in work or done and not yet yielded, so memory
+    does not grow with their number. What has not begun is dropped when the iterator is closed.
+    """
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for job in waiting:
+            job.cancel()
 
 
 def headless() -> bool:

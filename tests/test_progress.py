@@ -5,11 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from fusionerlib.progress import FRONTENDS, HEADLESS, bar, each, headless
+from fusionerlib.progress import FRONTENDS, HEADLESS, ahead, bar, each, headless
 from tests.conftest import ROOT
 
 SHOWN = """
@@ -103,3 +104,23 @@ def test_headless(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not headless()
     monkeypatch.setenv(HEADLESS, "1")
     assert headless()
+
+
+def test_work_ahead_comes_in_order_and_reads_no_more_than_it_may() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            read.append(item)
+            yield item
+
+    def squared(item: int) -> int:
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    with ThreadPoolExecutor(3) as pool:
+        for place, made in enumerate(ahead(squared, items(), pool=pool, most=4)):
+            assert made == place**2 and len(read) <= place + 4
+    assert len(read) == 20
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 // item, [2, 0, 1], pool=pool, most=2))

@@ -1,7 +1,7 @@
 """Regions of images as examples of a name: what ``Segmenter.learn`` reads from images and masks."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.models.examples import region_token
+from fusionerlib.inference.whole import encoder_input
+from fusionerlib.models.base import SegmentationModel
+from fusionerlib.models.examples import ExampleTable, region_token
 
 MaskLike = np.ndarray | Image.Image | str | os.PathLike[str]
 """A boolean array (H, W), or an image or its file, where every pixel but those of value 0 is marked."""
@@ -46,17 +48,27 @@ def read_mask(mask: MaskLike) -> Bool[np.ndarray, "height width"]:
         raise FusionerError(f"mask {os.fspath(mask)!r} can't be read ({error}): save it anew as PNG") from error
 
 
+def example_table(model: SegmentationModel) -> ExampleTable:
+    """What ``model`` knows by examples. Raises FusionerError for a model that can't learn from them."""
+    if model.examples is None:
+        raise FusionerError(
+            "this checkpoint can't learn from examples: its config has examples = false. Load 'packaged', or train "
+            "with the preset 'modern'"
+        )
+    return model.examples
+
+
 @torch.no_grad()
 def example_regions(
     examples: Iterable[tuple[ImageLike, MaskLike]],
     *,
     visual: VisualEncoder,
-    input_size: Callable[[int, int], tuple[int, int]],
+    size: int | None,
     width: int,
 ) -> Float[Tensor, "regions visual"]:
     """The mean token of each masked region, its first ``width`` channels; images of one size share a pass.
 
-    input_size: from the height and width of an image to those of the encoder's input.
+    size: of the encoder's input, see ``whole.input_size``.
     Raises FusionerError where there is no example, and for a mask of another size than its image or without a pixel.
     """
     read: list[tuple[np.ndarray, np.ndarray]] = []
@@ -75,9 +87,7 @@ def example_regions(
             raise FusionerError(
                 f"example {number}: the mask has no pixel: mark the pixels that show the name, or leave the example out"
             )
-        rows, columns = input_size(*pixels.shape[:2])
-        resized = np.array(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
-        read.append((resized, inside))
+        read.append((encoder_input(pixels, size=size, multiple=visual.multiple), inside))
     if not read:
         raise FusionerError("no example: pass [(image, mask), ...] with at least one pair")
     regions: list[Tensor] = []

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
+from fusionerlib import checkpoints
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.config import PLACES, PairConfig, RunConfig
 from fusionerlib.encoders.base import EncoderSpec
@@ -12,11 +14,43 @@ from fusionerlib.encoders.prompts import EVERYDAY
 from fusionerlib.encoders.registry import get_spec
 from fusionerlib.encoders.weights import licence_notice
 from fusionerlib.errors import FusionerError
+from fusionerlib.files import write_text
 from fusionerlib.name_forms import words_by_hand
 
 CARD = "README.md"
 PROTOCOL = ("recipe", "steps", "batch", "positives", "negatives", "loss", "lr", "text_noise", "feed", "seed")
 """Leaves of ``TrainingConfig`` that the card states."""
+
+
+class Card(TypedDict, total=False):
+    """What a model card says beside what the checkpoint holds.
+
+    title: the heading. data: a sentence about the training images; without it the card names the kind of data set only.
+    licence: an identifier of the hub, such as "mit". figures: values by name; a float is written with three digits.
+    """
+
+    title: str
+    data: str
+    licence: str
+    figures: Mapping[str, Any] | None
+
+
+def write(folder: Path, checkpoint: Checkpoint, **card: Unpack[Card]) -> None:
+    """Write ``checkpoint``, its run without paths of this machine, and its card into ``folder``.
+
+    The title is the folder's name if it is not given or "". Raises FusionerError as ``plain_run`` does.
+    """
+    run = plain_run(checkpoint.run)
+    text = model_card(
+        replace(checkpoint, run=run),
+        title=card.get("title") or folder.resolve().name,
+        data=card.get("data", ""),
+        licence=card.get("licence", ""),
+        figures=card.get("figures"),
+    )
+    names, parents = checkpoint.trained_names, checkpoint.parents
+    checkpoints.save(folder, model=checkpoint.model, run=run, trained_names=names, parents=parents)
+    write_text(folder / CARD, text)
 
 
 def plain_run(run: RunConfig) -> RunConfig:
@@ -58,8 +92,7 @@ def model_card(
 ) -> str:
     """The card of ``checkpoint`` as Markdown: data, trained names, protocol, figures, encoders and their licences.
 
-    title: the heading. data: a sentence about the training images; without it the card names the kind of data set only.
-    licence: an identifier of the hub, such as "mit". figures: values by name; a float is written with three digits.
+    The other parameters are those of ``Card``.
     """
     run = checkpoint.run
     head = ["---", "library_name: fusioner", "pipeline_tag: image-segmentation"]

@@ -5,45 +5,42 @@ The frozen visual encoder runs once an image; new names cost the text encoder an
 
 import copy
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from fusionerlib import checkpoints, hub
 from fusionerlib.checkpoints import Checkpoint, Parent
-from fusionerlib.config import RunConfig
+from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features import names as name_notes
 from fusionerlib.features.text import TextEmbeddingCache, name_tokens, text_cache_of, visual_of
-from fusionerlib.files import write_text
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference import publish
-from fusionerlib.inference.edges import Guide, chosen_edges
-from fusionerlib.inference.examples import MaskLike, example_regions
+from fusionerlib.inference.edges import chosen_edges
+from fusionerlib.inference.examples import MaskLike, example_regions, example_table
 from fusionerlib.inference.inspection import text_attention
+from fusionerlib.inference.publish import Card
 from fusionerlib.inference.raster import RasterResult, segment_raster
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.training_free import training_free_run
+from fusionerlib.inference.whole import WholeImage, encode_whole, resized
 from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
 from fusionerlib.models import build
 from fusionerlib.models.base import SegmentationModel
-from fusionerlib.models.examples import ExampleTable
+from fusionerlib.progress import ahead as in_threads
 
-LONGEST = 1024
-"""Longest side, in pixels, of an encoder input that keeps the image's proportions (attention is quadratic in it)."""
 CACHED_NAMES = 10_000
 """Most names whose text tokens are kept in memory."""
 NOTED = 100
@@ -59,7 +56,7 @@ class Segmenter:
     model: the fusion module; it is put into evaluation mode.
     visual: the visual encoder. text_cache: the text encoder with its cache, so that each name is encoded once.
     size: the image is resized to size x size pixels (the paper's first mode of inference). None keeps the proportions:
-        both sides are rounded to what the encoder accepts, the longer one is at most ``LONGEST``.
+        both sides are rounded to what the encoder accepts, the longer one is at most ``whole.LONGEST``.
     stride: sliding windows (the paper's second mode): windows of size x size pixels over the image at its own size,
         every ``stride`` pixels; logits are averaged where windows overlap. None resizes the whole image.
     edges: "guided" moves the edges of the masks to those of the picture (``edges.Guide``), "bilinear" leaves them where
@@ -95,21 +92,12 @@ class Segmenter:
         self.size, self.stride, self.trained_names, self.run = size, stride, tuple(trained_names), run
         self.parents, self.edges = tuple(parents), chosen_edges(edges, model)
         self._image: np.ndarray | None = None
-        self._tokens: VisualTokens | None = None
-        self._windows: EncodedWindows | None = None
-        self._input = (0, 0)
-        self._noted: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._seen: np.ndarray | None = None
-        self._guides: dict[tuple[int, int], Guide | None] = {}
+        self._encoded: WholeImage | EncodedWindows | None = None
+        self._notes = lru_cache(NOTED)(partial(name_notes.notes, text_cache, trained_names=self.trained_names))
 
     @classmethod
     def load(
-        cls,
-        checkpoint: str | os.PathLike[str],
-        *,
-        sliding: bool = False,
-        edges: str = "",
-        device: str = "cpu",
+        cls, checkpoint: str | os.PathLike[str], *, sliding: bool = False, edges: str = "", device: str = "cpu"
     ) -> Self:
         """Load a checkpoint with its encoders.
 
@@ -123,18 +111,7 @@ class Segmenter:
         Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
         """
         trained = checkpoints.load(find_checkpoint(checkpoint))
-        pair = trained.run.pair
-        return cls(
-            model=trained.model.to(device),
-            visual=visual_of(pair, device=device),
-            text_cache=text_cache_of(pair, names=trained.run.data.names, limit=CACHED_NAMES, device=device),
-            size=trained.run.data.size,
-            stride=stride_of(trained.run.data.size) if sliding else None,
-            edges=edges,
-            trained_names=trained.trained_names,
-            run=trained.run,
-            parents=trained.parents,
-        )
+        return cls._of(trained.run, trained, sliding=sliding, edges=edges, device=device)
 
     @classmethod
     def training_free(
@@ -169,59 +146,50 @@ class Segmenter:
             puts them. sliding, edges, device: see ``load``.
         Raises FusionerError for a pair in two spaces, and where weights are not on this machine.
         """
-        run = training_free_run(
-            visual,
+        pair = PairConfig(
+            visual=visual,
             text=text,
             affinity=affinity,
-            tokens=tokens,
+            visual_tokens=tokens,
             templates=templates,
-            size=size,
-            offset=offset,
             visual_weights=visual_weights,
             text_weights=text_weights,
             affinity_weights=affinity_weights,
         )
-        encoder = visual_of(run.pair, device=device)
+        run = training_free_run(pair, size=size, offset=offset)
+        return cls._of(run, None, sliding=sliding, edges=edges, device=device)
+
+    @classmethod
+    def _of(cls, run: RunConfig, trained: Checkpoint | None, *, sliding: bool, edges: str, device: str) -> Self:
+        """The segmenter of ``run`` with the model of ``trained``; None is for a model without a weight."""
+        visual = visual_of(run.pair, device=device)
         text_cache = text_cache_of(run.pair, names=run.data.names, limit=CACHED_NAMES, device=device)
+        if trained is None:
+            model = build(run.fusion, visual_width=visual.width, text_width=text_cache.encoder.width)
+            trained = Checkpoint(model=model, run=run, trained_names=())
         return cls(
-            model=build(run.fusion, visual_width=encoder.width, text_width=text_cache.encoder.width),
-            visual=encoder,
+            model=trained.model.to(device),
+            visual=visual,
             text_cache=text_cache,
             size=run.data.size,
             stride=stride_of(run.data.size) if sliding else None,
             edges=edges,
+            trained_names=trained.trained_names,
             run=run,
+            parents=trained.parents,
         )
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        title: str = "",
-        data: str = "",
-        licence: str = "",
-        figures: Mapping[str, Any] | None = None,
-    ) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], **card: Unpack[Card]) -> Path:
         """Write weights, config and a model card into ``folder``, for other machines to load; returns the folder.
 
         No path of this machine is written (``publish.plain_run``), and ``config.json`` holds the weights' sha256. The
-        frozen encoders are named, not copied. title, data, licence, figures: of the card, see ``publish.model_card``.
+        frozen encoders are named, not copied. title, data, licence, figures: see ``publish.Card``.
         Raises FusionerError for a segmenter without ``run``, and where its text side needs a file of this machine.
         """
         if self.run is None:
             raise FusionerError("this segmenter has no run: load it by Segmenter.load, or pass run=... when making it")
-        folder, run = Path(folder), publish.plain_run(self.run)
-        made = Checkpoint(model=self.model, run=run, trained_names=self.trained_names, parents=self.parents)
-        title = title or folder.resolve().name
-        card = publish.model_card(made, title=title, data=data, licence=licence, figures=figures)
-        checkpoints.save(
-            folder,
-            model=self.model,
-            run=run,
-            trained_names=self.trained_names,
-            parents=self.parents,
-        )
-        write_text(folder / publish.CARD, card)
+        folder, names, parents = Path(folder), self.trained_names, self.parents
+        publish.write(folder, Checkpoint(model=self.model, run=self.run, trained_names=names, parents=parents), **card)
         return folder
 
     def push_to_hub(
@@ -231,20 +199,18 @@ class Segmenter:
         private: bool = False,
         token: str | None = None,
         message: str = "Upload a checkpoint",
-        data: str = "",
-        licence: str = "",
-        figures: Mapping[str, Any] | None = None,
+        **card: Unpack[Card],
     ) -> str:
         """Publish this checkpoint as ``repo`` (USER/NAME) on the Hugging Face hub; returns "hf://USER/NAME@COMMIT".
 
-        The repository is made if it is missing. token: "" or None takes that of `hf auth login`. The others are those
-        of ``save_pretrained``. Raises FusionerError as it does, and where the hub refuses.
+        The repository is made if it is missing. token: "" or None takes that of `hf auth login`. data, licence,
+        figures: see ``publish.Card``. Raises FusionerError as ``save_pretrained`` does, and where the hub refuses.
         """
+        card["title"] = repo
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, title=repo, data=data, licence=licence, figures=figures)
+            self.save_pretrained(folder, **card)
             return hub.upload(Path(folder), repo, private=private, token=token or None, message=message)
 
-    @torch.no_grad()
     def set_image(self, image: ImageLike, *, answer_size: tuple[int, int] | None = None) -> Self:
         """Encode ``image``: a Pillow image, a path, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). Returns self.
 
@@ -252,23 +218,15 @@ class Segmenter:
         answer_size: height and width of the masks of ``segment`` and of the image in its result; None for the image's.
         Raises FusionerError with the file or array where it can't be read; then no image is set.
         """
-        self._image = self._tokens = self._windows = self._seen = None
-        self._guides = {}
+        self._image = self._encoded = None
         pixels = read_image(image)
-        answered = pixels
-        if answer_size is not None:
-            height, width = answer_size
-            answered = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        answered = pixels if answer_size is None else resized(pixels, answer_size)
         if self.size is not None and self.stride is not None:
             photo = torch.from_numpy(pixels).to(self._device)
-            self._windows = encode_windows(self.visual, photo, window=self.size, stride=self.stride)
-            self._image = answered
-            return self
-        rows, columns = self._input = self._input_size(*pixels.shape[:2])
-        resized = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR)
-        seen = np.array(resized)
-        batch = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self._device)
-        self._tokens, self._image, self._seen = self.visual(batch), answered, seen
+            self._encoded = encode_windows(self.visual, photo, window=self.size, stride=self.stride)
+        else:
+            self._encoded = encode_whole(self.visual, pixels, size=self.size, device=self._device)
+        self._image = answered
         return self
 
     @property
@@ -277,11 +235,14 @@ class Segmenter:
 
         Raises FusionerError where no image is set, and with sliding windows, where every window has its own tokens.
         """
-        if self._windows is not None:
+        return self._whole().tokens
+
+    def _whole(self) -> WholeImage:
+        if isinstance(self._encoded, EncodedWindows):
             raise FusionerError("the image was cut into windows, each with tokens of its own: load with stride=None")
-        if self._tokens is None:
+        if self._encoded is None:
             raise FusionerError("no image is set: call set_image(photo) before asking for names")
-        return self._tokens
+        return self._encoded
 
     @torch.no_grad()
     def segment(
@@ -299,12 +260,14 @@ class Segmenter:
         """
         names = self._checked(names)
         threshold, text_tokens = checked_threshold(threshold, names), self.text_tokens(names)
-        if self._windows is None:
-            coarse = self._coarse(text_tokens)
+        if isinstance(self._encoded, EncodedWindows):
+            # Windows are guided each on its own, before they are merged.
+            coarse, guide = window_logits(self.model, self._encoded, text_tokens, edges=self.edges), None
         else:
-            coarse = window_logits(self.model, self._windows, text_tokens, edges=self.edges)
+            whole = self._whole()
+            coarse = whole.logits(self.model, text_tokens)
+            guide = whole.guide(self.model) if self.edges == "guided" else None
         assert self._image is not None
-        guide = self._guide()
         best, winner = best_names(coarse, self._image.shape[:2], guide=guide)
         return Segmentation(
             names=names,
@@ -324,12 +287,7 @@ class Segmenter:
         Such as: a name may be misspelt, is in another language, is asked as another one, is a part of a thing, or means
         nothing to this model. Raises FusionerError for names that ``segment`` refuses.
         """
-        asked = self._checked(names)
-        if asked not in self._noted:
-            self._noted[asked] = name_notes.notes(self.text_cache, asked, trained_names=self.trained_names)
-            while len(self._noted) > NOTED:
-                del self._noted[next(iter(self._noted))]
-        return self._noted[asked]
+        return self._notes(self._checked(names))
 
     def predict(
         self,
@@ -349,36 +307,24 @@ class Segmenter:
         """
         names = self._checked(names)
         threshold = checked_threshold(threshold, names)
-        return self._predicted(images, names, threshold, background, max(1, ahead))
-
-    def _predicted(
-        self,
-        images: Iterable[Given],
-        names: tuple[str, ...],
-        threshold: Threshold,
-        background: bool,
-        ahead: int,
-    ) -> Iterator[tuple[Given, Segmentation | FusionerError]]:
         own = copy.copy(self)
-        with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-            waiting: deque[tuple[Given, Future[np.ndarray]]] = deque()
-            source = iter(images)
+
+        def opened(image: Given) -> tuple[Given, np.ndarray | FusionerError]:
             try:
-                while True:
-                    for image in islice(source, ahead - len(waiting)):
-                        waiting.append((image, pool.submit(read_image, image)))
-                    if not waiting:
-                        return
-                    image, decoded = waiting.popleft()
-                    try:
-                        own.set_image(decoded.result())
-                    except FusionerError as error:
-                        yield image, error
+                return image, read_image(image)
+            except FusionerError as error:
+                return image, error
+
+        def answers() -> Iterator[tuple[Given, Segmentation | FusionerError]]:
+            with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+                for image, pixels in in_threads(opened, images, pool=pool, most=max(1, ahead)):
+                    if isinstance(pixels, FusionerError):
+                        yield image, pixels
                         continue
+                    own.set_image(pixels)
                     yield image, own.segment(names, threshold=threshold, background=background)
-            finally:
-                for _, decoded in waiting:
-                    decoded.cancel()
+
+        return answers()
 
     def segment_raster(
         self,
@@ -427,8 +373,8 @@ class Segmenter:
         Raises FusionerError for a model without examples (``FusionConfig.examples``), for a name that ``segment``
         refuses, for no example, and for a mask of another size or without a pixel; nothing is learnt then.
         """
-        (name,), table = self._checked([name]), self._examples()
-        regions = example_regions(examples, visual=self.visual, input_size=self._input_size, width=table.width)
+        (name,), table = self._checked([name]), example_table(self.model)
+        regions = example_regions(examples, visual=self.visual, size=self.size, width=table.width)
         table.add(self.text_cache.example_name(name, table.names), regions.sum(0), len(regions))
         return self
 
@@ -437,7 +383,7 @@ class Segmenter:
 
         Raises FusionerError where it has none.
         """
-        table = self._examples()
+        table = example_table(self.model)
         table.remove(self.text_cache.example_name(name, table.names))
         return self
 
@@ -445,14 +391,6 @@ class Segmenter:
     def example_names(self) -> tuple[str, ...]:
         """The names that are known by examples, from training or by ``learn``."""
         return self.model.example_names
-
-    def _examples(self) -> ExampleTable:
-        if self.model.examples is None:
-            raise FusionerError(
-                "this checkpoint can't learn from examples: its config has examples = false. Load 'packaged', or train "
-                "with the preset 'modern'"
-            )
-        return self.model.examples
 
     def attention(self, names: Iterable[str]) -> Float[Tensor, "layers names rows columns"]:
         """Attention of each name to each patch, by layer: mean over heads, 0-1.
@@ -471,35 +409,6 @@ class Segmenter:
 
     def _checked(self, names: Iterable[str]) -> tuple[str, ...]:
         return checked_names(names, forms=self.text_cache.form)
-
-    def _input_size(self, height: int, width: int) -> tuple[int, int]:
-        if self.size is not None:
-            return self.size, self.size
-        step, scale = self.visual.multiple, min(1.0, LONGEST / max(height, width))
-        limit = max(step, LONGEST // step * step)
-        rows, columns = (min(limit, max(step, round(side * scale / step) * step)) for side in (height, width))
-        return rows, columns
-
-    def _coarse(self, text_tokens: Float[Tensor, "names dim"]) -> Float[Tensor, "names rows columns"]:
-        """Logits at the model's smallest resolution: at the image's size a large vocabulary would fill the memory."""
-        tokens, model = self.tokens.main, self.model
-        size = model.smallest_size(tokens.grid, self._input)
-        coarse = torch.empty(len(text_tokens), *size)
-        for part in model.name_chunks(len(text_tokens)):
-            coarse[part] = model(tokens.tokens, text_tokens[part][None], grid=tokens.grid, size=size)[0]
-        return coarse
-
-    def _guide(self) -> Guide | None:
-        """The guide of the current image, computed when it is first asked for; None for bilinear edges.
-
-        Windows are guided each on its own, before they are merged.
-        """
-        if self.edges == "bilinear" or self._windows is not None or self._seen is None:
-            return None
-        grid = self.model.finest_grid(self.tokens.main.grid)
-        if grid not in self._guides:
-            self._guides[grid] = Guide.of(self._seen, grid)
-        return self._guides[grid]
 
     @property
     def _device(self) -> torch.device:

@@ -4,7 +4,6 @@ Everything is in the run's config, so that such a segmenter is saved and loaded 
 """
 
 import math
-from typing import Any
 
 from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.encoders.registry import get_spec
@@ -19,33 +18,15 @@ PACKAGED = {"visual_tokens": "conse", "text_tokens": "mean", "synonyms": "everyd
 how spread a name is as much as where it is: no one cosine divides names from background."""
 
 
-def training_free_run(
-    visual: str,
-    *,
-    text: str = "",
-    affinity: str = "",
-    tokens: str = "",
-    templates: str = "",
-    size: int = 0,
-    offset: float | None = None,
-    visual_weights: str = "",
-    text_weights: str = "",
-    affinity_weights: str = "",
-) -> RunConfig:
-    """The run of kind ``training_free`` on a pair in one space; parameters as in ``Segmenter.training_free``.
+def training_free_run(pair: PairConfig, *, size: int = 0, offset: float | None = None) -> RunConfig:
+    """The run of kind ``training_free`` on ``pair``; where a leaf of it is "", as ``Segmenter.training_free`` says.
 
-    Raises FusionerError for a pair in two spaces, for unknown encoders, and for other leaves that don't fit.
+    size, offset: see there too. Raises FusionerError for a pair in two spaces and for unknown encoders.
     """
-    packaged = visual == "packaged"
-    leaves: dict[str, Any] = {
-        "visual": visual,
-        "text": text or visual,
-        "affinity": affinity,
-        "visual_tokens": tokens,
-        "templates": templates or ("none" if packaged else "openai"),
-        "visual_weights": visual_weights,
-        "text_weights": text_weights,
-        "affinity_weights": affinity_weights,
+    packaged, tokens = pair.visual == "packaged", pair.visual_tokens
+    leaves = pair.model_dump(exclude_unset=True) | {
+        "text": pair.text or pair.visual,
+        "templates": pair.templates or ("none" if packaged else "openai"),
     }
     if packaged:
         leaves |= PACKAGED
@@ -53,10 +34,9 @@ def training_free_run(
             leaves |= dict.fromkeys(("visual_tokens", "text_tokens"), tokens)
     elif not tokens:
         leaves["visual_tokens"] = _kind_in_one_space(PairConfig(**leaves))
-    steps = [32, get_spec("visual", visual).multiple]
-    steps += [get_spec("visual", affinity).multiple] if affinity else []
     # Encoders that are known by their weights alone have no multiple yet.
-    step = math.lcm(*(max(1, each) for each in steps))
+    steps = [max(1, get_spec("visual", name).multiple) for name in (pair.visual, pair.affinity) if name]
+    step = math.lcm(32, *steps)
     fusion = {} if offset is None else {"offset": offset}
     size = size or math.ceil(LEAST_SIZE / step) * step
     run = RunConfig.flat(preset="small", recipe="small", kind="training_free", size=size, **leaves, **fusion)

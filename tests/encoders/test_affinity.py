@@ -180,6 +180,9 @@ def test_cost_aggregation_is_guided_by_the_second_encoder(tiny_pair) -> None:
 
 
 def test_the_run_without_training_suits_the_pair() -> None:
+    def free(visual: str, *, text: str = "", **leaves: str) -> RunConfig:
+        return training_free_run(PairConfig(visual=visual, text=text, templates="", **leaves))
+
     sizes = {
         ("clip-vit-b16", "dino-vitb8"): 320,
         ("clip-vit-b16", "dinov2-vits14"): 448,
@@ -187,18 +190,18 @@ def test_the_run_without_training_suits_the_pair() -> None:
         ("clip-vit-l14", ""): 448,
     }
     for (visual, affinity), size in sizes.items():
-        run = training_free_run(visual, affinity=affinity)
+        run = free(visual, affinity=affinity)
         assert run.data.size == size and run.data.size % get_spec("visual", visual).multiple == 0
         assert run.pair.visual_tokens == ("" if affinity else "clear") and run.pair.templates == "openai"
-    assert training_free_run("siglip-b16", affinity="dino-vitb8").pair.visual_tokens == "value"
-    assert training_free_run("clip-rn50").pair.visual_tokens == ""
+    assert free("siglip-b16", affinity="dino-vitb8").pair.visual_tokens == "value"
+    assert free("clip-rn50").pair.visual_tokens == ""
     for tokens, both in (("", ("conse", "mean")), ("class_posteriors", ("class_posteriors",) * 2)):
-        pair = training_free_run("packaged", tokens=tokens).pair
+        pair = free("packaged", visual_tokens=tokens).pair
         assert (pair.visual_tokens, pair.text_tokens) == both
     with pytest.raises(FusionerError, match=r"'dino-vitb8' and 'bert-base' .* two spaces"):
-        training_free_run("dino-vitb8", text="bert-base")
+        free("dino-vitb8", text="bert-base")
     with pytest.raises(FusionerError, match="dino-vitb88"):
-        training_free_run("clip-vit-b16", affinity="dino-vitb88")
+        free("clip-vit-b16", affinity="dino-vitb88")
 
 
 def test_the_packaged_pair_without_training_from_the_command_line(tmp_path) -> None:

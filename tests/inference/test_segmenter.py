@@ -19,7 +19,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.inference.segmentation import best_names
-from fusionerlib.inference.segmenter import LONGEST
+from fusionerlib.inference.whole import LONGEST
 from fusionerlib.models import build
 
 
