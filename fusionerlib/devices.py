@@ -1,5 +1,8 @@
-"""Choosing a torch device by its name, and the number format that suits it."""
+"""Choosing a torch device by its name, and the number format that suits it; threads of torch."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,6 +27,22 @@ def chosen_device(name: str) -> torch.device:
             f"device {name!r} can't be used here ({reason}): give cpu, or cuda where torch sees such a GPU"
         ) from error
     return device
+
+
+@contextmanager
+def thread_pool(most: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of at most ``most`` threads among which the threads that torch uses are divided.
+
+    For work on many items. Where torch shares one operation among threads, they wait for each other by spinning, so
+    beside other busy threads the operation takes several times its processor time.
+    """
+    threads = torch.get_num_threads()
+    workers = min(most, threads)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # of this thread nothing changed, but of threads that start later
 
 
 def has_native_bf16(device: torch.device | str) -> bool:

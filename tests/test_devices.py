@@ -1,6 +1,7 @@
 """Devices by name, and a run that trains and is measured on a GPU, where there is one, as on the CPU."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from fusionerlib import checkpoints, devices
 from fusionerlib.config import RunConfig
-from fusionerlib.devices import bf16_instructions, chosen_device, has_native_bf16
+from fusionerlib.devices import bf16_instructions, chosen_device, has_native_bf16, thread_pool
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import present_queries
 from fusionerlib.evaluation.scoring import evaluate
@@ -118,3 +119,17 @@ def test_a_gpu_trains_and_measures_what_a_cpu_does(tmp_path: Path) -> None:
         ).counts.fb_iou
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=1e-2)
     assert figures["cuda"] == pytest.approx(figures["cpu"], abs=0.05)
+
+
+def test_the_threads_of_a_pool_share_those_of_torch() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, most, each in ((4, 2, 2), (4, 8, 1), (1, 8, 1)):
+            torch.set_num_threads(threads)
+            with thread_pool(most) as pool:
+                assert set(pool.map(lambda _: torch.get_num_threads(), range(16))) == {each}
+                assert pool._max_workers == min(threads, most)
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -14,12 +14,12 @@ import hashlib
 import json
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TextIO, TypeVar
 from uuid import uuid4
 
@@ -31,15 +31,16 @@ from filelock import lock_descriptor
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusionerlib.datasets.scene import Scene, Scenes
+from fusionerlib.devices import thread_pool
 from fusionerlib.digests import unsealed, write_json
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.number_formats import number_format as format_of
 from fusionerlib.files import plain_name
-from fusionerlib.progress import bar
+from fusionerlib.progress import ahead, bar
 
 DIGESTS = "digests"
 """Key of a shard's metadata: the digest of each scene by its id, as JSON."""
@@ -52,7 +53,7 @@ BATCH = 16
 MOST_REPAIRS = 64
 """Damaged shards that are computed again within one read."""
 THREADS = 8
-"""Most threads that open images; never more than there are cores."""
+"""Most threads that open and encode images."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,6 @@ class DamagedScene(FusionerError):
         self.file = file
 
 
-Opened = tuple[Entry, Scene]
 Read = TypeVar("Read")
 TokensAndLabels = tuple[Float[Tensor, "batch rows columns dim"], UInt8[Tensor, "batch height width"]]
 """Patch tokens on their grid, float32, and labels as in ``Scene``."""
@@ -99,6 +99,11 @@ class FeatureStore:
 
     def __init__(self, root: Path | str, *, encoder: VisualEncoder, number_format: str = "float16") -> None:
         self.encoder, self.numbers = encoder, format_of(number_format)
+        tower = getattr(encoder, "values", encoder)  # of an encoder with another one's affinities
+        weights = tower.parameters() if isinstance(tower, nn.Module) else ()
+        on_cpu = all(weight.device.type == "cpu" for weight in weights)
+        # A GPU computes one batch at a time, and has no memory for more.
+        self._turn: AbstractContextManager[Any] = nullcontext() if on_cpu else Lock()
         self.folder = Path(root) / f"{plain_name(encoder.name)}-{encoder.fingerprint[:16]}-{number_format}"
         self._shards = Shards(self.folder)
 
@@ -113,8 +118,8 @@ class FeatureStore:
         found: dict[range, list[Entry]] = {}
         writing: list[Future[None]] = []
         shown = bar(description, total=len(scenes), unit="image", quiet=quiet)
-        # One shard is written while the encoder computes the next.
-        with ExitStack() as claims, shown, ThreadPoolExecutor(1) as disk:
+        # One shard is written while the next is computed.
+        with ExitStack() as claims, shown, thread_pool(THREADS) as pool, ThreadPoolExecutor(1) as disk:
             # Groups that another process holds come last: this one waits, and computes them if that process dies.
             for group, wait in [(group, wait) for wait in (False, True) for group in groups]:
                 if group in found:
@@ -126,7 +131,7 @@ class FeatureStore:
                     # The process that held it until now may have computed the group.
                     entries = self._listed(listing)
                     if entries is None:
-                        entries, tensors = self._computed(_ahead(scenes, group), shown)
+                        entries, tensors = self._computed(scenes, group, shown, pool)
                         for shard in writing:
                             shard.result()
                         writing = [disk.submit(self._write, tensors, entries, listing, held)]
@@ -178,27 +183,39 @@ class FeatureStore:
             self._shards.refresh()
         return entries if all(entry.id in self._shards for entry in entries) else None
 
-    def _computed(self, scenes: Iterable[Opened], shown: Any) -> tuple[list[Entry], dict[str, Tensor]]:
-        """The entries of ``scenes``, and the tensors of those that the store lacks, computed in batches of one size."""
+    def _computed(
+        self, scenes: Scenes, group: range, shown: Any, pool: ThreadPoolExecutor
+    ) -> tuple[list[Entry], dict[str, Tensor]]:
+        """The entries of the scenes of ``group``, and the tensors of those that the store lacks.
+
+        The threads of ``pool`` open scenes, two batches ahead, and encode batches of one size.
+        """
+
+        def opened(index: int) -> tuple[Entry, Scene]:
+            scene = scenes[index]
+            return Entry(entry_id(scene), scene.names, scene.key), scene
+
         entries: list[Entry] = []
-        tensors: dict[str, Tensor] = {}
+        new: set[str] = set()
         waiting: dict[tuple[int, ...], dict[str, Scene]] = {}
-        for entry, scene in scenes:
+        encoded: list[Future[dict[str, Tensor]]] = []
+        for entry, scene in ahead(opened, group, pool=pool, most=2 * BATCH):
             entries.append(entry)
-            if entry.id not in self._shards and f"{entry.id}.tokens" not in tensors:
+            if entry.id not in self._shards and entry.id not in new:
+                new.add(entry.id)
                 batch = waiting.setdefault(scene.image.shape, {})
                 batch[entry.id] = scene
                 if len(batch) == BATCH:
-                    tensors |= self._tensors(waiting.pop(scene.image.shape))
+                    encoded.append(pool.submit(self._tensors, waiting.pop(scene.image.shape)))
             shown.update()
-        for batch in waiting.values():
-            tensors |= self._tensors(batch)
-        return entries, tensors
+        encoded += [pool.submit(self._tensors, batch) for batch in waiting.values()]
+        return entries, {key: tensor for job in encoded for key, tensor in job.result().items()}
 
     def _tensors(self, scenes: dict[str, Scene]) -> dict[str, Tensor]:
         """The tensors to store of ``scenes``, which have one size, by ``{id}.{part}``."""
         images = np.stack([scene.image for scene in scenes.values()])
-        main = self.encoder(rearrange(torch.from_numpy(images), "b h w c -> b c h w")).main
+        with self._turn:
+            main = self.encoder(rearrange(torch.from_numpy(images), "b h w c -> b c h w")).main
         encoded = self.numbers.encode(rearrange(main.tokens, "b (h w) d -> b h w d", h=main.grid[0]))
         parts = {part: values.contiguous().cpu() for part, values in encoded.items()}
         tensors = {f"{id}.{part}": values[row] for part, values in parts.items() for row, id in enumerate(scenes)}
@@ -395,23 +412,3 @@ def entry_id(scene: Scene) -> str:
     for part in (scene.image, scene.labels):
         digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()[:32]
-
-
-def _ahead(scenes: Scenes, indices: Iterable[int]) -> Iterator[Opened]:
-    """The scenes at ``indices`` in order, opened by threads two batches ahead: decoding does not hold Python's lock."""
-
-    def opened(index: int) -> Opened:
-        scene = scenes[index]
-        return Entry(entry_id(scene), scene.names, scene.key), scene
-
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        waiting: deque[Future[Opened]] = deque()
-        try:
-            for index in indices:
-                waiting.append(pool.submit(opened, index))
-                if len(waiting) > 2 * BATCH:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
