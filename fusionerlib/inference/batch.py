@@ -10,19 +10,18 @@ run.json                                       settings, the checkpoint's digest
 records/part-1-of-1.jsonl                      what is done: a line an image, which a later call goes on from
 """
 
-import csv
 import hashlib
 import io
 import json
 import os
 import shutil
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from fusionerlib.errors import FusionerError, cannot_write, writing
 from fusionerlib.files import exclusive, readable, write_text
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_edges, checked_names, checked_threshold
-from fusionerlib.progress import bar
+from fusionerlib.progress import ahead, bar
 from fusionerlib.records import environment
 
 if TYPE_CHECKING:
@@ -45,10 +44,9 @@ MOST_NAMES = 254
 """Of index masks, which have 8 bits: 0 is background, 255 means ignored."""
 WRITERS = 2
 """Threads that encode and write results while the next images are segmented."""
-COLUMNS = ("file", "name", "share", "left", "top", "width", "height", "mean", "max")
-"""Of the table; ``share``, ``mean`` and ``max`` are 0-1, the box is in pixels and empty where there is no pixel."""
-ROWS = 2_000
-"""Rows of the table that are written at once."""
+
+Written = tuple[Path, dict[str, Any] | FusionerError]
+"""A file, and its record once its results are written, or why it has none."""
 
 
 @dataclass(frozen=True)
@@ -259,40 +257,31 @@ def _predicted(
     rasters = {file: None for file in files if is_raster(file, sliding=settings.sliding)}
     pictures = [file for file in files if file not in rasters]
     results = segmenter.predict(pictures, settings.names, threshold=settings.threshold, background=settings.background)
+
+    def write(answer: "tuple[Path, Segmentation | FusionerError]") -> Written:
+        file, result = answer
+        return file, result if isinstance(result, FusionerError) else _write(out, file, result, settings)
+
+    def write_raster(file: Path) -> Written:
+        try:
+            return file, _write_raster(out, file, segmenter, settings, quiet=quiet)
+        except FusionerError as error:
+            return file, error
+
     _drop_torn_line(records)
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool, records.open("ab") as stream:
-        writing: deque[tuple[Path, Future[dict[str, Any]] | FusionerError]] = deque()
-
-        def finished() -> tuple[str, str]:
-            file, job = writing.popleft()
-            if isinstance(job, FusionerError):
-                return file.as_posix(), str(job)
+        pictured = ahead(write, results, pool=pool, most=2 * WRITERS + 1)
+        for file, record in chain(pictured, map(write_raster, rasters)):
+            if isinstance(record, FusionerError):
+                yield file.as_posix(), str(record)
+                continue
             # The line comes after the files, in the order of the images: what is listed is whole.
             try:
-                stream.write(json.dumps(sealed(job.result()), separators=(",", ":")).encode() + b"\n")
+                stream.write(json.dumps(sealed(record), separators=(",", ":")).encode() + b"\n")
                 stream.flush()
             except OSError as error:
                 raise cannot_write(out, error) from error
-            return file.as_posix(), ""
-
-        for file, result in results:
-            if isinstance(result, FusionerError):
-                writing.append((file, result))
-            else:
-                writing.append((file, pool.submit(_write, out, file, result, settings)))
-            if len(writing) > 2 * WRITERS:
-                yield finished()
-        while writing:
-            yield finished()
-        for file in rasters:
-            done: Future[dict[str, Any]] = Future()
-            try:
-                done.set_result(_write_raster(out, file, segmenter, settings, quiet=quiet))
-            except FusionerError as error:
-                writing.append((file, error))
-            else:
-                writing.append((file, done))
-            yield finished()
+            yield file.as_posix(), ""
 
 
 def _write_raster(out: Path, file: Path, segmenter: "Segmenter", settings: Settings, *, quiet: bool) -> dict[str, Any]:
@@ -396,6 +385,8 @@ def _list_failures(place: Path, failed: Sequence[tuple[str, str]]) -> None:
 
 def _collect(out: Path, files: Sequence[Path], settings: Settings) -> None:
     """Write the table and the COCO file of all parts' records, in the order of ``files``, a line at a time."""
+    from fusionerlib.inference import formats
+
     places = {
         file: (records, start, length)
         for records in sorted((out / "records").glob("*.jsonl"))
@@ -409,73 +400,10 @@ def _collect(out: Path, files: Sequence[Path], settings: Settings) -> None:
                     stream.seek(place[1])
                     yield json.loads(stream.read(place[2]))
 
-    rows = (_flat(line["file"], row) for line in lines() for row in line["rows"])
+    rows = ({"file": readable(line["file"]), **row} for line in lines() for row in line["rows"])
     if find_spec("pyarrow") is not None:
-        _write_parquet(out / "predictions.parquet", rows)
+        formats.write_parquet(out / "predictions.parquet", rows)
     else:
-        _write_csv(out / "predictions.csv", rows)
+        formats.write_csv(out / "predictions.csv", rows)
     if "coco" in settings.formats:
-        _write_coco(out / "annotations" / "instances.json", lines, settings)
-
-
-def _flat(file: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    left, top, width, height = row["box"] or (None,) * 4
-    return {"file": readable(file), **row, "left": left, "top": top, "width": width, "height": height}
-
-
-def _write_csv(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    part = place.with_name(f"{place.name}.part")
-    with writing(place), part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(place)
-
-
-def _write_parquet(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    types = {"file": pa.string(), "name": pa.string(), **dict.fromkeys(("left", "top", "width", "height"), pa.int32())}
-    schema = pa.schema([(column, types.get(column, pa.float64())) for column in COLUMNS])
-    part = place.with_name(f"{place.name}.part")
-    with writing(place), part.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
-        for group in _groups(rows, ROWS):
-            columns = {column: [row[column] for row in group] for column in COLUMNS}
-            writer.write_table(pa.table(columns, schema=schema))
-    part.replace(place)
-
-
-def _groups(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
-    group: list[Mapping[str, Any]] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _write_coco(place: Path, lines: Any, settings: Settings) -> None:
-    """A COCO file written piece by piece: the annotations of all images need not be in memory at once."""
-    from fusionerlib.inference.formats import coco_categories
-
-    part = place.with_name(f"{place.name}.part")
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    with writing(place), part.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write('{"categories": ' + json.dumps(coco_categories(settings.names)) + ',\n"images": [')
-        for number, line in enumerate(lines(), start=1):
-            height, width = line["size"]
-            image = {"id": number, "file_name": readable(Path(line["file"]).name), "width": width, "height": height}
-            stream.write(("," if number > 1 else "") + "\n" + json.dumps(image))
-        stream.write('],\n"annotations": [')
-        count = 0
-        for number, line in enumerate(lines(), start=1):
-            for row in line["coco"]:
-                stream.write(("," if count else "") + "\n")
-                count += 1
-                stream.write(json.dumps({"id": count, "image_id": number, **row}))
-        stream.write("]}\n")
-    part.replace(place)
+        formats.write_coco(out / "annotations" / "instances.json", lines, settings.names)

@@ -1,15 +1,20 @@
-"""Masks as data: index PNGs, COCO annotations, soft masks, and one table row a name."""
+"""Masks as data: index PNGs, COCO annotations, soft masks, and one table row a name; tables and COCO files of many."""
 
+import csv
 import io
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Integer
 from PIL import Image
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
+from fusionerlib.files import readable
 from fusionerlib.inference.palette import LIMIT, palette
 
 if TYPE_CHECKING:
@@ -18,6 +23,10 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 SAVED = (".png", ".json", ".npz")
 """What ``Segmentation.save`` writes."""
+COLUMNS = ("file", "name", "share", "left", "top", "width", "height", "mean", "max")
+"""Of a table of many images; ``share``, ``mean`` and ``max`` are 0-1, the box is in pixels, empty without a pixel."""
+ROWS = 2_000
+"""Rows of a table that are written at once."""
 
 
 def index_png(labels: Integer[np.ndarray, "height width"]) -> bytes:
@@ -148,6 +157,65 @@ def encoded(result: "Segmentation", suffix: str, *, file: str) -> bytes:
         f"masks can't be saved as {suffix!r}: write .png (indices and names), .json (COCO) or .npz (soft masks); "
         "for a picture use overlay().save(path)"
     )
+
+
+def write_csv(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rows`` of ``table``, each with its ``file``, as ``COLUMNS``."""
+    with _whole(place, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(_flat, rows))
+
+
+def write_parquet(place: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``rows`` as ``write_csv`` does. Needs pyarrow."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {"file": pa.string(), "name": pa.string(), **dict.fromkeys(("left", "top", "width", "height"), pa.int32())}
+    schema = pa.schema([(column, types.get(column, pa.float64())) for column in COLUMNS])
+    flat = map(_flat, rows)
+    with _whole(place, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
+        while group := list(islice(flat, ROWS)):
+            columns = {column: [row[column] for row in group] for column in COLUMNS}
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def write_coco(place: Path, images: Callable[[], Iterable[Mapping[str, Any]]], names: Sequence[str]) -> None:
+    """Write a COCO file piece by piece: the annotations of all images need not be in memory at once.
+
+    images: iterates, twice, over each image's ``file``, ``size`` (height, width) and ``coco`` (annotations).
+    """
+    with _whole(place, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write('{"categories": ' + json.dumps(coco_categories(names)) + ',\n"images": [')
+        for number, line in enumerate(images(), start=1):
+            height, width = line["size"]
+            image = {"id": number, "file_name": readable(Path(line["file"]).name), "width": width, "height": height}
+            stream.write(("," if number > 1 else "") + "\n" + json.dumps(image))
+        stream.write('],\n"annotations": [')
+        count = 0
+        for number, line in enumerate(images(), start=1):
+            for row in line["coco"]:
+                stream.write(("," if count else "") + "\n")
+                count += 1
+                stream.write(json.dumps({"id": count, "image_id": number, **row}))
+        stream.write("]}\n")
+
+
+@contextmanager
+def _whole(place: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
+    """The opened file that becomes ``place`` once it is written."""
+    part = place.with_name(f"{place.name}.part")
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with part.open(mode, **how) as stream:  # type: ignore[call-overload]
+            yield stream
+    part.replace(place)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    left, top, width, height = row["box"] or (None,) * 4
+    return {**row, "left": left, "top": top, "width": width, "height": height}
 
 
 def _parts(mask: Bool[np.ndarray, "height width"]) -> list[Bool[np.ndarray, "height width"]]:

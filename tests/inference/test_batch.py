@@ -193,7 +193,7 @@ def test_all_readers_see_the_same_pixels(segmenter, files, tmp_path, instances) 
             np.testing.assert_array_equal(scene.labels == mine, found == number)
     # The soft masks and the table.
     table = pd.read_parquet(out / "predictions.parquet")
-    assert list(table.columns) == list(batch.COLUMNS) and len(table) == 18
+    assert list(table.columns) == list(formats.COLUMNS) and len(table) == 18
     for file in good:
         result = expected[file.stem]
         with np.load(out / "soft" / f"{file.stem}.npz") as soft:
