@@ -61,16 +61,6 @@ def all_names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(other for name in names for other in names_of(name))
 
 
-SHOWN_BY = {"pedestrian": ("person",), "bicyclist": ("person", "bicycle")}
-"""Names of CamVid whose regions show classes of VOC."""
-
-
-def held_out(fold: int) -> frozenset[str]:
-    """Every name, VOC's, COCO's and CamVid's, of what the classes show that PASCAL-5i's ``fold`` holds out."""
-    names = all_names(NAMES[number - 1] for number in fold_classes(fold))
-    return names | {name for name, shown in SHOWN_BY.items() if not names.isdisjoint(shown)}
-
-
 def category(name: str) -> str:
     """The name that ``name`` counts as: of its form and of what ``everyday`` says it is asked as, COCO's name.
 
@@ -78,6 +68,18 @@ def category(name: str) -> str:
     """
     text = form(name)
     return canonical(everyday().alike.get(text, text))
+
+
+ALSO_SHOWN = {"bicyclist": "bicycle"}
+"""A category beside ``category`` that the regions of a name of CamVid show."""
+
+
+def held_out(fold: int) -> frozenset[str]:
+    """Every name, VOC's, COCO's and CamVid's, of what the classes show that PASCAL-5i's ``fold`` holds out."""
+    from fusionerlib.datasets.camvid import CLASSES  # imports all that reads folders and downloads
+
+    names = all_names(NAMES[number - 1] for number in fold_classes(fold))
+    return names | {name for name in CLASSES if {category(name), ALSO_SHOWN.get(name, "")} & names}
 
 
 def unseen(names: Iterable[str], *, trained: Iterable[str]) -> tuple[str, ...]:
