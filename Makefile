@@ -66,7 +66,8 @@ docs: demo ## the docs site in outputs/docs: pages, API, notebooks with their pi
 hooks: install ## run the checks of `make lint` before every git commit
 	$(BIN)/pre-commit install
 
-pictures: install ## draw the pictures of the README and the docs again; needs VOC=data/pascal and CAMVID=data/camvid
+pictures: install ## draw the pictures of notebooks, README and docs again; needs VOC=data/pascal, CAMVID=data/camvid
+	$(BIN)/python -m workbook.openings docs/pictures/course
 	$(BIN)/python -m studies.cost_aggregation.figures docs/pictures $(VOC) $(wildcard $(CAMVID))
 
 notebooks-clean: install ## strip the outputs out of the notebooks

@@ -25,6 +25,7 @@ from workbook import notebook as parameters
 from workbook.execution import execute_notebook
 from workbook.graph import load_profile, profile_names
 from workbook.notebook import NotebookParameters
+from workbook.openings import OPENINGS
 from workbook.parameter_cells import check_parameters, parameter_names
 
 MODELS: dict[str, type[NotebookParameters]] = {
@@ -82,6 +83,31 @@ def test_every_code_cell_is_introduced_and_short(stem: str) -> None:
             continue
         functions = (node for node in ast.walk(ast.parse(cell["source"])) if isinstance(node, ast.FunctionDef))
         assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 5]
+
+
+@written
+def test_each_notebook_opens_with_its_question_a_prediction_and_a_picture(stem: str) -> None:
+    opening, *_, last = read(stem)
+    words = opening["source"]
+    question, guess, shown = words.index("?"), words.index("*Before you run it*"), words.index("![")
+    assert words.startswith("# ") and re.search(r"\*\*[^*]+\?", words), "a question in bold"
+    assert question < guess < shown and "?" in words[guess:shown], "something to predict, then the picture"
+    (target,) = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", words)
+    with Image.open(ROOT / "notebooks" / target) as picture:
+        assert picture.width >= 900 and np.asarray(picture).std() > 10, "not empty, and sharp in a column"
+    assert OPENINGS.keys() >= {stem}, "`make pictures` draws it"
+    # Every question at the end has its answer.
+    asked = re.findall(r"^- ", last["source"], re.MULTILINE)
+    answers = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8").split("\n## ")
+    (own,) = [part for part in answers if part.startswith(f"{int(stem[:2])}. ")]
+    assert last["source"].startswith("## Try") and len(asked) == len(re.findall(r"^- ", own, re.MULTILINE)) >= 3
+
+
+@pytest.mark.parametrize("stem", ["00_the_model", "01_feature_inspection", "02_training", "05_mosaic4_robustness"])
+def test_where_shapes_change_they_are_drawn(stem: str) -> None:
+    code = [cell["source"] for cell in read(stem) if cell["cell_type"] == "code"]
+    (drawing,) = [cell for cell in code if "plots.shapes(" in cell]
+    assert f'"{stem[:2]}_shapes.png"' in drawing and drawing.count('", (') + drawing.count('", tuple(') >= 4
 
 
 def test_the_profiles_fit_the_notebooks() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from fusionerlib.encoders.base import TokenMap
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.overlay import short
-from fusionerlib.plots.style import figure, picture, style, wrapped
+from fusionerlib.plots.style import COLUMN, LETTER, figure, picture, style, wrapped
 
 Photo = UInt8[np.ndarray, "_ _ 3"]
 """RGB, 0-255, of any height and width; the images of one figure may differ in size."""
@@ -48,6 +48,8 @@ def principal_components(points: Float[np.ndarray, "points dim"]) -> Float[np.nd
 def pca_tokens(images: Sequence[Photo], maps: Mapping[str, TokenMap]) -> Figure:
     """One row for each image: the image, then its tokens in each of ``maps`` coloured by ``pca_colours``.
 
+    The title of a map tells the rows and columns of its grid, and the number of channels.
+
     maps: token maps by name, the batch dimension in the order of ``images``. Colours are comparable between the rows of
     one map, not between maps. Raises FusionerError where a map holds another number of images.
     """
@@ -55,8 +57,9 @@ def pca_tokens(images: Sequence[Photo], maps: Mapping[str, TokenMap]) -> Figure:
         if len(tokens.tokens) != len(images):
             raise FusionerError(f"map {name!r} holds {len(tokens.tokens)} images but {len(images)} are shown")
     with style():
-        heights = [2.1 * image.shape[0] / image.shape[1] for image in images]
-        result = figure(2.1 * (1 + len(maps)), sum(heights) + 0.08 * len(images) + 0.5)
+        width = min(2.1, COLUMN / (1 + len(maps)))
+        heights = [width * image.shape[0] / image.shape[1] for image in images]
+        result = figure(width * (1 + len(maps)), sum(heights) + 0.08 * len(images) + 0.65)
         panels = result.subplots(len(images), 1 + len(maps), squeeze=False, height_ratios=heights)
         for row, image in enumerate(images):
             panels[row, 0].imshow(image)
@@ -66,7 +69,8 @@ def pca_tokens(images: Sequence[Photo], maps: Mapping[str, TokenMap]) -> Figure:
             for row, image in enumerate(images):
                 shown = rearrange(colours[row], "(h w) c -> h w c", h=tokens.grid[0])
                 panels[row, column].imshow(shown, extent=_extent(image), aspect="equal")
-                title = f"{short(name)}\n{tokens.grid[0]} x {tokens.grid[1]} tokens, {tokens.tokens.shape[-1]}-d"
+                size = f"{tokens.grid[0]} x {tokens.grid[1]}\n{tokens.tokens.shape[-1]}-d"
+                title = f"{wrapped(name, int(width / LETTER))}\n{size}"
                 picture(panels[row, column], "" if row else title)
         return result
 
@@ -81,10 +85,11 @@ def similarity(
     """
     _one_each(scores, names)
     with style():
-        # At most five panels in a row, so that each stays large enough.
-        columns = min(len(names) + 1, 5)
+        # At most four panels in a row, so that each stays large enough.
+        columns = min(len(names) + 1, 4)
         rows = -(-(len(names) + 1) // columns)
-        result = figure(2.3 * columns + 0.8, 2.3 * rows * image.shape[0] / image.shape[1] + 0.5 * rows)
+        width = min(2.1, (COLUMN - 0.7) / columns)
+        result = figure(width * columns + 0.7, width * rows * image.shape[0] / image.shape[1] + 0.45 * rows)
         panels = result.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels[len(names) + 1 :]:
             axes.set_axis_off()
@@ -93,7 +98,7 @@ def similarity(
         limits = float(np.min(scores)), float(np.max(scores))
         for axes, name, heat in zip(panels[1:], names, scores, strict=False):
             mapped = _heat(axes, image, heat, limits)
-            picture(axes, wrapped(name))
+            picture(axes, wrapped(name, int(width / LETTER)))
         result.colorbar(mapped, ax=list(panels), label=label, shrink=0.8, pad=0.02)
         return result
 
@@ -119,15 +124,15 @@ def attention(
     layers = len(rows)
     _one_each(rows[0], names)
     with style():
-        width, height = 2.0, 2.0 * image.shape[0] / image.shape[1] + 0.25
-        result = figure(width * len(names) + 0.5, height * layers + 0.5)
+        width = max(1.0, min(2.0, (COLUMN - 0.4) / len(names)))
+        result = figure(width * len(names) + 0.4, (width * image.shape[0] / image.shape[1] + 0.45) * layers + 0.3)
         panels = result.subplots(layers, len(names), squeeze=False)
         for layer in range(layers):
             for column, name in enumerate(names):
                 axes, heat = panels[layer, column], rows[layer, column]
                 _heat(axes, image, heat, (0.0, max(float(heat.max()), 1e-12)))
-                picture(axes, "" if layer else wrapped(name))
-                axes.set_xlabel(f"{heat.sum():.0%} on patches, max {heat.max():.1%}", fontsize=7)
+                picture(axes, "" if layer else wrapped(name, int(width / LETTER)))
+                axes.set_xlabel(f"{heat.sum():.0%} on patches,\nmax {heat.max():.1%}")
             panels[layer, 0].set_ylabel(f"layer {layer + 1}")
         return result
 
@@ -150,14 +155,15 @@ def heat_rows(
     for maps in rows:
         _one_each(maps, names)
     with style():
-        height = 1.75 * image.shape[0] / image.shape[1]
-        result = figure(1.75 * len(names) + 1.1, (height + 0.08) * len(rows) + 0.3)
+        width = max(0.9, min(1.75, (COLUMN - 1.1) / len(names)))
+        height = width * image.shape[0] / image.shape[1]
+        result = figure(width * len(names) + 1.1, (height + 0.08) * len(rows) + 0.3)
         panels = result.subplots(len(rows), len(names), squeeze=False)
         for place, (axes, maps, title) in enumerate(zip(panels, rows, titles, strict=True)):
             limits = float(maps.min()), max(float(maps.max()), float(maps.min()) + 1e-12)
             for panel, name, heat in zip(axes, names, maps, strict=True):
                 mapped = _heat(panel, image, heat, limits)
-                picture(panel, "" if place else wrapped(name))
+                picture(panel, "" if place else wrapped(name, int(width / LETTER)))
             axes[0].set_ylabel(title)
             result.colorbar(mapped, ax=list(axes), label=label, shrink=0.85, pad=0.02)
         return result
@@ -188,7 +194,7 @@ def cosine_matrix(cosines: Float[np.ndarray, "names names"], names: Sequence[str
     The colour scale covers 0 to 1; negative cosines have the colour of 0.
     """
     with style():
-        side = 0.55 * len(names) + 1.2
+        side = 0.4 * len(names) + 1.2
         result = figure(side + 0.8, side)
         axes = result.subplots()
         shown = axes.imshow(cosines, cmap="viridis", vmin=0, vmax=1)
@@ -196,6 +202,6 @@ def cosine_matrix(cosines: Float[np.ndarray, "names names"], names: Sequence[str
         axes.set_yticks(range(len(names)), [short(name, 20) for name in names])
         for row, column in np.ndindex(*cosines.shape):
             ink = "black" if cosines[row, column] > 0.6 else "white"
-            axes.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", color=ink, fontsize=8)
+            axes.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", color=ink)
         result.colorbar(shown, ax=axes, shrink=0.8, label="cosine")
     return result

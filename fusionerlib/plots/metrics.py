@@ -13,7 +13,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import metric_label
 from fusionerlib.evaluation.mosaics import UNITS
 from fusionerlib.inference.overlay import short
-from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style, wrapped
+from fusionerlib.plots.style import BLUE, COLUMN, GREEN, GREY, LETTER, ORANGE, figure, legend_below, style, wrapped
 
 Series = tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]
 """Steps, and the values at them."""
@@ -23,7 +23,7 @@ PREDICTED_AREAS = {
     "absent_painted": "of the image predicted as the absent name",
     "orphan_painted": "of the orphan tile predicted as any name",
 }
-PANELS_ACROSS = 3
+PANELS_ACROSS = 2
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] = ("miou",), smooth: int = 25) -> Figure:
@@ -38,7 +38,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] = ("m
     measured = {metric: _series(history, metric) for metric in metrics}
     measured = {metric: series for metric, series in measured.items() if len(series[1])}
     with style():
-        result = figure(8.4 if measured else 5.0, 3.0)
+        result = figure(COLUMN if measured else 0.7 * COLUMN, 2.5)
         left, *right = result.subplots(1, 2 if measured else 1, squeeze=False)[0]
         steps, loss = _series(history, "loss")
         left.plot(steps, loss, color=BLUE, alpha=0.3, linewidth=0.8, label="each step" if smooth > 1 else "loss")
@@ -98,19 +98,22 @@ def per_class_bars(table: Sequence[Mapping[str, Any]], *, top: int = 10, bottom:
         parts += [(f"worst {bottom} of {len(rated)} classes", rated[-bottom:])] if bottom else []
     mean = float(np.mean([row["iou"] for row in rated]))
     with style():
-        result = figure(4.6 * len(parts), 0.23 * max(len(rows) for _, rows in parts) + 1.0)
-        for axes, (title, rows) in zip(result.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        sizes = [len(rows) + 2 for _, rows in parts]
+        result = figure(COLUMN, 0.2 * sum(sizes) + 0.7)
+        panels = result.subplots(len(parts), 1, squeeze=False, height_ratios=sizes, sharex=True)[:, 0]
+        for axes, (title, rows) in zip(panels, parts, strict=True):
             places = range(len(rows))
             bars = axes.barh(places, [row["iou"] for row in rows], color=BLUE, height=0.7)
-            axes.bar_label(bars, [f"{row['iou']:.2f}  ({row['episodes']})" for row in rows], padding=3, fontsize=8)
+            axes.bar_label(bars, [f"{row['iou']:.2f}  ({row['episodes']})" for row in rows], padding=3)
             axes.set_yticks(places, [short(row["name"]) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.axvline(
                 mean, color=GREY, linestyle="--", linewidth=1, label=f"mean of all classes, {mean:.3f}", zorder=0
             )
-            axes.set(title=title, xlim=(0, 1.22), xlabel="IoU, in brackets how often the name was asked")
+            axes.set(title=title, xlim=(0, 1.3))
             axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        result.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
+        axes.set_xlabel("IoU, in brackets how often the name was asked")
+        legend_below(result, axes)
         return result
 
 
@@ -136,10 +139,11 @@ def ablation_bars(
     settings = list(dict.fromkeys(row[setting] for row in records))
     metrics = list(dict.fromkeys(row[metric] for row in records))
     with style():
-        # Wide enough that the numbers above neighbouring bars don't touch.
-        result = figure(max(4.0, 1.2 + len(settings) * (0.45 * len(metrics) + 0.35)), 3.2)
-        axes = result.subplots()
         width = 0.84 / len(metrics)
+        room = (COLUMN - 0.6) / len(settings)
+        upright = room * width < 4.5 * LETTER  # the numbers above neighbouring bars would touch
+        result = figure(min(COLUMN, 1.6 + 0.9 * len(settings) * len(metrics)), 3.2)
+        axes = result.subplots()
         highest = chance or 0.0
         for place, name in enumerate(metrics):
             for group, one in enumerate(settings):
@@ -153,16 +157,17 @@ def ablation_bars(
                 bars = axes.bar(
                     x, mean, width * 0.94, yerr=spread, color=f"C{place}", label=once, error_kw={"capsize": 2}
                 )
-                axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5)
+                axes.bar_label(bars, fmt="%.2f", padding=2, rotation=90 if upright else 0)
                 highest = max([highest, *(level for level in found if not math.isnan(level))])
         if chance is not None:
             _chance(axes, chance, groups=len(settings), metrics=[str(name) for name in metrics], width=width)
-        axes.set_xticks(range(len(settings)), [wrapped(str(one), 14, 3) for one in settings])
-        axes.set_ylim(0, highest * 1.15 or 1)
+        letters = max(8, int(room / LETTER) - 1)
+        axes.set_xticks(range(len(settings)), [wrapped(str(one), letters, 3) for one in settings])
+        axes.set_ylim(0, highest * (1.25 if upright else 1.15) or 1)
         axes.set_title(title)
         axes.set_ylabel(metric_label(str(metrics[0])) if len(metrics) == 1 else "share, 0 to 1")
         if len(metrics) > 1 or chance is not None:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            legend_below(result, axes)
         return result
 
 
@@ -186,7 +191,7 @@ def _chance(axes: Axes, chance: float, *, groups: int, metrics: Sequence[str], w
 
 
 def kind_bars(figures: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
-    """One group of bars for each kind of mosaic: assignment (with chance), mIoU, and mIoU of the permuted control.
+    """A row of bars for each kind of mosaic: assignment (with chance), mIoU, and mIoU of the permuted control.
 
     figures: by kind, from ``MosaicResult.kind_figures``; predicted areas are written under the name of the kind.
     Raises FusionerError where ``figures`` is empty.
@@ -194,29 +199,29 @@ def kind_bars(figures: Mapping[str, Mapping[str, float]], *, title: str = "") ->
     if not figures:
         raise FusionerError("there is no kind to draw: pass the figures of at least one")
     with style():
-        result = figure(max(5.0, 1.6 * len(figures) + 1.6), 3.3)
+        result = figure(COLUMN, 0.78 * len(figures) + 0.9)
         axes = result.subplots()
         width = 0.84 / len(BAR_METRICS)
         for place, (key, (label, colour)) in enumerate(BAR_METRICS.items()):
-            x = [group + (place - (len(BAR_METRICS) - 1) / 2) * width for group in range(len(figures))]
-            bars = axes.bar(x, [one[key] for one in figures.values()], width * 0.94, color=colour, label=label)
-            axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5)
+            y = [group + (place - (len(BAR_METRICS) - 1) / 2) * width for group in range(len(figures))]
+            bars = axes.barh(y, [one[key] for one in figures.values()], width * 0.94, color=colour, label=label)
+            axes.bar_label(bars, fmt="%.2f", padding=2)
         for group, one in enumerate(figures.values()):
             label = "" if group else "chance of assignment"
-            left = group - 1.5 * width
-            axes.hlines(
-                one["chance"], left - 0.04, left + width, color="black", linestyle=":", linewidth=1.3, label=label
-            )
-        axes.set_xticks(range(len(figures)), [_described(name, one) for name, one in figures.items()])
-        axes.set(ylim=(0, 1.08), title=title)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            top = group - 1.5 * width
+            look: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.3}
+            axes.vlines(one["chance"], top - 0.04, top + width, label=label, **look)
+        axes.set_yticks(range(len(figures)), [_described(name, one) for name, one in figures.items()])
+        axes.set(xlim=(0, 1.12), ylim=(len(figures) - 0.45, -0.55), title=title, xlabel="share, 0 to 1")
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        legend_below(result, axes)
         return result
 
 
 def _described(name: str, figures: Mapping[str, float]) -> str:
-    lines = [wrapped(name, 18, 3)]
+    lines = [wrapped(name, 24, 2)]
     lines += [
-        wrapped(f"{figures[key]:.0%} {text}", 24, 3)
+        wrapped(f"{figures[key]:.0%} {text}", 26, 3)
         for key, text in PREDICTED_AREAS.items()
         if not math.isnan(figures.get(key, math.nan))
     ]
@@ -234,7 +239,7 @@ def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure:
     curves = list(dict.fromkeys(row["curve"] for row in rows))
     with style():
         down, across = -(-len(curves) // PANELS_ACROSS), min(PANELS_ACROSS, len(curves))
-        result = figure(3.1 * across + 0.6, 2.6 * down)
+        result = figure(COLUMN, 2.1 * down + 0.4)
         panels = result.subplots(down, across, squeeze=False, sharey=True)
         for axes in panels.ravel()[len(curves) :]:
             axes.set_axis_off()
@@ -244,7 +249,7 @@ def robustness(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if down * across > len(curves):
             panels[-1, -1].legend(handles, labels, loc="center left")
         else:
-            result.legend(handles, labels, loc="outside right center")
+            legend_below(result, panels[0, 0])
         return result
 
 
@@ -267,7 +272,6 @@ def _panel(axes: Axes, curve: str, rows: Sequence[Mapping[str, Any]]) -> None:
                 textcoords="offset points",
                 ha="center",
                 va=near,
-                fontsize=7.5,
                 color=colour,
             )
     axes.plot(places, [row["chance"] for row in rows], color=GREY, linestyle="--", linewidth=1, label="chance")

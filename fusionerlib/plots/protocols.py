@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.overlay import short
 from fusionerlib.plots.metrics import ablation_bars
-from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style
+from fusionerlib.plots.style import BLUE, COLUMN, GREEN, GREY, ORANGE, figure, style
 
 MOST_ROWS, MOST_COLUMNS = 25, 32
 """Most true classes and predicted names in a confusion matrix: more would not be legible."""
@@ -58,7 +58,8 @@ def confusion(
     if unseen:
         title += "\n* not seen in training"
     with style():
-        result = figure(0.36 * len(columns) + 2.6, 0.34 * len(rows) + 2.2)
+        # Many names need the width of a page.
+        result = figure(0.29 * len(columns) + 2.3, 0.27 * len(rows) + 2.1)
         axes = result.subplots()
         shown = axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
         ends: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
@@ -103,13 +104,11 @@ def _write_shares(axes: Axes, share: np.ndarray) -> None:
         # A share below half a percent stays empty, which is easier to read than a zero.
         if share[row, column] >= 0.005:
             colour = "white" if share[row, column] > 0.55 else "black"
-            axes.text(
-                column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7.5
-            )
+            axes.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=colour)
 
 
 def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Figure:
-    """mIoU, coverage and risk by background threshold (left), and risk against coverage (right).
+    """mIoU, coverage and risk by background threshold (above), and risk against coverage (below).
 
     rows: from ``ThresholdTable.rows``, with threshold, miou, coverage (share of foreground pixels predicted as a name)
     and risk (share of the pixels predicted as a name that are wrong), all 0-1; NaN leaves a gap.
@@ -126,8 +125,8 @@ def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Fi
     if chosen is not None:
         marks.append((chosen, "calibrated", ORANGE, 6))
     with style():
-        result = figure(8.8, 3.4)
-        left, right = result.subplots(1, 2)
+        result = figure(COLUMN, 5.6)
+        left, right = result.subplots(2, 1)
         for values, name, colour, dash in (
             (miou, "mIoU", BLUE, "-"),
             (coverage, "coverage", GREEN, "--"),
@@ -137,9 +136,7 @@ def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Fi
         for threshold, name, colour, _ in marks:
             left.axvline(threshold, color=colour, linewidth=1, linestyle="-.", label=f"{name}, {threshold:.2f}")
         left.set(title="by threshold", xlabel="background threshold", xlim=(0, 1), ylim=(0, 1.02))
-        left.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, fontsize=8, handlelength=1.6, columnspacing=1.2
-        )
+        left.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         right.plot(coverage, risk, color=BLUE, linewidth=1.4, marker=".", markersize=4)
         for threshold, name, colour, size in marks:
             at = (np.interp(threshold, thresholds, coverage), np.interp(threshold, thresholds, risk))
@@ -148,7 +145,7 @@ def risk_curve(rows: Sequence[Mapping[str, Any]], *, chosen: float | None) -> Fi
         right.set(ylabel="risk: predicted pixels that are wrong", xlim=(0, 1.05))
         right.set_ylim(0, min(1.02, 1.2 * max([0.05, *risk[~np.isnan(risk)].tolist()])))
         _annotate_tenths(right, thresholds, coverage, risk)
-        right.legend(loc="best", fontsize=8)
+        right.legend(loc="best")
         for axes in (left, right):
             axes.grid(alpha=0.25)
         return result
@@ -164,7 +161,7 @@ def _annotate_tenths(axes: Axes, thresholds: np.ndarray, coverage: np.ndarray, r
         if abs(thresholds[place] - tenth / 10) > 1e-6 or math.isnan(x) or math.isnan(y):
             continue
         if last is None or math.hypot(x - last[0], (y - last[1]) / top) > 0.055:
-            axes.annotate(f"{tenth / 10:.1f}", (x, y), (4, -9), textcoords="offset points", fontsize=7.5)
+            axes.annotate(f"{tenth / 10:.1f}", (x, y), (4, -9), textcoords="offset points")
             last = (x, y)
 
 

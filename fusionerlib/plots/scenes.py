@@ -12,10 +12,10 @@ from fusionerlib.datasets.scene import Scene, Scenes, labels_for
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.metrics import decide
 from fusionerlib.evaluation.scoring import Prediction
-from fusionerlib.inference.overlay import grey, legend_entries, overlay, printable, short
+from fusionerlib.inference.overlay import Entry, grey, legend_entries, overlay, printable, short
 from fusionerlib.inference.palette import palette
 from fusionerlib.inference.segmenter import Segmenter
-from fusionerlib.plots.style import figure, picture, style, wrapped
+from fusionerlib.plots.style import COLUMN, LETTER, figure, picture, style, wrapped
 
 
 @dataclass(frozen=True)
@@ -79,27 +79,30 @@ def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) ->
     with style():
         blocks = -(-len(shown) // columns)
         columns = min(columns, len(shown))
-        result = figure(2.6 * columns, 6.4 * blocks)
-        panels = result.subplots(2 * blocks, columns, squeeze=False)
+        width = min(2.6, COLUMN / columns)
+        lines = max(len(scene.names) for scene in shown)
+        tall = max(scene.image.shape[0] / scene.image.shape[1] for scene in shown)
+        heights = [width * tall, width * tall, 0.19 * lines + 0.05]
+        result = figure(width * columns, (sum(heights) + 0.15) * blocks)
+        panels = result.subplots(3 * blocks, columns, squeeze=False, height_ratios=heights * blocks)
         for axes in panels.ravel():
             axes.set_axis_off()
         for index, scene in enumerate(shown):
             block, column = divmod(index, columns)
-            panels[2 * block, column].imshow(scene.image)
-            labelled = overlay(grey(scene.image), scene.labels, scene.names, opacity=opacity, legend=False)
-            panels[2 * block + 1, column].imshow(np.asarray(labelled))
+            image, labels, names = panels[3 * block : 3 * block + 3, column]
+            image.imshow(scene.image)
+            labels.imshow(
+                np.asarray(overlay(grey(scene.image), scene.labels, scene.names, opacity=opacity, legend=False))
+            )
             colours = [tuple(part / 255 for part in colour) for colour in palette(len(scene.names)).tolist()]
             handles = [
-                Patch(color=colour, label=short(name, 30)) for colour, name in zip(colours, scene.names, strict=True)
+                Patch(color=colour, label=short(name, int(width / LETTER) - 2))
+                for colour, name in zip(colours, scene.names, strict=True)
             ]
-            panels[2 * block + 1, column].legend(
-                handles=handles,
-                loc="upper left",
-                bbox_to_anchor=(0, -0.02),
-                fontsize=8,
-                handlelength=1.0,
-                borderaxespad=0,
+            legend = names.legend(
+                handles=handles, loc="upper left", handlelength=1.0, borderaxespad=0, labelspacing=0.25
             )
+            legend.set_in_layout(False)  # it has a place of its own, and must not make the images smaller
     return result
 
 
@@ -112,9 +115,14 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
         raise FusionerError("there is no scene to show: pass at least one SceneRow")
     with style():
         titles = ("image", "ground truth", "prediction", *rows[0].beside)
-        heights = [max(2.3 * row.image.shape[0] / row.image.shape[1], 0.22 * min(len(row.names), 13)) for row in rows]
-        result = figure(2 + 2.4 * len(titles), sum(heights) + 0.3 * len(rows))
-        widths = (*(1 for _ in titles), 0.9)
+        width = min(2.3, (COLUMN - 1.6) / len(titles))
+        lines = [min(len(row.names), 13) + 0.3 + len(wrapped(row.title, 20, 4).split("\n")) for row in rows]
+        heights = [
+            max(width * row.image.shape[0] / row.image.shape[1], 0.17 * count)
+            for row, count in zip(rows, lines, strict=True)
+        ]
+        result = figure(1.6 + width * len(titles), sum(heights) + 0.12 * len(rows) + 0.2)
+        widths = (*(width for _ in titles), 1.6)
         panels = result.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths, height_ratios=heights)
         for index, (row, axes) in enumerate(zip(rows, panels, strict=True)):
             shown = [
@@ -129,23 +137,24 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
             areas = [int((drawn == k + 1).any(axis=0).sum()) for k in range(len(row.names))]
             present = {printable(name) for k, name in enumerate(row.names) if (row.truth == k + 1).any()}
             entries = legend_entries(row.names, areas, total=row.truth.size, limit=12)
-            handles = [
-                Patch(
-                    color=tuple(part / 255 for part in entry.swatch) if entry.swatch else "none",
-                    # An absent name stays in the legend: it says what the model was asked for in vain.
-                    label=short(entry.text) + ("" if entry.text in present or not entry.swatch else " (absent)"),
-                )
-                for entry in entries
-            ]
+            handles = [_legend_patch(entry, absent=entry.text not in present) for entry in entries]
             axes[-1].legend(
                 handles=handles,
                 loc="center left",
                 bbox_to_anchor=(0, 0.5),
-                fontsize=8,
                 handlelength=1.0,
                 handleheight=1.0,
-                title=wrapped(row.title, 30, 3),
+                title=wrapped(row.title, 20, 4),
                 alignment="left",
-                title_fontproperties={"weight": "bold", "size": 8.5},
+                title_fontproperties={"weight": "bold"},
+                labelspacing=0.25,
             )
         return result
+
+
+def _legend_patch(entry: Entry, *, absent: bool) -> Patch:
+    """The line of a name; an absent one stays in the legend: it says what the model was asked for in vain."""
+    if entry.swatch is None:
+        return Patch(color="none", label=short(entry.text))
+    text = f"{short(entry.text, 12)} (absent)" if absent else short(entry.text, 20)
+    return Patch(color=tuple(part / 255 for part in entry.swatch), label=text)

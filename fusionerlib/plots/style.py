@@ -16,18 +16,25 @@ from fusionerlib.inference.overlay import printable
 from fusionerlib.inference.palette import OKABE_ITO
 
 VECTOR = (".svg", ".pdf")
+COLUMN = 5.2
+"""Width of a figure in inches: printed in a column of 8.5 cm its type has 6 points."""
+SIZE = 9.0
+"""Of all type in a figure, in points."""
+LETTER = 0.075
+"""About the width of a letter of that size, in inches."""
 BLUE, ORANGE, GREEN, GREY = OKABE_ITO[4], OKABE_ITO[0], OKABE_ITO[2], "#777777"
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Context manager: small sans-serif type, no box around the axes, colour-blind-safe colours.
+    """Context manager: sans-serif type of one size, no box around the axes, colour-blind-safe colours.
 
     Matplotlib's former settings return when it ends.
     """
     settings = {
-        "font.size": 9.0,
-        "axes.titlesize": 10.0,
+        "font.size": SIZE,
+        **dict.fromkeys(("axes.titlesize", "axes.labelsize", "legend.fontsize", "legend.title_fontsize"), SIZE),
+        **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "figure.titlesize"), SIZE),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, *OKABE_ITO[5:], OKABE_ITO[1]]),
@@ -46,7 +53,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
-        _write(self, stream, dpi=110)
+        _write(self, stream, dpi=140)
         return stream.getvalue()
 
 
@@ -55,7 +62,7 @@ def figure(width: float, height: float) -> Figure:
     return NotebookFigure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: Figure, path: Path | str, *, dpi: int = 130) -> Path:
+def save(figure: Figure, path: Path | str, *, dpi: int = 200) -> Path:
     """Write ``figure`` to ``path``, unclipped and with ``dpi`` pixels an inch; creates the folder, returns the path.
 
     Beside a PNG a ``.svg`` and a ``.pdf`` of the same name are written, for papers: text and lines stay vectors.
@@ -75,6 +82,14 @@ def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(getattr(target, "suffix", ""))
     with style(), matplotlib.rc_context({"svg.hashsalt": "fusioner", "pdf.fonttype": 42}):
         figure.savefig(target, dpi=dpi, bbox_inches="tight", facecolor="white", metadata=dated)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of ``axes`` below the figure, in as many columns as its width has room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    widest = max((len(label) for label in labels), default=1) * LETTER + 0.6
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / widest)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def wrapped(name: str, width: int = 22, lines: int = 2) -> str:

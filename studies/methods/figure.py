@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.plots.metrics import CURVE_METRICS, PANELS_ACROSS
-from fusionerlib.plots.style import GREY, figure, style, wrapped
+from fusionerlib.plots.style import COLUMN, GREY, figure, style, wrapped
 
 
 def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str = "") -> Figure:
@@ -21,7 +21,7 @@ def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
     height = 0.84 / len(CURVE_METRICS)
     with style():
         down, across = -(-len(tests) // PANELS_ACROSS), min(PANELS_ACROSS, len(tests))
-        result = figure(2.7 * across + 1.6, down * (0.42 * len(figures) + 0.9))
+        result = figure(COLUMN, down * (0.42 * len(figures) + 0.7) + 0.7)
         panels = result.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for place, axes in enumerate(panels.ravel()[len(tests) :], start=len(tests)):
             axes.set_axis_off()
@@ -33,12 +33,12 @@ def method_bars(figures: Mapping[str, Mapping[str, Mapping[str, float]]], *, tit
                 bars = axes.barh(y, list(shown.values()), height * 0.94, color=colour, label=label)
                 # White boxes, so that the line at chance does not cross the numbers.
                 paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
-                axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7.5, bbox=paper)
+                axes.bar_label(bars, fmt="%.2f", padding=2, bbox=paper)
             chance = next(own[test]["chance"] for own in figures.values() if test in own)
             axes.axvline(chance, color=GREY, linestyle="--", linewidth=1, zorder=0, label="chance of assignment")
-            axes.set_title(wrapped(test, 34, 2))
+            axes.set_title(wrapped(test, 26, 2))
             axes.set_yticks(range(len(figures)), [wrapped(name, 16, 2) for name in figures])
-            axes.set(xlim=(0, 1.12), ylim=(len(figures) - 0.45, -0.55))
+            axes.set(xlim=(0, 1.25), ylim=(len(figures) - 0.45, -0.55))
         handles, labels = panels[0, 0].get_legend_handles_labels()
         result.legend(handles, labels, loc="outside lower center", ncols=3)
         if title:

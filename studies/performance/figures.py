@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fusionerlib.errors import FusionerError
-from fusionerlib.plots.style import BLUE, GREEN, GREY, ORANGE, figure, style
+from fusionerlib.plots.style import BLUE, COLUMN, GREEN, GREY, ORANGE, figure, style, wrapped
 
 SIDES = {
     "reference": ("reference text", "reference tower", "reference fusion", "reference decoder"),
@@ -29,7 +29,7 @@ def target_marks(rows: Sequence[Mapping[str, Any]]) -> Figure:
     if not rows:
         raise FusionerError("no target was measured: run `make benchmarks` first")
     with style():
-        result = figure(8.0, 0.9 + 0.27 * len(rows))
+        result = figure(COLUMN, 0.9 + 0.36 * len(rows))
         axes = result.subplots()
         for place, row in enumerate(rows):
             value = row["median"] if row["fastest"] is None else row["fastest"]
@@ -38,14 +38,12 @@ def target_marks(rows: Sequence[Mapping[str, Any]]) -> Figure:
             met = row["met"] == "yes"
             axes.plot([1, better], [place, place], color=BLUE if met else ORANGE, linewidth=2)
             axes.plot(better, place, "o" if met else "X", color=BLUE if met else ORANGE, markersize=6)
-            text = f"{value:.3g} {row['unit']} ({row['target']})"
-            axes.annotate(
-                text, (max(better, 1.0), place), (8, 0), textcoords="offset points", va="center", fontsize=7.5
-            )
+            text = f"{value:.3g} {row['unit']}\n({row['target']})"
+            axes.annotate(text, (max(better, 1.0), place), (8, 0), textcoords="offset points", va="center")
         axes.axvline(1, color=GREY, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+        axes.set_yticks(range(len(rows)), [wrapped(row["what"], 28) for row in rows])
         axes.set(
-            xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="times better than the target; left of the line: missed"
+            xscale="log", ylim=(len(rows) - 0.4, -0.6), xlabel="times better than the target;\nleft of the line: missed"
         )
         axes.set_xlim(right=axes.get_xlim()[1] * 4)
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -60,8 +58,13 @@ def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:
     """
     colours = dict(zip(MARKERS, (ORANGE, BLUE, GREEN, GREY), strict=True))
     with style():
-        result = figure(9.5, 3.6)
-        panels = result.subplots(1, len(record["axes"]), squeeze=False, sharey=True)[0]
+        across = min(2, len(record["axes"]))
+        down = -(-len(record["axes"]) // across)
+        result = figure(COLUMN, 2.7 * down)
+        grid = result.subplots(down, across, squeeze=False, sharey=True)
+        panels = grid.ravel()[: len(record["axes"])]
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_axis_off()
         for axes, (axis, found) in zip(panels, record["axes"].items(), strict=True):
             points = [int(point) for point in found["points"]]
             for part in (part for part in MARKERS if part in found["growth"]):
@@ -73,23 +76,24 @@ def cost_growth(record: Mapping[str, Any], *, title: str = "") -> Figure:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.grid(color="#dddddd", linewidth=0.6)
             # The legend stands above the axes: inside them it would hide points.
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), fontsize=8, borderpad=0)
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), borderpad=0)
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].yaxis.set_minor_locator(NullLocator())
-        panels[0].set_ylabel("seconds")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("seconds")
         if title:
             result.suptitle(title)
         return result
 
 
 def step_parts(record: Mapping[str, Any], *, title: str = "") -> Figure:
-    """Left: seconds an image of each side's parts (bars) and of the whole step (diamond). Right: each part's rate in
+    """Above: seconds an image of each side's parts (bars) and of the whole step (diamond). Below: each part's rate in
     percent of the machine's peak rates (matrix product, convolution, copy). record: of benchmarks/training.py."""
     parts = record["parts"]
     with style():
-        result = figure(9.5, 3.6)
-        left, right = result.subplots(1, 2)
+        result = figure(COLUMN, 6.2)
+        left, right = result.subplots(2, 1, height_ratios=(2, 3))
         for row, (side, names) in enumerate(SIDES.items()):
             start = 0.0
             for name in names:
@@ -105,12 +109,12 @@ def step_parts(record: Mapping[str, Any], *, title: str = "") -> Figure:
         for kind, colour, marker in (("matmul", BLUE, "o"), ("convolution", ORANGE, "s"), ("copy", GREEN, "^")):
             shares = [100 * reached[f"of_{kind}"] for _, reached in rows]
             right.plot(shares, range(len(rows)), marker, color=colour, markersize=5, label=f"of {kind}", clip_on=False)
-        right.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7.5)
+        right.set_yticks(range(len(rows)), [name for name, _ in rows])
         right.set(xlabel="% of the machine's measured peak", ylim=(len(rows) - 0.4, -0.6), xlim=(0, None))
         right.grid(axis="y", color="#dddddd", linewidth=0.6)
         for axes in (left, right):
             handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-            axes.legend(handles.values(), handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=8)
+            axes.legend(handles.values(), handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3)
         if title:
             result.suptitle(title)
         return result

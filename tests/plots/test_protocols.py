@@ -135,7 +135,7 @@ def test_triple_writes_the_three_values_of_each_setting():
     (axes,) = figure.axes
     assert heights(axes) == pytest.approx([0.5, 0.55, 0.25, 0.3, 1 / 3, 0.388])
     assert [text.get_text() for text in axes.texts] == ["0.50", "0.55", "0.25", "0.30", "0.33", "0.39"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["seen, S", "unseen, U", "harmonic mean"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seen, S", "unseen, U", "harmonic mean"]
     assert axes.get_ylabel() == "mIoU"
     assert_nothing_clipped(figure)
     with pytest.raises(FusionerError, match="no 'harmonic'"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fusionerlib.errors import FusionerError
-from tests.conftest import MakeNotebook, requests_of
+from tests.conftest import ROOT, MakeNotebook, requests_of
 from workbook.report import failures, index_page, notebooks_of, tables, terminal_table, write_site
 from workbook.report.notebook_pages import FETCHING, write_page
 
@@ -118,6 +119,19 @@ def test_formulas_are_mathml_outside_code_and_pages_link_to_the_next(
     assert "costs $5 or $6" in text and "$y$" in text and "$z$" in text
     assert text.count('<a href="02_second.html">Next: 2 second</a>') == 2 and "Before:" not in text
     assert "Before: 1 first" in (tmp_path / "02_second.html").read_text(encoding="utf-8")
+
+
+def test_pictures_of_the_text_are_embedded_and_links_count_from_the_page(tmp_path: Path) -> None:
+    page = ROOT / "outputs" / "pages_test" / "n.html"
+    try:
+        write_page(ROOT / "notebooks" / "05_mosaic4_robustness.ipynb", page)
+        text = page.read_text(encoding="utf-8")
+        assert "not embedded" not in text and "data:image/jpeg;base64," in text
+        assert (page.parent / re.findall(r'href="([^"]+answers.md)"', text)[0]).is_file()
+        write_page(ROOT / "notebooks" / "05_mosaic4_robustness.ipynb", tmp_path / "n.html")
+        assert "answers.md" not in (tmp_path / "n.html").read_text(encoding="utf-8"), "no path out of the clone"
+    finally:
+        shutil.rmtree(page.parent, ignore_errors=True)
 
 
 def test_the_parser_of_this_test_sees_what_nbconvert_alone_would_fetch(

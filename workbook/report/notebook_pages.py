@@ -1,6 +1,7 @@
 """An executed notebook as one HTML file that makes no network request: no scripts, and images embedded."""
 
 import html
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -27,6 +28,10 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?=\S)([^$]+?)(?<=\S)\$(?![\w$])", re.DOTALL)
 """TeX in a Markdown cell: a formula on lines of its own, or one inside a line."""
+
+
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\./[^)\s]+)\)")
+"""A link in a committed notebook to another file of the clone, relative to ``notebooks``; its text, its target."""
 
 
 def write_page(executed: Path, page: Path, *, index: str = "../index.html", stems: Sequence[str] = ()) -> None:
@@ -56,8 +61,13 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html", stem
     )
     # Of a notebook that plain papermill executed, paths are still those of this machine.
     given = notebook.metadata.get("papermill", {}).get("parameters")
-    places = places_of(clone_around(executed.parent).resolve(), executed.absolute(), given)
-    where = {"name": executed.stem, "path": str(executed.parent)}
+    clone = clone_around(executed.parent).resolve()
+    places = places_of(clone, executed.absolute(), given)
+    # Pictures in the text count from the committed notebook; nbconvert embeds those below its path alone.
+    where = {"name": executed.stem, "path": str(clone)}
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+        text = cell.source.replace("](../docs/pictures/", "](docs/pictures/")
+        cell.source = LINK.sub(lambda found: _relinked(found, source=clone / "notebooks", page=page), text)
     text, _ = exporter.from_notebook_node(
         nbformat.from_dict(shareable(without_widgets(notebook), places)), resources={"metadata": where}
     )
@@ -68,6 +78,14 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html", stem
         links |= {f"Before: {_spoken(stem)}": f"{stem}.html" for stem in before}
         links |= {f"Next: {_spoken(stem)}": f"{stem}.html" for stem in after}
     write_text(page, static_page(text, links=links))
+
+
+def _relinked(found: re.Match[str], *, source: Path, page: Path) -> str:
+    """The link as it counts from ``page``; its text alone where the page lies outside the clone."""
+    target, folder = (source / found[2]).resolve(), page.resolve().parent
+    if not folder.is_relative_to(source.parent):
+        return found[1]
+    return f"[{found[1]}]({Path(os.path.relpath(target, folder)).as_posix()})"
 
 
 def _spoken(stem: str) -> str:
