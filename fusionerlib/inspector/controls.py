@@ -16,7 +16,9 @@ FOLDER = Path(__file__).parent
 LISTED = 40
 """Most names in the list of switches; further names are asked but not listed."""
 CELL = "268px"
-"""Least width of a panel, and that of a control; panels grow with the window."""
+"""Least width of a column of panels and controls; columns grow with the window."""
+WIDE = "fusioner-wide"
+"""Class of a control that is two columns wide, where there are two."""
 LABEL = "84px"
 """Width of the labels in front of the controls."""
 
@@ -43,11 +45,11 @@ class Controls:
         self._lines: list[NameLine] = []
         self._said = ""
         self._notes: tuple[str, ...] = ()
-        self.image = w.Dropdown(description="Image", options=[("none yet", -1)], **_sized("548px"))
-        self.previous, self.next = _button("◀ Previous"), _button("Next ▶")
-        self.upload = w.FileUpload(accept="image/*", description="Upload", layout=_sized("128px")["layout"])
+        self.image = w.Dropdown(description="Image", options=[("none yet", -1)], **_sized())
+        self.previous, self.next = _button("◀ Back"), _button("Next ▶")
+        self.upload = w.FileUpload(accept="image/*", description="Upload", layout=_filling())
         self.export, self.masks = _button("Save as PNG"), _button("Save masks")
-        self.names = w.Text(description="Names", continuous_update=False, **_sized("548px"))
+        self.names = w.Text(description="Names", continuous_update=False, **_sized())
         self.names.placeholder = "cat, sofa, window  (then Enter)"
         self.add = w.Combobox(description="Add", continuous_update=False, **_sized())
         self.add.placeholder, self.add.tooltip = "a name with masks", "names that the model was trained on"
@@ -59,8 +61,8 @@ class Controls:
             description="Temperature", base=2, min=-3, max=3, step=0.1, **two, **_sized()
         )
         self.layer = w.IntSlider(description="Layer", min=1, max=1, **_sized())
-        self.tool = w.ToggleButtons(description="Tool", options=list(TOOLS.items()), **_sized("548px"))
-        self.tool.style.button_width = "92px"
+        self.tool = w.ToggleButtons(description="Tool", options=list(TOOLS.items()), **_sized())
+        self.tool.style.button_width = "auto"
         self.radius = w.FloatSlider(
             description="Brush size", value=0.02, min=0.005, max=0.15, step=0.005, readout_format=".3f", **_sized()
         )
@@ -70,17 +72,16 @@ class Controls:
         listed = w.VBox([self.heading, self._list], layout=w.Layout(width="100%", height="255px"))
         # The list of names, which is the legend of the masks, stands in the first row.
         cells = [*pictures[:3], listed, *pictures[3:]]
-        grid = w.Layout(
-            grid_template_columns=f"repeat(auto-fill, minmax({CELL}, 1fr))", grid_gap="8px 12px", width="100%"
+        bars = (
+            *(self.image, _row(self.previous, self.next, self.upload), _row(self.export, self.masks)),
+            *(self.names, self.add, self.word),
+            *(self.threshold, self.opacity, self.temperature, self.layer),
+            *(self.tool, self.radius, _row(self.undo, self.strokes)),
         )
-        rows = (
-            (self.image, _pair(self.previous, self.next), _pair(self.upload, self.export), self.masks),
-            (self.names, self.add, self.word),
-            (self.threshold, self.opacity, self.temperature, self.layer),
-            (self.tool, self.radius, _pair(self.undo, self.strokes)),
-        )
-        bars = [w.HBox(row, layout=w.Layout(flex_flow="row wrap", grid_gap="0 12px")) for row in rows]
-        self.box = w.VBox([*bars, self.message, w.GridBox(cells, layout=grid), self.line])
+        for control in (self.image, self.names, self.tool):
+            control.add_class(WIDE)
+        self.box = w.VBox([_grid(bars, "0 12px"), self.message, _grid(cells, "8px 12px"), self.line])
+        self.box.layout.width = "100%"
         self.box.add_class("fusioner-inspector")
 
     @property
@@ -193,24 +194,39 @@ def _picture_class() -> Any:
     return InspectedPicture
 
 
-def _sized(width: str = CELL) -> dict[str, Any]:
-    """Layout and style of a control of ``width``, by default that of one panel."""
+def _sized() -> dict[str, Any]:
+    """Layout and style of a control that fills its columns."""
     import ipywidgets as w
 
-    return {"layout": w.Layout(width=width, margin="2px 0"), "style": {"description_width": LABEL}}
+    return {"layout": w.Layout(width="auto", margin="2px 0"), "style": {"description_width": LABEL}}
 
 
-def _pair(first: Any, second: Any) -> Any:
-    """Two buttons side by side."""
+def _filling() -> Any:
+    """The layout of a button that shares a row with others."""
     import ipywidgets as w
 
-    return w.HBox([first, second], layout=w.Layout(width=CELL, grid_gap="12px"))
+    return w.Layout(width="auto", flex="1 1 auto", margin="2px 0")
+
+
+def _row(*buttons: Any) -> Any:
+    """Buttons side by side."""
+    import ipywidgets as w
+
+    return w.HBox(buttons, layout=w.Layout(width="auto", grid_gap="8px", overflow="hidden"))
+
+
+def _grid(cells: Sequence[Any], gap: str) -> Any:
+    """``cells`` in as many columns as the window has room for."""
+    import ipywidgets as w
+
+    columns = f"repeat(auto-fill, minmax({CELL}, 1fr))"
+    return w.GridBox(tuple(cells), layout=w.Layout(grid_template_columns=columns, grid_gap=gap, width="100%"))
 
 
 def _button(text: str) -> Any:
     import ipywidgets as w
 
-    return w.Button(description=text, layout=_sized("128px")["layout"])
+    return w.Button(description=text, layout=_filling())
 
 
 def _meter(value: float, *, name: str, best: bool) -> str:

@@ -146,9 +146,14 @@ def _error(state: InspectorState) -> Panel:
     labels = truth(state)
     if labels is None:
         return message("No errors to show:\nno ground truth is known for this image."), ""
-    errors = error_map(predicted(state), labels)
+    errors = error_map(found := predicted(state), labels)
     judged = max(1, int((errors != 255).sum()))
-    shares = (f"{name} {(errors == label).sum() / judged:.0%}" for label, name in ERROR_NAMES.items())
+    shares = [f"{name} {(errors == label).sum() / judged:.0%}" for label, name in ERROR_NAMES.items()]
+    if state.word:
+        own = (labels == state.on.index(state.word) + 1), (found == state.on.index(state.word) + 1) & (labels != IGNORE)
+        union = int((own[0] | own[1]).sum())
+        iou = f"{int((own[0] & own[1]).sum()) / union:.2f}" if union else "none: neither there nor found"
+        shares.insert(0, f"IoU of “{short(state.word, 20)}” {iou}")
     return draw_errors(state.small, errors), ", ".join(shares)
 
 

@@ -27,6 +27,7 @@ function render({ model, el }) {
     image.alt = `${model.get("title")}: ${model.get("caption")}`;
     frame.setAttribute("aria-label", image.alt);
     el.classList.toggle("fusioner-absent", !model.get("there"));
+    el.classList.toggle("fusioner-told", !model.get("caption")); // nothing to show but a message
   };
   const draw = () => {
     const content = model.get("content");
@@ -40,6 +41,9 @@ function render({ model, el }) {
       const old = image.src;
       image.src = address;
       image.hidden = false;
+      const ratio = next.naturalWidth / next.naturalHeight;
+      el.classList.toggle("fusioner-broad", ratio > 2.2);
+      frame.style.aspectRatio = ratio > 2.2 ? ratio : "";
       if (!stroke) ink.width = ink.width; // the new picture shows the stroke itself
       if (large) large.image.src = address;
       if (old) URL.revokeObjectURL(old);

@@ -180,11 +180,11 @@ class InspectorState:
         return DECISIONS
 
     def choose(self, word: str) -> Changed:
-        """Show the probability and the attention of the asked name ``word``."""
+        """Show the probability, the IoU and the attention of the asked name ``word``."""
         if word not in self.on:
             raise FusionerError(f"{word!r} is not asked: choose one of {list(self.on)}")
         self.word, self._heat = word, None
-        return frozenset({"probability", "attention"})
+        return frozenset({"probability", "error", "attention"})
 
     def set_layer(self, layer: int) -> Changed:
         """Show the attention of ``layer``, from 0; a number beyond the last layer shows the last one."""

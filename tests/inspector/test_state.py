@@ -126,8 +126,13 @@ def test_the_error_map_is_counted_by_hand(segmenter, photo, labels):
     assert f"missed (blue /) {0:.0%}" in caption
     assert f"extra (orange \\) {((truth == 0) & (predicted > 0)).sum() / judged:.0%}" in caption
     assert f"wrong (pink x) {wrong.sum() / judged:.0%}" in caption
+    shared, either = (truth == 1) & (predicted == 1), (truth == 1) | ((predicted == 1) & (truth != 255))
+    assert caption.startswith(f"IoU of “cat” {shared.sum() / either.sum():.2f}, ")
     assert (picture[truth == 255] == 255).all()
+    state.choose("grass")
+    assert panels.draw_panel(state, "error")[1].startswith("IoU of “grass” 0.00, "), "found, but nowhere there"
     state.set_threshold(1.0)
+    assert panels.draw_panel(state, "error")[1].startswith("IoU of “grass” none")
     assert f"missed (blue /) {(truth == 1).sum() / judged:.0%}" in panels.draw_panel(state, "error")[1]
 
 
