@@ -203,12 +203,12 @@ def write_coco(place: Path, images: Callable[[], Iterable[Mapping[str, Any]]], n
 
 
 @contextmanager
-def _whole(place: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
+def _whole(place: Path, mode: str, encoding: str | None = None, newline: str | None = None) -> Iterator[IO[Any]]:
     """The opened file that becomes ``place`` once it is written."""
     part = place.with_name(f"{place.name}.part")
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with part.open(mode, **how) as stream:  # type: ignore[call-overload]
+        with part.open(mode, encoding=encoding, newline=newline) as stream:
             yield stream
     part.replace(place)
 

@@ -27,6 +27,7 @@ def training_cost(run: RunConfig, *, visual_width: int, text_width: int, stride:
     names, loss = training.positives + training.negatives, -(-size // training.loss_stride)
     model = build(run.fusion, visual_width=visual_width, text_width=text_width).train()
     patches, words = torch.rand(1, (size // stride) ** 2, visual_width), torch.rand(1, names, text_width)
+    words = model.with_examples(words, [""] * names)
     with FlopCounterMode(display=False) as counter:
         logits = model(patches, words, grid=(size // stride, size // stride), size=(loss, loss))
         logits.sum().backward()

@@ -104,9 +104,9 @@ def test_bars_of_the_kinds() -> None:
     plain = {"assignment": 0.6, "miou": 0.4, "miou_permuted": 0.1, "chance": 0.25}
     figure = kind_bars({"2x2": plain, "one absent": {**plain, "absent_painted": 0.031, "orphan_painted": 0.5}})
     (axes,) = figure.axes
-    heights = [bar.get_height() for container in axes.containers for bar in container]
-    assert heights == [0.6, 0.6, 0.4, 0.4, 0.1, 0.1]
-    label = axes.get_xticklabels()[1].get_text().replace("\n", " ")
+    lengths = [bar.get_width() for container in axes.containers for bar in container]
+    assert lengths == [0.6, 0.6, 0.4, 0.4, 0.1, 0.1]
+    label = axes.get_yticklabels()[1].get_text().replace("\n", " ")
     predicted = "3% of the image predicted as the absent name 50% of the orphan tile predicted as any name"
     assert label == f"one absent {predicted}"
     with pytest.raises(FusionerError, match="no kind to draw"):

@@ -76,7 +76,7 @@ def test_parts_give_the_answer_of_all_names_at_once_to_the_bit(photo, stride, mo
     assert set(segmenter.asked) == {len(names)}
     assert torch.equal(parts.coarse, whole.coarse) and torch.equal(parts.best, whole.best)
     np.testing.assert_array_equal(parts.winner, whole.winner)
-    assert len(np.unique(parts.winner)) > 3
+    assert len(np.unique(parts.winner)) > 2
 
 
 def test_a_names_logits_do_not_hang_on_the_list_that_it_stands_in(photo) -> None:

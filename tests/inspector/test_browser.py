@@ -178,7 +178,7 @@ def test_twenty_painted_pixels_mend_a_missed_class_and_are_taken_back(
     page.get_by_role("button", name="Save strokes").click()
     page.get_by_text("saved 1 painted images").wait_for()
     mask = np.asarray(Image.open(next((folder / "strokes" / "masks").glob("*.png"))))
-    assert set(np.unique(mask)) == {1, 255} and 10 <= (mask == 1).sum() <= 40 and wood[mask == 1].all()
+    assert set(np.unique(mask)) == {1, 255} and 10 <= (mask == 1).sum() <= 60 and wood[mask == 1].all()
     page.get_by_role("button", name="Undo stroke").click()
     page.locator(".fusioner-caption").filter(has_text=f"IoU of “wood” {missed:.2f}").wait_for()
     assert (_steady(probability.screenshot) == heat).all()

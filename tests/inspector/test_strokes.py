@@ -25,6 +25,7 @@ def learner(photo: np.ndarray) -> Segmenter:
     visual = visual_of(run.pair)
     torch.manual_seed(0)
     model = build(run.fusion, visual_width=visual.width, text_width=1000)
+    torch.nn.init.normal_(model.residual.layers[-1].weight)  # zero before training: examples would change nothing
     made = Segmenter(model=model, visual=visual, text_cache=text_cache_of(run.pair), size=224, run=run)
     tokens = made.set_image(photo).tokens.main.tokens[0].float()
     moments = Moments(model.examples.width)

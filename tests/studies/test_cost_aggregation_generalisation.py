@@ -36,13 +36,15 @@ def test_the_cost_of_a_training_image_is_what_its_layers_multiply() -> None:
             "visual_tokens": "class_posteriors",
             "text_tokens": "class_posteriors",
         },
-        **{"size": 64, "positives": 1, "negatives": 1},
+        **{"size": 64, "positives": 1, "negatives": 1, "examples": False},
     )
     cost = training_cost(run, visual_width=30, text_width=10)
     coarse, fine, names = 4 * 4, 8 * 8, 2
-    forward = names * coarse * 9 * (20 * 48 + 48 * 48) + names * fine * (9 * 48 * 48 + 48) + coarse * 20 * 16
+    # The 16 guidance channels are convolved once for all names; the last convolution makes 4 x 24 channels of 48.
+    of_names = names * coarse * 9 * (4 * 48 + 48 * 48 + 48 * 4 * 24) + names * fine * 24
+    forward = of_names + coarse * 9 * 16 * 48 + coarse * 20 * 16
     # Backward: by weights and by inputs, but for the first layers, whose inputs are frozen tokens.
-    backward = 2 * forward - coarse * 20 * 16
+    backward = 2 * forward - coarse * 20 * 16 - names * coarse * 9 * 4 * 48
     products = 2 * (forward + backward)
     # The products of the similarities come on top, forward only.
     assert products <= cost["flops"] <= products * 1.05

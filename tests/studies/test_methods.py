@@ -55,7 +55,7 @@ def test_a_method_changes_only_what_it_is() -> None:
     assert (modern.pair.text_tokens, modern.training.text_noise, modern.training.loss) == (
         "class_posteriors",
         0.0,
-        "bce+dice+softmax",
+        "bce+dice",
     )
 
 

@@ -28,7 +28,7 @@ def test_plain_names_score_as_in_the_evaluation(tmp_path, monkeypatch) -> None:
     stored = FeatureStore(tmp_path, encoder=segmenter.visual).add(listed, quiet=True)
     rows = {row.form: row for row in measured(segmenter, stored, size=SIZE)}
     score = evaluate(segmenter, listed, quiet=True).figures["single_prompt_miou"].value
-    assert rows["plain"].miou == pytest.approx(score, abs=0.01) and score > 0.2
+    assert rows["plain"].miou == pytest.approx(score, abs=0.03) and score > 0.2
     assert rows["CAPITALS"].miou == rows["a photo of a"].miou == rows["plain"].miou
     assert rows["another thing"].miou < rows["plain"].miou / 2
     lost = 100 * rows["plain"].miou
