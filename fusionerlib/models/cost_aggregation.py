@@ -145,7 +145,7 @@ class ExampleResidual(nn.Module):
     def __init__(self, guiding: int, *, guidance_channels: int, dropout: float) -> None:
         super().__init__()
         channels, width = guidance_channels, RESIDUAL_WIDTH
-        self.guidance = nn.Sequential(nn.Conv2d(guiding, channels, 1), nn.GroupNorm(1, channels), nn.GELU())
+        self.guidance = _guidance(guiding, channels)
         self.dropout = nn.Dropout2d(dropout)
         inputs = EXAMPLE_CHANNELS + COST_CHANNELS + 1 + channels
         self.layers = nn.Sequential(_block(inputs, width), _block(width, width), nn.Conv2d(width, 1, 1))
@@ -195,7 +195,7 @@ class CostAggregation(SegmentationModel):
         guiding = visual_width - text_width if shared and visual_width > text_width else visual_width
         self.guiding = guiding
         channels, width = config.guidance_channels, config.width
-        self.guidance = nn.Sequential(nn.Conv2d(guiding, channels, 1), nn.GroupNorm(1, channels), nn.GELU())
+        self.guidance = _guidance(guiding, channels)
         inputs = (COST_CHANNELS + channels, *[width] * (config.depth - 1))
         self.coarse = nn.Sequential(*(_block(count, width) for count in inputs))
         inner, scales = config.decoder_width or width, config.decoder_scales
@@ -236,8 +236,9 @@ class CostAggregation(SegmentationModel):
         guiding = rearrange(patch_tokens[..., : self.guiding], "b (h w) c -> b c h w", h=grid[0])
         maps = _layers(self.coarse, costs, self.dropout(self.guidance(guiding)))
         for scale, block in zip(self.config.decoder_scales, self.fine, strict=True):
-            enlarged = self.config.upsample == "subpixel"
-            maps = block(maps if enlarged else resize(maps, (grid[0] * scale, grid[1] * scale)))
+            if self.config.upsample != "subpixel":
+                maps = resize(maps, (grid[0] * scale, grid[1] * scale))
+            maps = block(maps)
         of_text: Tensor = self.head(maps)
         logits = of_text.detach() if self.training and has_examples else of_text
         if self.config.confidence_rescaling and (has_examples or not self.training):
@@ -326,6 +327,11 @@ def _layers(
     maps = maps + repeat(ahead, "b c h w -> (b k) c h w", k=len(of_name) // len(of_image))
     done: Tensor = layers[1:](layers[0][1:](maps))  # type: ignore[index]
     return done
+
+
+def _guidance(guiding: int, channels: int) -> nn.Sequential:
+    """The guidance channels of the image, of the ``guiding`` channels of its patch tokens."""
+    return nn.Sequential(nn.Conv2d(guiding, channels, 1), nn.GroupNorm(1, channels), nn.GELU())
 
 
 def _enlarging(inputs: int, width: int, factor: int) -> nn.Sequential:

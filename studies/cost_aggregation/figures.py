@@ -104,7 +104,7 @@ def before_and_after(voc_root: Path, camvid_root: Path) -> Figure:
 def _photograph(what: str, voc_root: Path, camvid_root: Path) -> np.ndarray:
     """The validation photograph that shows most of a person, a sofa, cars or trees."""
     scenes = pascal_validation_images(voc_root) if what in ("person", "sofa") else read_folder(camvid_root, split="val")
-    name = {"sofa": "sofa", "street": "car", "forest": "tree"}.get(what, what)
+    name = {"street": "car", "forest": "tree"}.get(what, what)
     showing = [index for index in range(len(scenes)) if name in scenes.names(index)]
 
     def share(index: int) -> float:
