@@ -239,7 +239,7 @@ class CostAggregation(SegmentationModel):
             if self.config.upsample != "subpixel":
                 maps = resize(maps, (grid[0] * scale, grid[1] * scale))
             maps = block(maps)
-        of_text: Tensor = self.head(maps)
+        of_text = _one_channel(self.head, maps)
         logits = of_text.detach() if self.training and has_examples else of_text
         if self.config.confidence_rescaling and (has_examples or not self.training):
             logits = _rescaled(logits, self.config.confidence_rescaling * _mean_in_mask(logits, 2 * costs[:, :1]))
@@ -323,10 +323,17 @@ def _layers(
     first: nn.Conv2d = layers[0][0]  # type: ignore[index]
     own, shared = first.weight.tensor_split([of_name.shape[1]], dim=1)
     ahead = F.conv2d(of_image, shared, first.bias, padding=first.padding)
-    maps = F.conv2d(of_name, own, padding=first.padding)
+    # The channels of a name are a part of a larger tensor; as one, in this layout, they take two thirds of the time.
+    maps = F.conv2d(of_name.contiguous(memory_format=torch.channels_last), own, padding=first.padding)
     maps = maps + repeat(ahead, "b c h w -> (b k) c h w", k=len(of_name) // len(of_image))
     done: Tensor = layers[1:](layers[0][1:](maps))  # type: ignore[index]
     return done
+
+
+def _one_channel(convolution: nn.Conv2d, maps: Float[Tensor, "maps channels height width"]) -> Tensor:
+    """A 1 x 1 convolution to one channel, as a product: on a CPU torch's convolution takes ten times as long."""
+    product = F.linear(rearrange(maps, "n c h w -> n h w c"), convolution.weight.flatten(1), convolution.bias)
+    return rearrange(product, "n h w 1 -> n 1 h w")
 
 
 def _guidance(guiding: int, channels: int) -> nn.Sequential:
