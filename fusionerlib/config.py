@@ -164,7 +164,7 @@ class DataConfig(Frozen):
     camvid: folder of CamVid's street frames in the layout of one's own data, whose training images photos adds; None
     leaves them out.
     fold: which classes of pascal, coco and photos are held out of training; -1 for none (not for coco).
-    held_out: names of folder, such as ["cat"], that training does without, under any synonym.
+    held_out: names of folder and photos, such as ["cat"], that training does without, under any synonym.
     novel: the label that pixels of held-out classes get in training, background or ignore; "" for the protocol's own,
     background for pascal and coco (paper), ignore for photos and folder.
     names: what the text encoder is given for a class: words, as in English ("dining table"), or identifiers, as the
@@ -197,9 +197,9 @@ class DataConfig(Frozen):
     data_seed: int = Field(default=0, ge=0, le=SEEDS)
 
     @model_validator(mode="after")
-    def _only_a_folder_holds_names_out(self) -> "DataConfig":
-        if self.held_out and self.dataset != "folder":
-            raise ValueError(f"held_out is for dataset = 'folder', not {self.dataset!r}: choose a fold instead")
+    def _names_can_be_held_out(self) -> "DataConfig":
+        if self.held_out and self.dataset not in ("folder", "photos"):
+            raise ValueError(f"held_out is for folder and photos, not for {self.dataset!r}: choose a fold instead")
         return self
 
 

@@ -111,7 +111,7 @@ def _photos(config: DataConfig) -> DataSets:
 
     All names are the canonical ones.
     """
-    without, novel = held_out(config.fold), config.novel or "ignore"
+    novel = config.novel or "ignore"
     parts: list[tuple[Scenes, Collection[str]]] = [
         (Pascal5i(config.root, fold=config.fold, split="train", novel=novel), NAMES),
         (CocoInstances(config.coco), COCO_NAMES),
@@ -119,6 +119,8 @@ def _photos(config: DataConfig) -> DataSets:
     if config.camvid is not None:
         street = read_folder(config.camvid, split="train")
         parts.append((street, vocabulary(street)))
+    known = {canonical(name) for _, names in parts for name in names}
+    without = held_out(config.fold) | _held_out_names(config, known)
     kept = [(VocCoco(scenes, without=without, novel=novel), names) for scenes, names in parts]
     test = Pascal5i(config.root, fold=config.fold, split="val")
     kind = _test_name(config)
@@ -142,17 +144,22 @@ def _folder(config: DataConfig) -> DataSets:
 
 def _without(train: Scenes, config: DataConfig) -> Scenes:
     """``train`` without the names in ``config.held_out``, under any of their synonyms."""
-    known = sorted({name for index in range(len(train)) for name in train.names(index)})
-    for name in config.held_out:
-        if category(name) not in map(category, known):
-            raise FusionerError(f"held_out {name!r}: no training image shows it: {nearest(name, known)}")
-    gone = {category(name) for name in config.held_out}
-    kept = Without(train, {name for name in known if category(name) in gone}, novel=config.novel or "ignore")
+    known = {name for index in range(len(train)) for name in train.names(index)}
+    kept = Without(train, _held_out_names(config, known), novel=config.novel or "ignore")
     if not len(kept):
         raise FusionerError(
             f"held_out {', '.join(config.held_out)}: no training image shows another name; hold out fewer"
         )
     return kept
+
+
+def _held_out_names(config: DataConfig, known: Collection[str]) -> set[str]:
+    """Those of the ``known`` names that ``config.held_out`` means. Raises FusionerError for one that is not there."""
+    for name in config.held_out:
+        if category(name) not in map(category, known):
+            raise FusionerError(f"held_out {name!r}: no training image shows it: {nearest(name, sorted(known))}")
+    gone = {category(name) for name in config.held_out}
+    return {name for name in known if category(name) in gone}
 
 
 def _labelled(scenes: Scenes) -> Subset:

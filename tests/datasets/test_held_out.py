@@ -60,7 +60,7 @@ def test_what_can_not_be_held_out_is_named(root):
         load_datasets(DataConfig(dataset="folder", root=root, held_out=("cta",)))
     with pytest.raises(FusionerError, match="no training image shows another name; hold out fewer"):
         load_datasets(DataConfig(dataset="folder", root=root, held_out=("cat", "dog", "couch")))
-    with pytest.raises(FusionerError, match="held_out is for dataset = 'folder', not 'pascal'"):
+    with pytest.raises(FusionerError, match="held_out is for folder and photos, not for 'pascal'"):
         RunConfig.flat(dataset="pascal", held_out=["cat"])
 
 

@@ -11,6 +11,7 @@ from fusionerlib.datasets.names import VocCoco
 from fusionerlib.datasets.pascal import FOLDS, NO_FOLD, validation_pairs
 from fusionerlib.datasets.scene import Scene, vocabulary
 from fusionerlib.datasets.sets import DataSets, load_datasets
+from fusionerlib.errors import FusionerError
 from tests.datasets.test_pascal import SHARED
 
 needs_minis = pytest.mark.skipif(not SHARED.is_dir(), reason="reduced copies of VOC 2012 and COCO are not here")
@@ -128,6 +129,25 @@ def test_held_out_pixels_of_both_sets_are_never_background(fold: int) -> None:
             met += 1
             assert (found.labels[coco.annToMask(row).astype(bool)] != 0).all()
     assert met > 20
+
+
+@needs_minis
+def test_a_name_held_out_beside_a_fold_is_ignored_in_every_part() -> None:
+    street = DataConfig.model_validate({**config(1).model_dump(), "camvid": SHARED / "camvid-mini"})
+    sets = load_datasets(street.model_copy(update={"held_out": ("tree", "bike")}))
+    names, kept = set(vocabulary(sets.train)), set(vocabulary(load_datasets(street).train))
+    assert kept - names == {"tree", "bicycle"}
+    part = sets.train.scenes.parts[2]  # type: ignore[attr-defined]
+    listed, met = (SHARED / "camvid-mini/names.txt").read_text().splitlines(), 0
+    for index in range(0, len(part), 30):
+        found = part[index]
+        raw = np.asarray(Image.open(SHARED / f"camvid-mini/masks/{found.key}.png"))
+        trees = raw == listed.index("tree") + (0 if listed[0] == "background" else 1)
+        met += int(trees.any())
+        assert (found.labels[trees] == 255).all()
+    assert met > 3
+    with pytest.raises(FusionerError, match="held_out 'lawn': no training image shows it"):
+        load_datasets(street.model_copy(update={"held_out": ("lawn",)}))
 
 
 @needs_minis
