@@ -148,8 +148,14 @@ _MARKS = {
 """Byte order marks, the longer ones first: UTF-32's begins as UTF-16's does."""
 
 
+POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
+"""How a file begins whose content is not on this machine, and what brings it."""
+
+
 def text_of(content: bytes, file: Path | str) -> str:
     """A text file's content: by its byte order mark, else as UTF-8. Raises FusionerError naming ``file`` otherwise."""
+    if how := next((how for mark, how in POINTERS.items() if content.startswith(mark)), ""):
+        raise FusionerError(f"{file} is a pointer to content that is not here: run `{how}`")
     mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
     coding = _MARKS.get(mark, "utf-8")
     body = content[len(mark) :]
@@ -163,7 +169,7 @@ def text_of(content: bytes, file: Path | str) -> str:
         ) from error
     if "\0" in text:
         raise FusionerError(f"{file} holds zero bytes and is no text in UTF-8: save it as UTF-8 in a text editor")
-    return text
+    return text.lstrip("\ufeff")
 
 
 def read_text(file: Path) -> str:

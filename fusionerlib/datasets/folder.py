@@ -1,6 +1,5 @@
 """The user's own data set: pictures with masks and a list of names, or with COCO files."""
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,14 +9,28 @@ import numpy as np
 
 from fusionerlib.datasets.coco_instances import CocoInstances
 from fusionerlib.datasets.formats.findings import Findings
+from fusionerlib.datasets.formats.layout import (
+    NAMES,
+    PREDICTION,
+    WORDS,
+    any_picture,
+    coco_files,
+    inside,
+    json_in,
+    list_files,
+    mask_folder,
+    names_files,
+    pictures_and_masks,
+    pictures_of,
+)
 from fusionerlib.datasets.formats.names import NameTable, read_names, read_table
-from fusionerlib.datasets.formats.pictures import MASK_FOLDERS, Pictures, absent, masks_of, without_suffix
+from fusionerlib.datasets.formats.pictures import Pictures, absent, masks_of, without_suffix
 from fusionerlib.datasets.formats.upright import drawn_as_stored
 from fusionerlib.datasets.mask_folder import MaskFolder, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.datasets.transforms import Concat
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import IMAGE_SUFFIXES, read_lines
+from fusionerlib.files import read_lines
 from fusionerlib.images import read_header
 
 __all__ = ["read_folder", "read_names"]
@@ -28,16 +41,6 @@ SPECIAL = ("background", "ignore")
 """Names in ``names.txt`` that are not classes."""
 CHECKED_FIRST = 8
 """Number of masks that are read at once, to find errors common to all masks early."""
-WORDS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training", "train2017", "train2014"),
-    "val": ("val", "valid", "validation", "val2017", "val2014"),
-    "test": ("test", "testing"),
-}
-"""What folders and files of a split are called. A test split validates where there is no other, and trains nothing."""
-_IMAGES = ("images", "JPEGImages", "data")
-_NAMES = ("names.txt", "labelmap.txt", "label_colors.txt", "classes.txt")
-_MORE_NAMES = tuple(f"{stem}{suffix}" for stem in ("names", "classes") for suffix in (".csv", ".json", ".yaml", ".yml"))
-_PREDICTION = "run.json"
 _JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
 
 
@@ -46,10 +49,11 @@ def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = F
 
     With ``masks/`` (or ``SegmentationClass/``): an index PNG for each picture in ``images/`` (or ``JPEGImages/``), with
     the same stem and in the same subfolder, and ``names.txt`` (see ``read_table`` for what it may hold; also
-    ``names.csv``, ``.json``, ``.yaml``). Line k of it is the name of index k, or every line is ``index name``. Index 0
-    is background and 255 ignored, unless the names say otherwise; the names ``background`` and ``ignore`` make an
-    index background or ignored. With ``labelmap.txt`` or ``label_colors.txt`` masks may have colours instead of
-    indices. Write names as words: "traffic light".
+    ``names.csv``, ``.json``, ``.yaml``, ``classes.txt`` and the like). Or ``a_mask.png`` beside ``a.jpg``, and
+    ``_classes.csv``, as Roboflow writes them. Line k of the names is the name of index k, or every line is
+    ``index name``. Index 0 is background and 255 ignored, unless the names say otherwise; the names ``background`` and
+    ``ignore`` make an index background or ignored. With ``labelmap.txt`` or ``label_colors.txt`` masks may have colours
+    instead of indices. Write names as words: "traffic light".
 
     Without masks: a COCO file, in ``annotations/``, at the root or beside the pictures, or one for each split
     (``annotations/instances_train.json`` and ``instances_val.json``, or ``train/``, ``valid/``, ``test/`` with one
@@ -57,7 +61,8 @@ def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = F
     without an object in it are left out.
 
     ``train.txt`` and ``val.txt``, at the root or in ``ImageSets/Segmentation``, list stems or file names, one in each
-    line. Where only one of them exists, the other split is the remaining images. Without lists, the folders ``train``
+    line. Where only one of them exists, the other split is the remaining images; those of a ``test.txt`` are never
+    trained on, and validate where there is no ``val.txt``. Without lists, the folders ``train``
     and ``val`` decide if all pictures lie in such; else every fifth image (sorted by path) validates. Write lists where
     neighbouring images are alike, such as frames of one video.
 
@@ -69,12 +74,13 @@ def read_folder(root: Path | str, *, split: Part | None = None, strict: bool = F
     root = Path(root)
     if not root.is_dir():
         raise FusionerError(f"{root} {'is a file' if root.exists() else 'does not exist'}: give a folder of pictures")
-    if _mask_folder(root) is not None:
+    if mask_folder(root) is not None:
         return _with_masks(root, split, strict=strict, early=early)
-    words = [(part, _inside(root, word)) for part, words in WORDS.items() for word in words]
-    inside = {part: home for part, home in words if _mask_folder(home)}
-    if inside:
-        return _parts_of([_with_masks(home, None, strict=strict, early=early) for home in _chosen(inside, split, root)])
+    homes = [(part, inside(root, word)) for part, words in WORDS.items() for word in words]
+    if parts := {part: home for part, home in homes if mask_folder(home)}:
+        return _parts_of(
+            [_with_masks(home, None, top=root, strict=strict, early=early) for home in _chosen(parts, split, root)]
+        )
     return _with_coco(root, split, strict=strict)
 
 
@@ -89,17 +95,19 @@ def reading_problems(root: Path) -> list[str]:
             found.append(str(error))
             return None
 
-    masks = _mask_folder(root) if root.is_dir() else None
-    if masks is not None:
-        pictures, table = tried(lambda: _pictures(root)), tried(lambda: read_table(_names_file(root)))
-        if pictures:
+    place = mask_folder(root) if root.is_dir() else None
+    if place is not None:
+        both, file = tried(lambda: pictures_and_masks(root, place)), next(iter(names_files(root)), root / NAMES)
+        table = tried(lambda: read_table(file))
+        if both:
+            pictures, masks = both
             for part in get_args(Part):
                 tried(partial(_of_split, root, pictures, part))
             pairs = tried(lambda: _paired(pictures, masks, pictures.files, Findings(), whole=True))
             if pairs and table:
                 known = {0, *table.names}
                 first = [mask for _, _, mask in pairs[:CHECKED_FIRST] if _readable(mask, known, table)]
-                tried(lambda: _refuse_black_and_white(first, table, str(_names_file(root))))
+                tried(lambda: _refuse_black_and_white(first, table, str(file)))
     return list(dict.fromkeys(found))
 
 
@@ -122,34 +130,15 @@ def _parts_of(parts: list[MaskFolder] | list[CocoInstances]) -> Scenes:
 # Masks ----------------------------------------------------------------------------------------------------------------
 
 
-def _inside(root: Path, name: str) -> Path:
-    """The folder of this name in ``root``, in any case; the name as it is where there is none."""
-    if not root.is_dir() or (root / name).is_dir():
-        return root / name
-    return next((place for place in sorted(root.iterdir()) if place.name.lower() == name.lower()), root / name)
-
-
-def _mask_folder(root: Path) -> Path | None:
-    places = [place for name in MASK_FOLDERS[:2] if (place := _inside(root, name)).is_dir()]
-    # An empty folder is a mistake, unless a COCO file takes its place.
-    filled = [place for place in places if any(place.iterdir()) or _names_file(root).is_file()]
-    return filled[0] if filled else None
-
-
-def _names_file(root: Path) -> Path:
-    """The list of names of the folder, or of the one above; ``names.txt`` where there is none."""
-    places = [home / name for home in (root, root.parent) for name in _NAMES]
-    return next(
-        (file for file in [*places, *(root / name for name in _MORE_NAMES)] if file.is_file()), root / _NAMES[0]
-    )
-
-
-def _with_masks(root: Path, split: Part | None, *, strict: bool, early: bool) -> MaskFolder:
-    findings = Findings()
-    masks = _mask_folder(root) or root
-    pictures = _pictures(root)
-    file = _names_file(root)
+def _with_masks(root: Path, split: Part | None, *, top: Path | None = None, strict: bool, early: bool) -> MaskFolder:
+    findings, drawn = Findings(), (root / PREDICTION).is_file()
+    pictures, masks = pictures_and_masks(root, mask_folder(root) or root)
+    file, *others = names_files(root, top) or [root / NAMES]
     table = read_table(file)
+    findings.note(f"lists of other names, not read beside {file.name}", [o.name for o in others if _differs(o, table)])
+    if not drawn:
+        unread = [other.name for other in json_in(inside(root, "annotations"))]
+        findings.note("COCO files not read, as there are masks", unread)
     pairs = _paired(pictures, masks, _of_split(root, pictures, split), findings, whole=split is None)
     meaning = str(file)
     if early:
@@ -160,7 +149,6 @@ def _with_masks(root: Path, split: Part | None, *, strict: bool, early: bool) ->
         header = read_header(by_image[image])
         return header.height, header.width
 
-    drawn = (root / _PREDICTION).is_file()
     as_stored, unclear = drawn_as_stored(by_image, size_of, findings, shown=drawn)
     findings.tell(root, strict=strict)
     names = table.names
@@ -176,8 +164,15 @@ def _with_masks(root: Path, split: Part | None, *, strict: bool, early: bool) ->
     )
 
 
+def _differs(file: Path, table: NameTable) -> bool:
+    try:
+        return read_table(file).names != table.names
+    except FusionerError:
+        return True
+
+
 def _paired(
-    pictures: Pictures, masks: Path, chosen: Iterable[Path], findings: Findings, *, whole: bool
+    pictures: Pictures, masks: Pictures, chosen: Iterable[Path], findings: Findings, *, whole: bool
 ) -> list[tuple[str, Path, Path]]:
     """(key, picture, mask) of the ``chosen`` pictures. whole: they are all, so that a mask of none is told.
 
@@ -189,12 +184,12 @@ def _paired(
             raise FusionerError(f"{keys[key]} and {file.name} would share one mask: rename one of them")
         keys[key] = file
     wanted = {pictures.key(file): file for file in chosen}
-    of_key = masks_of(Pictures(masks), keys)
+    of_key = masks_of(masks, keys)
     lost = [key for key in wanted if key not in of_key]
     if lost:
         raise FusionerError(
             f"{len(lost)} of {len(wanted)} images have no mask, the first is {wanted[lost[0]]} "
-            f"({', '.join(lost[:3])}): expected {masks / f'{lost[0]}.png'}; add the masks (index PNGs of the images' "
+            f"({', '.join(lost[:3])}): expected {masks.expected(lost[0])}; add the masks (index PNGs of the images' "
             "stems), or move the images away"
         )
     if coded := [of_key[key] for key in wanted if of_key[key].suffix.lower() in _JPEG]:
@@ -210,7 +205,7 @@ def _paired(
         else:
             pairs.append((key, image, of_key[key]))
     if not pairs:
-        raise FusionerError(f"{masks.parent} has no image that can be used: {'; '.join(findings.problems)}")
+        raise FusionerError(f"{pictures.folder} has no image that can be used: {'; '.join(findings.problems)}")
     return pairs
 
 
@@ -238,8 +233,8 @@ def _refuse_black_and_white(masks: list[Path], table: NameTable, meaning: str) -
 
 
 def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
-    drawn, files = (root / _PREDICTION).is_file(), _coco_files(root)
-    pictures = _pictures(root)
+    drawn, files = (root / PREDICTION).is_file(), coco_files(root)
+    pictures = pictures_of(root)
     if "" in files:
         chosen = frozenset(_of_split(root, pictures, split))
         return CocoInstances(
@@ -249,10 +244,10 @@ def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
     parts = []
     for part, file in files.items():
         if file in asked:
-            inside = file.parent if file.parent != root and file.parent.name.lower() in WORDS[part] else None
+            home = file.parent if file.parent != root and file.parent.name.lower() in WORDS[part] else None
             near = {*WORDS[part], file.stem.removeprefix("instances_")}
             prefix = f"{part}/" if len(asked) > 1 else ""
-            images = _pictures(inside) if inside and _any_picture(inside) else pictures
+            images = pictures_of(home) if home and any_picture(home) else pictures
             parts.append(
                 CocoInstances(
                     root,
@@ -266,61 +261,6 @@ def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
                 )
             )
     return _parts_of(parts)
-
-
-def _coco_files(root: Path) -> dict[str, Path]:
-    """The COCO file of each part, or the one of all parts under "". Raises FusionerError where there is none."""
-    images = _inside(root, "images")
-    homes = [_inside(root, "annotations"), root, images, _inside(root, "data")]
-    parts: dict[str, Path] = {}
-    for part, words in WORDS.items():
-        named = [f"{start}{word}.json" for word in words for start in ("instances_", "")]
-        there = {file.name.lower(): file for home in reversed(homes[:2]) for file in _json_in(home)}
-        known = [there[name] for name in named if name in there]
-        inside = [_inside(home, word) for word in words for home in (root, images)]
-        known += [file for home in inside for place in (home, home / "annotations") for file in _json_in(place)]
-        if known:
-            parts[part] = _only_coco(known, root)
-    if parts:
-        return parts
-    for home in homes:
-        every = _json_in(home)
-        if found := [file for file in every if file.name.lower().startswith("instances")] or every:
-            return {"": _only_coco(found, root)}
-    raise FusionerError(
-        f"{root} has images but neither masks nor a COCO file: expected masks/<stem>.png with names.txt, or "
-        "annotations/instances.json, or instances_train.json and instances_val.json there and a split"
-        if _any_picture(root)
-        else f"{root / 'images'} {'holds no image' if (root / 'images').is_dir() else 'is no folder'}: expected files "
-        f"that end in {', '.join(IMAGE_SUFFIXES)}"
-    )
-
-
-def _json_in(folder: Path) -> list[Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        file for file in files if file.suffix.lower() == ".json" and file.name[0] != "." and file.name != _PREDICTION
-    ]
-
-
-def _only_coco(files: list[Path], root: Path) -> Path:
-    """The COCO file among several JSON files. Raises FusionerError where several are."""
-    if len(files) > 1:
-        files = [file for file in files if _is_coco(file)] or files
-    if len(files) > 1:
-        raise FusionerError(
-            f"{root} has images but several COCO files ({', '.join(file.name for file in files)}): leave one, or name "
-            "them instances_train.json and instances_val.json"
-        )
-    return files[0]
-
-
-def _is_coco(file: Path) -> bool:
-    try:
-        given = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(given, dict) and given.keys() >= {"images", "annotations", "categories"}
 
 
 def _chosen(parts: Mapping[str, Path], split: Part | None, root: Path) -> list[Path]:
@@ -338,42 +278,30 @@ def _chosen(parts: Mapping[str, Path], split: Part | None, root: Path) -> list[P
 # Pictures and splits --------------------------------------------------------------------------------------------------
 
 
-def _pictures(root: Path) -> Pictures:
-    """The pictures of a folder: those in ``images`` and the like, else all below it. Raises FusionerError for none."""
-    for place in (*(_inside(root, name) for name in _IMAGES), root):
-        if place.is_dir() and (found := Pictures(place, skip=MASK_FOLDERS)).files:
-            return found
-    what = "holds no image" if (root / _IMAGES[0]).is_dir() else "is no folder"
-    raise FusionerError(f"{root / _IMAGES[0]} {what}: expected files that end in {', '.join(IMAGE_SUFFIXES)}")
-
-
-def _any_picture(root: Path) -> bool:
-    return bool(Pictures(root, skip=MASK_FOLDERS).files)
-
-
 def _of_split(root: Path, pictures: Pictures, split: Part | None) -> list[Path]:
     """The pictures of a split, in the order of its list, else in that of their paths."""
     if split is None:
         return pictures.files
-    homes = (root, root / "ImageSets" / "Segmentation")
-    lists = {part: home / f"{part}.txt" for home in reversed(homes) for part in ("train", "val")}
-    lists |= {part: root / f"{part}.txt" for part in lists if (root / f"{part}.txt").is_file()}
-    listed = {part: _listed(file, pictures) for part, file in lists.items() if file.is_file()}
+    files = list_files(root)
+    listed = {part: _listed(file, pictures) for part, file in files.items()}
     if lost := [repr(line) for _, lines in listed.values() for line in lines]:
         raise FusionerError(
-            f"{len(lost)} images of {', '.join(f'{part}.txt' for part in listed)} are not in {pictures.folder}, "
-            f"{', '.join(lost[:3])} first (none, or several files have their name): copy them there, or take them off "
-            "the list"
+            f"{len(lost)} images of {', '.join(files[part].name for part, (_, lines) in listed.items() if lines)} are "
+            f"not in {pictures.folder}, {', '.join(lost[:3])} first (none, or several files have their name): copy "
+            "them there, or take them off the list"
         )
-    found = {part: files for part, (files, _) in listed.items()}
-    if both := set(found.get("train", ())) & set(found.get("val", ())):
-        first = pictures.key(min(both))
-        raise FusionerError(f"{first!r} is in both train.txt and val.txt of {root}: take it off one of them")
+    found = {part: chosen for part, (chosen, _) in listed.items()}
+    for other in ("val", "test"):
+        if both := set(found.get("train", ())) & set(found.get(other, ())):
+            names = f"{files['train'].name} and {files[other].name}"
+            raise FusionerError(f"{pictures.key(min(both))!r} is in both {names} of {root}: take it off one of them")
     tops = {file: file.relative_to(pictures.folder).parts[0].lower() for file in pictures.files}
     of_word = {word: part for part, words in WORDS.items() for word in words}
     in_folders = all(tops[file] in of_word and file.parent != pictures.folder for file in pictures.files)
     if split in found:
         chosen = found[split]
+    elif split == "val" and "test" in found:
+        chosen = found["test"]
     elif found:
         others = {file for files in found.values() for file in files}
         chosen = [file for file in pictures.files if file not in others]

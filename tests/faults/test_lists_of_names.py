@@ -16,6 +16,7 @@ from fusionerlib.cli.inputs import names_given, photos_given
 from fusionerlib.datasets.formats.names import read_names, read_table
 from fusionerlib.encoders.prompts import synonyms, templates
 from tests.faults.coco_files import HEIGHT, WIDTH, filled
+from tests.faults.test_coco_shapes import told
 from tests.faults.test_where_pictures_lie import picture
 
 THREE = {1: "cat", 2: "traffic light", 3: "größe"}
@@ -72,6 +73,22 @@ FORMS: dict[str, tuple[str, str, dict[int, str]]] = {
     ),
     "labelmap without background": ("labelmap.txt", "cat:128,0,0::\ntraffic light:0,9,0::\ngröße:1,2,3::", THREE),
     "labelmap without colours": ("labelmap.txt", "background:::\ncat:::\ntraffic light:::\ngröße:::", ZERO),
+    "quotes around both": ("names.txt", '"0","background"\n"3","cat"\n"7","traffic light"\n"255","void"', APART),
+    "as R writes": ("names.txt", '"id" "name"\n"0" "background"\n"3" "cat"\n"7" "traffic light"\n"255" "void"', APART),
+    "a heading": ("names.txt", "Index Name\n0 background\n3 cat\n7 traffic light\n255 void", APART),
+    "as Roboflow writes": ("names.csv", "Pixel Value, Class\n0, bg\n3, cat\n7, traffic light\n255, void", APART),
+    "indices with a point": ("names.txt", "0.0,background\n3.0,cat\n7.0,traffic light\n255.0,void", APART),
+    "csv with a point": ("names.csv", "id,name\n0.0,background\n3.0,cat\n7.0,traffic light\n255.0,void,,", APART),
+    "one line, indices": ("names.txt", "0: background, 3: cat, 7: traffic light, 255: void", APART),
+    "one line, names first": ("names.txt", "background=0; cat=3; traffic light=7; void=255;", APART),
+    "comments of programs": ("names.txt", "% MATLAB\n0 bg // none\n3 cat // pet\n7 traffic light\n255 void", APART),
+    "lines ended twice": ("names.txt", "cat\r\r\ntraffic light\r\r\ngröße\r\r\n", THREE),
+    "marks inside": ("names.txt", "\ufeffcat\n\ufefftraffic light\u200b\ngröße\n\x1a", THREE),
+    "as Excel separates": ("names.csv", "sep=;\nid;name\n0;background\n3;cat\n7;traffic light\n255;void", APART),
+    "csv over two lines": ("names.csv", 'id,name\n0,background\n3,cat\n7,"traffic\nlight"\n255,void', APART),
+    "csv of pandas": ("names.csv", ",name\n1,cat\n2,traffic light\n3,größe", THREE),
+    "json of a model": ("names.json", '{"id2label": {"3": "cat", "7": "lamp"}, "label2id": {}}', {3: "cat", 7: "lamp"}),
+    "json by name, as text": ("names.json", '{"cat": "3", "lamp": "7"}', {3: "cat", 7: "lamp"}),
     "colours": ("label_colors.txt", "128 0 0\tcat\n0 9 0\ttraffic light\n1 2 3\tgröße\n", THREE),
 }  # fmt: skip
 
@@ -153,6 +170,96 @@ def test_a_structure_of_another_kind_is_one_message(tmp_path: Path, text: str) -
     (tmp_path / "names.yaml").write_text(text)
     with pytest.raises(FusionerError, match=r"names\.yaml (is neither JSON nor YAML|holds .* expected a list|names 0)"):
         read_names(tmp_path / "names.yaml")
+
+
+ODD: dict[str, tuple[str, str]] = {
+    "a heading alone": ("name\ncat\ndog", "begins with 'name', a heading, .* delete the line"),
+    "one without its index": ("1 cat\n2 dog\nbird", "holds 'bird', which is not of the form of other lines"),
+    "a negative index": ("-1 unlabeled\n1 cat\n2 dog", "holds '-1 unlabeled'"),
+    "a comment of another kind": ("; by hand\n1 cat\n2 dog", "holds '; by hand'"),
+    "one line of a labelmap": ("sky:0,0,9::\ncat:1,0,0::\ndog", "holds 'dog'"),
+    "a protocol buffer": ("item {\n  id: 1\n  name: 'cat'\n}", "holds 'item {', which is no name"),
+    "a page": ("<html>\n<body>cat</body>", "holds '<html>', which is no name"),
+    "a program": ("NAMES = ['cat', 'dog']", "which is no name"),
+    "a tuple": ("('cat',\n'dog')", "which is no name"),
+    "a table": ("| 1 | cat |\n| 2 | dog |", "which is no name"),
+    "stars": ("* cat\n* dog", "which is no name"),
+    "brackets": ("[1] cat\n[2] dog", "neither JSON nor YAML|which is no name"),
+    "another base": ("0x01 cat\n0x02 dog", "which is no name"),
+    "keys": ("id=1 name=cat\nid=2 name=dog", "which is no name"),
+    "tabs": ("cat\tdog\tbird", "which is no name"),
+    "colours in hex": ("cat:#ff0000::\ndog:#00ff00::", "which is no name"),
+    "a colour that is none": ("cat:300,0,0::\ndog:0,1,0::", "the colour 300, 0, 0: expected three whole numbers"),
+    "a line of a novel": ("cat\n" + "x" * 100_000, "which is no name"),
+    "many spaces": ("cat" + " " * 50_000 + "x:\ndog", "which is no name"),
+    "a number of 50,000 digits": ("1" * 50_000 + " cat", "which is no name"),
+    "labelme's first two": (
+        "__ignore__\n_background_\ncat",
+        "begins with '__ignore__', .* which would be index 1|begins",
+    ),
+    "a pointer": ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9", "run `git lfs pull`"),
+}
+ODD_CSV = {
+    "unknown headings": ("foo,bar\n1,cat\n2,dog", "holds 'foo,bar'"),
+    "cells too many": ("id,name\n1,cat,x\n2,dog", "holds '1,cat,x', which does not fit its headings 'id,name'"),
+    "an index that is none": ("id,name\none,cat\n2,dog", "holds 'one,cat', which does not fit"),
+    "no name": ("id,name\n1,cat\n2,", "no name at index 2"),
+    "an open quote": ('id,name\n1,"cat\n2,dog', "holds "),
+    "numbers without a heading": (",name\n0,cat\n1,dog", r"a column of numbers without a heading \('0' first\)"),
+    "colours that are words": ("name,r,g,b\ncat,red,0,0", "the colour red, 0, 0: expected three whole numbers"),
+}
+TWICE = ['{"1": "cat", "1": "dog"}', "1: cat\n1: dog", "names: [cat]\nnames: [dog]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        *(("names.txt", *row) for row in ODD.values()),
+        *(("names.csv", *row) for row in ODD_CSV.values()),
+        *(("names.yaml", text, "twice: give each index a name of its own") for text in TWICE),
+    ],
+)
+def test_what_is_no_list_of_names_is_never_believed(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(FusionerError, match=rf"{name} .*({message})") as caught:
+        read_names(tmp_path / name)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_structure_that_holds_itself_many_times_over_is_refused_at_once(tmp_path: Path) -> None:
+    """Nine levels of nine: 400 million entries, were they written out."""
+    levels = [
+        f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]" for before, one in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    (tmp_path / "names.yaml").write_text("\n".join(["a: &a [x]", *levels, "names: [*i]"]))
+    with pytest.raises(FusionerError, match="holds None at 1: expected a list of names"):
+        read_names(tmp_path / "names.yaml")
+
+
+@pytest.mark.parametrize(
+    "row", ["{n} {r} {g} {b}", "{n},{r},{g},{b}", "{n}:{r},{g},{b}", "{i} {n} {r} {g} {b}", "{i}\t{n}\t({r}, {g}, {b})",
+            "{i} {r} {g} {b} {n}", "{i},{n},{r},{g},{b}"]
+)  # fmt: skip
+def test_colours_behind_or_before_the_names_are_read(tmp_path: Path, row: str) -> None:
+    rows = [("background", 0, 0, 0), ("cat", 128, 0, 1), ("traffic light", 0, 9, 2)]
+    lines = [row.format(i=i, n=n, r=r, g=g, b=b) for i, (n, r, g, b) in enumerate(rows)]
+    (tmp_path / "names.txt").write_text("\n".join(lines))
+    table = read_table(tmp_path / "names.txt")
+    assert table.names == {0: "background", 1: "cat", 2: "traffic light"}
+    assert table.colours == {(0, 0, 0): 0, (128, 0, 1): 1, (0, 9, 2): 2}
+
+
+@pytest.mark.parametrize("name", ["Names.TXT", "LabelMap.txt", "names.txt.txt", "class_names.txt", "names.tsv"])
+def test_the_list_is_found_under_its_other_names(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "mine"
+    folder_of(root, "a", filled(0, 0, 5, 5).astype(np.uint8))
+    (tmp_path / "names.txt").write_text("a list of another data set, above this folder")
+    with pytest.raises(FusionerError, match=r"mine/names\.txt is missing"):
+        read_folder(root)
+    (root / name).write_text("index\tname\n1\tcell\n")
+    assert read_folder(root).names(0) == ("cell",)
+    (root / "classes.csv").write_text("name\ndog\n")
+    assert f"lists of other names, not read beside {name}: 1 (classes.csv)" in told(root)[1]
 
 
 @pytest.mark.parametrize(

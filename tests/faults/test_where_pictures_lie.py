@@ -1,11 +1,13 @@
 """Every layout and spelling in which pictures come: all of them are found, or what is not is counted and named."""
 
 import json
+import os
 import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 import pytest
@@ -175,6 +177,16 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "a png": lambda name: name.replace(".jpg", ".png"),
     "no suffix": lambda name: name.removesuffix(".jpg"),
     "spaces around": lambda name: f" {name} ",
+    "of Label Studio": lambda name: f"/data/local-files/?d=photos/{quote(name)}",
+    "of Label Studio's server": lambda name: f"http://localhost:8080/data/local-files/?d=photos%2F{quote(name)}",
+    "with a token": lambda name: f"files/{name}?token=x/y.jpg",
+    "quoted twice": lambda name: quote(quote(name)),
+    "with plus for spaces": lambda name: f"https://example.org/{quote_plus(name)}",
+    "of a drive": lambda name: f"D:{name}",
+    "a mark before it": lambda name: f"\ufeff{name}",
+    "spaces that do not break": lambda name: name.replace(" ", "\u00a0"),
+    "of a server of Windows": lambda name: f"\\\\server\\share\\{name}",
+    "3000 folders": lambda name: "x/" * 3000 + name,
 }
 
 
@@ -197,6 +209,15 @@ def test_every_suffix_of_a_picture_is_one(tmp_path: Path, suffix: str) -> None:
     picture(tmp_path / "images/old.jpg/b.png", 60)  # a folder named as a picture is
     coco(tmp_path / "annotations/instances.json", [f"a{suffix}", "old.jpg/b.png"])
     assert read(tmp_path) == [(50, 2), (60, 3)]
+
+
+@pytest.mark.parametrize("name", ["a%20b.png", "a+b.png", "a#1.png", "a?d=1.png", "100%.png", "a (1).png", "D:a.png"])
+def test_a_name_with_marks_of_a_url_is_itself_first(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "images" / name, 50)
+    for other in {"a b.png", "a.png", "1.png"}:
+        picture(tmp_path / "images" / other, 90)
+    coco(tmp_path / "annotations/instances.json", [name, "a b.png", "a.png", "1.png"])
+    assert (50, 2) in read(tmp_path)
 
 
 part = st.sampled_from(["a", "b", "images", "train", "Ä", "x y", "..", "."])
@@ -232,6 +253,74 @@ def test_a_name_means_a_file_at_the_end_of_its_path_or_none(
     assert set(found) <= set(ends)
     if len(ends) == 1 and asked[-1] not in "..":
         assert found == ends
+
+
+def raw(root: Path, file: str, width: int) -> None:
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(filled(0, 0, width, HEIGHT).astype(np.uint8)).save(root / file)
+
+
+def test_masks_beside_their_pictures_as_roboflow_writes_them(tmp_path: Path) -> None:
+    for part, shade in (("train", 10), ("valid", 20)):
+        for number in range(3):
+            picture(tmp_path / part / f"{number}_jpg.rf.0a.jpg", shade + number)
+            raw(tmp_path / part, f"{number}_jpg.rf.0a_mask.png", number + 2)
+        (tmp_path / part / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, cell\n")
+    assert read(tmp_path, split="train") == [(10, 2), (11, 3), (12, 4)]
+    assert read(tmp_path, split="val") == [(20, 2), (21, 3), (22, 4)]
+    (tmp_path / "train/1_jpg.rf.0a_mask.png").unlink()
+    with pytest.raises(FusionerError, match=r"1 of 3 images have no mask.*expected .*train/1_jpg\.rf\.0a_mask\.png"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lists", "train", "val"),
+    [
+        ({"val": "ab", "test": "cd"}, "ef", "ab"),  # what is tested is not trained
+        ({"train": "ab", "test": "cd"}, "ab", "cd"),
+        ({"train": "ab", "valid": "cd"}, "ab", "cd"),
+        ({"Train": "bc", "VAL": "d"}, "bc", "d"),
+        ({"ImageSets/Segmentation/train": "ab", "ImageSets/Segmentation/val": "cd"}, "ab", "cd"),
+        ({"test": "ab"}, "cdef", "ab"),
+    ],
+)
+def test_every_list_of_a_split_counts(tmp_path: Path, lists: dict[str, str], train: str, val: str) -> None:
+    for number, key in enumerate("abcdef"):
+        masked(tmp_path, key, number + 2, 10 * number)
+    (tmp_path / "names.txt").write_text("cell\n")
+    for name, keys in lists.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.txt").write_text("\n".join(keys))
+    for split, keys in (("train", train), ("val", val)):
+        assert read(tmp_path, split=split) == [(10 * "abcdef".index(key), "abcdef".index(key) + 2) for key in keys]
+
+
+def test_a_data_set_one_folder_further_down_is_named(tmp_path: Path) -> None:
+    masked(tmp_path / "export", "a", 4, 50)
+    (tmp_path / "export/names.txt").write_text("cell\n")
+    with pytest.raises(
+        FusionerError, match=r"neither masks nor a COCO file.*; .*/export has them, so give that folder"
+    ):
+        read_folder(tmp_path)
+
+
+def test_a_coco_file_that_is_not_read_is_told(tmp_path: Path) -> None:
+    masked(tmp_path, "a", 4, 50)
+    (tmp_path / "names.txt").write_text("cell\n")
+    coco(tmp_path / "annotations/instances.json", ["a.png"])
+    scenes, text = told(tmp_path)
+    assert scenes[0].labels[0].sum() == 4 and "COCO files not read, as there are masks: 1 (instances.json)" in text
+
+
+def test_links_and_thumbnails_hide_nothing(tmp_path: Path) -> None:
+    """A link that sorts before the folder that it leads to, one that leads back, and a drive's previews."""
+    picture(tmp_path / "images/z/a.png", 50)
+    (tmp_path / "images/b").mkdir()
+    (tmp_path / "images/b/link").symlink_to("../z")
+    (tmp_path / "images/c").symlink_to("..")
+    picture(tmp_path / "images/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", 99)
+    coco(tmp_path / "annotations/instances.json", ["z/a.png"])
+    assert read(tmp_path) == [(50, 2)] and Pictures(tmp_path / "images").files == [tmp_path / "images/z/a.png"]
 
 
 # What is not found ----------------------------------------------------------------------------------------------------
@@ -304,6 +393,8 @@ def broken_link(file: Path) -> None:
         (lambda file: file.write_text("/annex/objects/MD5E-s1--2.png\n"), "a pointer: run `git annex get`"),
         (lambda file: file.write_bytes(b""), "an empty file"),
         (broken_link, "a link to nothing"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "no regular file"),
+        (lambda file: (file.unlink(), file.symlink_to("/dev/zero")), "no regular file"),
     ],
 )
 def test_a_file_whose_content_is_elsewhere_is_told(tmp_path: Path, damage: Callable[[Path], Any], why: str) -> None:

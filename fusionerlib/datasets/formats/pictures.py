@@ -2,30 +2,41 @@
 
 import os
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
-from fusionerlib.files import IMAGE_SUFFIXES
+from fusionerlib.files import IMAGE_SUFFIXES, POINTERS
 
 MASK_FOLDERS = ("masks", "SegmentationClass", "SegmentationObject", "overlays")
 """Folders that hold no pictures, though their files look like some."""
-_POINTERS = {b"version https://git-lfs": "git lfs pull", b"/annex/objects/": "git annex get"}
+BESIDE = "_mask"
+"""What the name of a mask ends in that lies beside its picture, as Roboflow writes them."""
 _LONGEST_POINTER = 1024
+_JUNK = ("__MACOSX", "@eaDir")
+"""Folders of macOS and of Synology's drives."""
+_DRIVE = re.compile(r"[A-Za-z]:[^\\/]")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class Pictures:
     """The image files below ``folder``, in the order of their paths; hidden files and folders are left out.
 
-    skip: names of folders that are not looked into. A link to a folder is followed once.
+    skip: names of folders that are not looked into. A link to a folder is followed once. masks: where masks lie beside
+    their pictures, as ``a_mask.png`` beside ``a.jpg``, whether these are the masks, and not the pictures; their keys
+    are the pictures'.
     """
 
-    def __init__(self, folder: Path, *, skip: Collection[str] = ()) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, skip: Collection[str] = (), masks: bool | None = None) -> None:
+        self.folder, self._masks = folder, masks
         self.files = [folder / name for name in sorted(_below(folder, skip))]
+        if masks is not None:
+            self.files = [file for file in self.files if without_suffix(file.name).endswith(BESIDE) == masks]
+        self._depth = max((len(file.relative_to(folder).parts) for file in self.files), default=0)
         self._paths: dict[str, list[Path]] = defaultdict(list)
         self._folded: dict[str, list[Path]] = defaultdict(list)
         self._bare: dict[str, list[Path]] = defaultdict(list)
@@ -39,7 +50,12 @@ class Pictures:
 
     def key(self, file: Path) -> str:
         """The path of one of the files below the folder, with "/" and without its suffix."""
-        return without_suffix(file.relative_to(self.folder).as_posix())
+        key = without_suffix(file.relative_to(self.folder).as_posix())
+        return key.removesuffix(BESIDE) if self._masks else key
+
+    def expected(self, key: str) -> Path:
+        """Where the PNG of a key would lie."""
+        return self.folder / f"{key}{BESIDE if self._masks else ''}.png"
 
     def find(self, name: str, *, near: Iterable[str] = ()) -> list[Path]:
         """The files that ``name`` may mean: one if it is known, none if it is missing, several if it is not clear.
@@ -51,7 +67,7 @@ class Pictures:
         of several files, those in one of these are meant.
         """
         for parts in map(_parts, _written(name)):
-            for start in range(len(parts)):
+            for start in range(max(0, len(parts) - self._depth), len(parts)):
                 tail = "/".join(parts[start:])
                 for index, form in ((self._paths, str), (self._folded, _key), (self._bare, _bare_key)):
                     found = dict.fromkeys(index.get(form(tail), ()))
@@ -92,13 +108,16 @@ def _folded(key: str) -> str:
 def absent(file: Path) -> str:
     """Why the content of ``file`` is not on this machine, and what brings it; "" where it is here."""
     try:
-        size = file.stat().st_size
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "no regular file"  # reading a device or a pipe may never end
+        size = status.st_size
         start = b"" if size > _LONGEST_POINTER else file.read_bytes()[:32]
     except OSError as error:
         return "a link to nothing" if file.is_symlink() else str(error.strerror)
     if not size:
         return "an empty file"
-    return next((f"a pointer: run `{how}`" for mark, how in _POINTERS.items() if start.startswith(mark)), "")
+    return next((f"a pointer: run `{how}`" for mark, how in POINTERS.items() if start.startswith(mark)), "")
 
 
 def without_suffix(name: str) -> str:
@@ -108,27 +127,37 @@ def without_suffix(name: str) -> str:
 
 
 def _below(folder: Path, skip: Collection[str]) -> Iterator[str]:
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "." and name not in {*skip, "__MACOSX"}]
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
-                yield os.path.relpath(os.path.join(place, name), folder)
+    """The images below ``folder``; links to folders are followed last, so that a file has the path where it lies."""
+    seen: set[str] = set()
+    waiting: list[str] = [str(folder)]
+    while waiting:
+        links: list[str] = []
+        for place, folders, names in (step for top in sorted(waiting) for step in os.walk(top)):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if name[0] != "." and name not in {*skip, *_JUNK}]
+            links += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
+            for name in names:
+                if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
+                    yield os.path.relpath(os.path.join(place, name), folder)
+        waiting = links
 
 
-def _written(name: str) -> list[str]:
-    """``name`` as it is, and as it is meant if it is a URL or quoted as in one."""
-    if _URL.match(name):
-        try:
-            return [unquote(urlsplit(name).path)]
-        except ValueError:
-            return []
-    return [name] if "%" not in name else [name, unquote(name)]
+def _written(name: str) -> Iterator[str]:
+    """``name`` as it is, and as it is meant if it is a URL, is quoted or has a query as in one, or begins with a drive.
+
+    Label Studio writes the path of a local file as the query ``?d=``.
+    """
+    if not _URL.match(name):
+        yield name
+        yield from (unquote(name), name[2:] if _DRIVE.match(name) else name)
+    with suppress(ValueError):
+        path, query = urlsplit(name)[2:4]
+        yield from (asked for asked in parse_qs(query).get("d", []))
+        yield from (unquote(path), unquote_plus(path))
 
 
 def _parts(name: str) -> list[str]:
@@ -143,7 +172,8 @@ def _parts(name: str) -> list[str]:
 
 
 def _key(tail: str) -> str:
-    return tail.casefold().strip()
+    """``tail`` without case, quotes as in a URL, spaces around it and characters without width; one kind of space."""
+    return re.sub(r"\s", " ", re.sub("[\ufeff\u200b]", "", unquote(tail).casefold())).strip()
 
 
 def _bare_key(tail: str) -> str:
