@@ -22,8 +22,18 @@ PIXEL_LIMIT = 2 * 89_478_485
 ALLOW_LARGE = "FUSIONER_ALLOW_LARGE"
 """The environment variable that lifts the limit, so that worker processes know of it too."""
 _UNLIMITED = threading.Lock()
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """EXIF's tag."""
+_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What undoes an orientation."""
 _PNG_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 """What a PNG with an orientation holds."""
 ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
@@ -141,11 +151,13 @@ def _decoded(read: Callable[[], np.ndarray], name: str, remedy: str) -> np.ndarr
 
 
 class Header(NamedTuple):
-    """Of an image file: height and width as its pixels are stored, and its EXIF orientation (1 to 8; 1 is upright)."""
+    """Of an image file: height and width as its pixels are stored, its EXIF orientation (1 to 8; 1 is upright), and how
+    many pages or frames it has."""
 
     height: int
     width: int
     orientation: int
+    pages: int = 1
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -158,15 +170,32 @@ def read_header(file: Path) -> Header:
     try:
         with open_image(file, f"image {str(file)!r}") as opened:
             width, height = opened.size
+            pages, turned = pages_of(opened), opened.format == "TIFF"
             # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
             marked = opened.format != "PNG" or any(mark in file.read_bytes() for mark in _PNG_MARKS)
-            orientation = opened.getexif().get(_ORIENTATION, 1) if marked else 1
+            orientation = opened.getexif().get(ORIENTATION, 1) if marked else 1
     except FusionerError:
         raise
     # Pillow's parsers raise errors of many types.
     except Exception as error:
         raise FusionerError(f"image {str(file)!r} can't be read ({type(error).__name__}): copy it again") from error
-    return Header(height, width, orientation if orientation in range(1, 9) else 1)
+    if turned and orientation in range(5, 9):
+        height, width = width, height  # Pillow gives the size as shown
+    return Header(height, width, orientation if orientation in range(1, 9) else 1, pages)
+
+
+def pages_of(image: Image.Image) -> int:
+    """How many pages or frames an opened file has that show something of their own: no previews, no second lens."""
+    count = getattr(image, "n_frames", 1) if image.format in ("TIFF", "PNG", "GIF", "WEBP") else 1
+    if count == 1 or image.format != "TIFF":
+        return count
+    pages = 0
+    for place in range(min(count, 1000)):
+        image.seek(place)
+        # Bits 0 and 2 of NewSubfileType: a smaller version of another page, and a mask of transparency.
+        pages += not int(image.getexif().get(254, 0)) & 5
+    image.seek(0)
+    return pages
 
 
 def _jpeg(content: bytes, upright: bool) -> np.ndarray | None:
@@ -186,7 +215,7 @@ def _jpeg(content: bytes, upright: bool) -> np.ndarray | None:
 
 
 def _rgb(image: Image.Image, turn: bool = True) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image) if turn else image
+    upright = ImageOps.exif_transpose(image) if turn else _as_stored(image)
     if upright.mode.startswith("I;16"):
         # Pillow would clip 16-bit values at 255 instead of scaling them.
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -198,6 +227,13 @@ def _rgb(image: Image.Image, turn: bool = True) -> np.ndarray:
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """``image`` without its EXIF orientation applied, which Pillow does by itself as it decodes a TIFF."""
+    turn = image.getexif().get(ORIENTATION, 1) if image.format == "TIFF" else 1
+    image.load()
+    return image.transpose(_BACK[turn]) if turn in _BACK else image
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from fusionerlib.datasets.formats.upright import drawn_as_stored
 from fusionerlib.datasets.scene import IGNORE, Scene
 from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import fingerprint
+from fusionerlib.files import IMAGE_SUFFIXES, fingerprint
 from fusionerlib.images import read_header, read_image
 
 
@@ -33,8 +33,9 @@ class CocoInstances:
     and below it by ``Pictures.find``; of several, the one in a folder named in ``near``.
     own: a file of somebody's own: ``iscrowd`` is read ``by file`` (``CocoFile.read_objects``), and pictures that EXIF
     turns are guarded as ``drawn_as_stored`` says. shown: masks are known to be drawn on the pictures as shown.
-    only: whether an image file belongs to the data set; all do if None. prefix: of every key. strict: raise
-    FusionerError where anything has to be left out; otherwise a FusionerWarning counts it, with examples.
+    whole: no other file lists pictures of this folder, so that those that are not listed are told. only: whether an
+    image file belongs to the data set; all do if None. prefix: of every key. strict: raise FusionerError where anything
+    has to be left out; otherwise a FusionerWarning counts it, with examples.
     categories: every name of the file, in its order. files: the image file of each scene. sizes: (height, width) by
     image id, of all images of the file. digest: sha256 of the file. missing: how many listed images with objects are
     not on disk. findings: what was left out.
@@ -51,6 +52,7 @@ class CocoInstances:
         near: Collection[str] = (),
         own: bool = False,
         shown: bool = False,
+        whole: bool = False,
         only: Callable[[Path], bool] | None = None,
         prefix: str = "",
         strict: bool = False,
@@ -64,11 +66,24 @@ class CocoInstances:
             images = Pictures(Path(folder), skip=MASK_FOLDERS)
         self.images = images.folder
         found = {row.id: images.find(row.file_name, near=near) for row in content.rows.values()}
-        for row in [row for row in content.rows.values() if not row.height]:
+        _refuse_other_kinds(content.rows, found)
+        if own and whole:
+            listed = {file for files in found.values() for file in files}
+            kind = f"pictures of {self.images} left out, {self.file.name} does not list them"
+            self.findings.note(
+                kind, [str(file.relative_to(images.folder)) for file in images.files if file not in listed]
+            )
+        measured = [row for row in content.rows.values() if not row.height]
+        for row in measured:
             self._measure(content.rows, row, found[row.id])
+        same = self._listed_again(content.rows, found)
         self.sizes = {row.id: (row.height, row.width) for row in content.rows.values()}
-        self._objects = content.read_objects(crowds="by file" if own else "ignored")
-        kept = [row for row in content.rows.values() if self._shown(row.id)]
+        self._objects = content.read_objects(crowds="by file" if own else "ignored", same=same)
+        rows = [row for row in content.rows.values() if row.id not in same]
+        kept = [row for row in rows if self._shown(row.id)]
+        if own:
+            bare = [row.file_name for row in rows if not self._shown(row.id)]
+            self.findings.note("images left out, they show no object", bare)
         if many := [row for row in kept if len(self._shown(row.id)) >= IGNORE]:
             kind = f"images left out, they show more than {IGNORE - 1} categories"
             self.findings.problem(kind, [f"{row.file_name} ({len(self._shown(row.id))})" for row in many])
@@ -77,7 +92,8 @@ class CocoInstances:
         self.missing = len(kept) - len(there)
         self._as_stored: Collection[Path] = ()
         if own:
-            sizes = {file: self.sizes[row.id] for row, file in there}
+            unknown = {row.id for row in measured}
+            sizes = {file: None if row.id in unknown else self.sizes[row.id] for row, file in there}
             self._as_stored, unclear = drawn_as_stored(sizes, sizes.__getitem__, self.findings, shown=shown)
             there = [(row, file) for row, file in there if file not in unclear]
         if not there:
@@ -86,7 +102,12 @@ class CocoInstances:
                 f"{self.images} holds none of the {len(kept)} images with objects that {self.file} lists{why}: "
                 "copy the pictures there, or mend the names in the file"
                 if kept
-                else f"{self.file} has no object that can be used{why}: mend the objects, or export the file again"
+                else f"{self.file} has no object that can be used{why}: "
+                + (
+                    "its objects have bounding boxes alone, so export polygons or masks"
+                    if content.boxes
+                    else "mend the objects, or export the file again"
+                )
             )
         chosen = [(row, file) for row, file in there if only is None or only(file)]
         self._rows, self.files = [row for row, _ in chosen], [file for _, file in chosen]
@@ -153,6 +174,20 @@ class CocoInstances:
             del rows[row.id]
             self.findings.problem("images left out, they have no size and no picture to take it from", row.file_name)
 
+    def _listed_again(
+        self, rows: dict[int | str, Row], found: dict[int | str, list[Path]]
+    ) -> dict[int | str, int | str]:
+        """The ids of rows whose picture another row of the same size has, to the id of the first such row."""
+        first: dict[tuple[object, int, int], int | str] = {}
+        same = {}
+        for row in rows.values():
+            place: object = found[row.id][0] if len(found[row.id]) == 1 else row.file_name
+            kept = first.setdefault((place, row.height, row.width), row.id)
+            if kept != row.id:
+                same[row.id] = kept
+                self.findings.note("images listed more than once, read as one", f"{row.file_name} (id {row.id!r})")
+        return same
+
     def _on_disk(self, rows: list[Row], found: dict[int | str, list[Path]]) -> list[tuple[Row, Path]]:
         """The rows whose picture is here, with it; the others go into the findings."""
         there = []
@@ -169,6 +204,19 @@ class CocoInstances:
             else:
                 there.append((row, files[0]))
         return there
+
+
+def _refuse_other_kinds(rows: dict[int | str, Row], found: dict[int | str, list[Path]]) -> None:
+    """Of rows that found one picture take it from those of another suffix than its own: ``a.png`` beside ``a.jpg``."""
+    claims: dict[Path, list[Row]] = {}
+    for row in rows.values():
+        for file in found[row.id]:
+            claims.setdefault(file, []).append(row)
+    for file, claiming in claims.items():
+        own = [row for row in claiming if row.file_name.strip().lower().endswith(file.suffix.lower())]
+        for row in claiming if own else ():
+            if row not in own and PurePath(row.file_name.strip()).suffix.lower() in IMAGE_SUFFIXES:
+                found[row.id] = [other for other in found[row.id] if other != file]
 
 
 def _instances_file(root: Path) -> Path:

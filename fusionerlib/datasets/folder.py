@@ -146,8 +146,7 @@ def _with_masks(root: Path, split: Part | None, *, top: Path | None = None, stri
     by_image = {image: mask for _, image, mask in pairs}
 
     def size_of(image: Path) -> tuple[int, int]:
-        header = read_header(by_image[image])
-        return header.height, header.width
+        return read_header(by_image[image]).shown
 
     as_stored, unclear = drawn_as_stored(by_image, size_of, findings, shown=drawn)
     findings.tell(root, strict=strict)
@@ -238,7 +237,14 @@ def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
     if "" in files:
         chosen = frozenset(_of_split(root, pictures, split))
         return CocoInstances(
-            root, annotations=files[""], images=pictures, own=True, shown=drawn, only=chosen.__contains__, strict=strict
+            root,
+            annotations=files[""],
+            images=pictures,
+            own=True,
+            shown=drawn,
+            whole=True,
+            only=chosen.__contains__,
+            strict=strict,
         )
     asked = _chosen(files, split, root)
     parts = []
@@ -256,6 +262,7 @@ def _with_coco(root: Path, split: Part | None, *, strict: bool) -> Scenes:
                     near=near,
                     own=True,
                     shown=drawn,
+                    whole=images is not pictures,
                     prefix=prefix,
                     strict=strict,
                 )

@@ -14,7 +14,7 @@ from fusionerlib.datasets.scene import IGNORE, Scene, relabelled
 from fusionerlib.digests import content_digests
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import IMAGE_SUFFIXES, fingerprint
-from fusionerlib.images import open_image, read_image
+from fusionerlib.images import ORIENTATION, open_image, pages_of, read_image
 
 EXPORT_INDICES = (
     "export indices (class ids) from the annotation tool, or replace each colour by its index and save that as mode 'L'"
@@ -110,6 +110,7 @@ def read_indices(
         with open_image(file, f"mask {file}") as opened:
             # The indices are the classes and the palette's colours mean nothing: never convert the file.
             mode, raw = opened.mode, np.asarray(opened)
+            _refuse_unclear(opened, file)
             coloured = _by_colour(opened, raw, colours) if colours else None
             if coloured is not None:
                 return coloured
@@ -125,12 +126,15 @@ def read_indices(
         reason = f"{type(error).__name__}: {error}"
         raise FusionerError(f"mask {file} can't be read as an image ({reason}): copy it again") from error
     if raw.ndim != 2 or raw.dtype.kind not in "bui":
+        what = "fractions" if raw.dtype.kind == "f" else "colours"
         raise FusionerError(
-            f"mask {file} has Pillow mode {mode!r}, colours instead of indices: expected one index a pixel, in a PNG "
+            f"mask {file} has Pillow mode {mode!r}, {what} instead of indices: expected one index a pixel, in a PNG "
             f"with a palette or in grey; {remedy or EXPORT_INDICES}"
         )
     # For speed (masks are read for every view): sort only the pixels above the first undefined index.
     beyond = raw[(raw >= next(index for index in range(257) if index not in known)) & (raw != IGNORE)]
+    if raw.dtype.kind == "i":
+        beyond = np.concatenate([raw[raw < 0], beyond])
     odd = sorted({int(value) for value in np.unique(beyond)} - {*known})
     if odd:
         raise FusionerError(
@@ -138,6 +142,23 @@ def read_indices(
             + (remedy or "give the index a name there, or draw those pixels with a known one (255 is ignored)")
         )
     return raw.astype(np.uint8, copy=False)
+
+
+def _refuse_unclear(opened: Image.Image, file: Path) -> None:
+    """Raise FusionerError for a mask whose pixels are not for certain those that were drawn, at their places."""
+    if opened.format in ("JPEG", "MPO", "JPEG2000"):
+        raise FusionerError(
+            f"mask {file} is a {opened.format} file, whatever its name says, which changes the indices of pixels: "
+            "export PNG files"
+        )
+    if (pages := pages_of(opened)) > 1:
+        raise FusionerError(f"mask {file} has {pages} pages or frames: save the one that is meant as a PNG")
+    # Pillow has turned a TIFF already.
+    if opened.format != "TIFF" and (turn := opened.getexif().get(ORIENTATION, 1)) in range(2, 9):
+        raise FusionerError(
+            f"mask {file} has an EXIF orientation ({turn}), and it can't be known whether its pixels are turned: save "
+            "it anew without EXIF data, as its picture is shown"
+        )
 
 
 def _by_colour(

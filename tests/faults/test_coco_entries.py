@@ -92,6 +92,61 @@ def test_a_picture_that_is_listed_twice_has_the_objects_of_both(tmp_path: Path) 
     np.testing.assert_array_equal(scenes[0].labels, filled(2, 3, 9, 11) + 2 * filled(10, 3, 19, 11).astype(int))
 
 
+@pytest.mark.parametrize("other", ["images/0001.png", "./0001.png", "0001.PNG", "0001", "C:\\x\\0001.png"])
+def test_a_picture_that_is_listed_twice_in_two_spellings_is_one(tmp_path: Path, other: str) -> None:
+    things = [thing(1, 1, box(2, 3, 9, 11)), thing(7, 2, box(10, 3, 19, 11)), thing(2, 2, box(0, 0, 4, 4))]
+    scenes, text = told(written(tmp_path, things, rows=[row(1), row(7, other), row(2, "0002.png")]))
+    assert len(scenes) == 2 and f"listed more than once, read as one: 1 ({other} (id 7))" in text
+    np.testing.assert_array_equal(scenes[0].labels, filled(2, 3, 9, 11) + 2 * filled(10, 3, 19, 11).astype(int))
+
+
+def test_a_picture_is_not_taken_for_one_of_another_suffix(tmp_path: Path) -> None:
+    things = [thing(1, 1, box(2, 3, 9, 11)), thing(7, 2, box(10, 3, 19, 11))]
+    scenes, text = told(written(tmp_path, things, rows=[row(1), row(7, "0001.jpg")], pictures=1))
+    assert (
+        len(scenes) == 1 and scenes.names(0) == ("cell",) and "pictures are not in" in text and "1 (0001.jpg)" in text
+    )
+
+
+def test_a_picture_that_is_listed_at_two_sizes_fails_where_the_size_is_wrong(tmp_path: Path) -> None:
+    things = [thing(1, 1, box(2, 3, 9, 11)), thing(7, 2, box(20, 6, 38, 22))]
+    scenes = read_folder(written(tmp_path, things, rows=[row(1), row(7, "0001.png", 2 * HEIGHT, 2 * WIDTH)]))
+    np.testing.assert_array_equal(scenes[0].labels, filled(2, 3, 9, 11))
+    with pytest.raises(FusionerError, match=r"0001\.png is 30x20 pixels, .* says 60x40"):
+        scenes[1]
+
+
+def test_zeros_before_an_id_tell_apart_or_nothing(tmp_path: Path) -> None:
+    rows = [row("001"), row("01", "0002.png"), row("0003", "0003.png")]
+    things = [thing("001", 1, box(2, 3, 9, 11)), thing("01", 2, box(0, 0, 4, 4)), thing(3, "02", box(1, 1, 5, 5))]
+    scenes, text = told(written(tmp_path, things, rows=rows, pictures=3))
+    assert [scenes.names(index) for index in range(3)] == [("cell",), ("fibre",), ("fibre",)] and text == ""
+    np.testing.assert_array_equal(scenes[0].labels, filled(2, 3, 9, 11))
+
+
+def test_images_without_objects_and_pictures_that_are_not_listed_are_told(tmp_path: Path) -> None:
+    root = written(tmp_path, [thing(1, 1, box(2, 3, 9, 11))], rows=[row(1), row(2, "0002.png")], pictures=3)
+    text = told(root)[1]
+    assert "images left out, they show no object: 1 (0002.png)" in text
+    assert f"pictures of {root / 'images'} left out, instances.json does not list them: 1 (0003.png)" in text
+    assert len(read_folder(root, strict=True)) == 1
+
+
+@pytest.mark.parametrize("shape", [None, [], [[]], "absent"])
+def test_bounding_boxes_alone_get_the_remedy_that_helps(tmp_path: Path, shape: Any) -> None:
+    things = [thing(1, 1, shape), thing(2, 1, shape)]
+    for item in things if shape == "absent" else ():
+        del item["segmentation"]
+    with pytest.raises(FusionerError, match="its objects have bounding boxes alone, so export polygons or masks"):
+        read_folder(written(tmp_path, things))
+
+
+def test_a_panoptic_file_is_named(tmp_path: Path) -> None:
+    segments = {"image_id": 1, "file_name": "0001.png", "segments_info": [{"id": 1, "category_id": 1}]}
+    with pytest.raises(FusionerError, match=r"is a COCO panoptic file, .* export instances"):
+        read_folder(written(tmp_path, [segments]))
+
+
 def test_one_category_id_with_two_names_is_refused(tmp_path: Path) -> None:
     names = [{"id": 1, "name": "cell"}, {"id": "1", "name": "fibre"}]
     with pytest.raises(FusionerError, match="the category id 1 has two names, 'cell' and 'fibre': give each category"):
@@ -103,7 +158,7 @@ def test_one_category_id_with_two_names_is_refused(tmp_path: Path) -> None:
 # Names ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [None, "", "   ", 7, ["cell"]])
+@pytest.mark.parametrize("name", [None, "", "   ", 7, ["cell"], "ce\0ll", "ce\ud800ll"])
 def test_the_pixels_of_a_nameless_category_are_ignored(tmp_path: Path, name: Any) -> None:
     names = [{"id": 1, "name": name}, {"id": 2, "name": "fibre"}, {"id": 3}]
     things = [thing(1, 1, box(1, 1, 5, 5)), thing(1, 2, box(8, 1, 12, 5)), thing(1, 3, box(20, 1, 22, 5))]

@@ -143,6 +143,27 @@ def test_a_polygon_marked_crowd_is_ignored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scenes[0].labels, np.where(filled(0, 0, 9, 9), 255, 0) + filled(20, 0, 25, 5))
 
 
+@pytest.mark.parametrize("flag", [1.0, "1", True, "true", "True"])
+def test_the_flag_is_read_however_it_is_written(tmp_path: Path, flag: Any) -> None:
+    things = [
+        thing(1, 1, box(0, 0, 9, 9), iscrowd=flag),
+        thing(1, 1, rle(RING), iscrowd=flag),
+        thing(2, 2, box(0, 0, 5, 5)),
+    ]
+    scenes, text = told(written(tmp_path, things))
+    expected = np.where(filled(0, 0, 9, 9), 255, 0)
+    expected[RING] = 1
+    np.testing.assert_array_equal(scenes[0].labels, expected)
+    assert "marked iscrowd, read as objects and not ignored: 1" in text
+
+
+@pytest.mark.parametrize("flag", [0.0, "0", False, None, "", "false", [], {}])
+def test_any_other_flag_is_none(tmp_path: Path, flag: Any) -> None:
+    scenes, text = told(written(tmp_path, [thing(1, 1, box(0, 0, 9, 9), iscrowd=flag), thing(2, 2, box(0, 0, 5, 5))]))
+    np.testing.assert_array_equal(scenes[0].labels, filled(0, 0, 9, 9))
+    assert text == ""
+
+
 def test_published_files_keep_their_crowds(tmp_path: Path) -> None:
     root = written(tmp_path, [thing(1, 1, rle(RING), iscrowd=1), thing(1, 1, box(0, 0, 3, 3))])
     assert (CocoInstances(root)[0].labels == 255).sum() == (RING & ~filled(0, 0, 3, 3)).sum()
@@ -176,6 +197,15 @@ BAD: dict[str, Any] = {
     "-1e9": [[1, 1, 6, -1e9, 6, 6]],
     "1e308": [[1e308, 1e308, 1e308, 1e308, 6, 6]],
     "an integer of 400 digits": [[1, 1, 10**400, 1, 6, 6]],
+    "fractions of the image": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.75]],
+    "run lengths in a list": [{"size": [HEIGHT, WIDTH], "counts": run_lengths(RING)}],
+    "bytes as Python writes them": {"size": [HEIGHT, WIDTH], "counts": repr(packed(run_lengths(RING)).encode())},
+    "bytes as numbers": {"size": [HEIGHT, WIDTH], "counts": [*packed(run_lengths(RING)).encode()]},
+    "truth values as counts": {"size": [HEIGHT, WIDTH], "counts": [True, True, HEIGHT * WIDTH - 2]},
+    "negative, with the right sum": {"size": [HEIGHT, WIDTH], "counts": [10, -5, HEIGHT * WIDTH - 5]},
+    "of its own box": {"size": [8, 7], "counts": [0, 56]},
+    "size in a text": {"size": f"{HEIGHT},{WIDTH}", "counts": run_lengths(RING)},
+    "size with channels": {"size": [HEIGHT, WIDTH, 1], "counts": run_lengths(RING)},
     "no counts": {"size": [HEIGHT, WIDTH]},
     "no size": {"counts": [HEIGHT * WIDTH]},
     "counts null": {"size": [HEIGHT, WIDTH], "counts": None},

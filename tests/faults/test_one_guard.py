@@ -73,7 +73,7 @@ def agreement(scene: Any) -> float:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("as_stored", [False, True])
-@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
 def test_masks_fit_pictures_that_exif_turns(
     tmp_path: Path, form: str, orientation: int, as_stored: bool, kind: str
 ) -> None:
@@ -88,8 +88,10 @@ def test_masks_fit_pictures_that_exif_turns(
     for index in range(3):
         scene = scenes[index]
         assert agreement(scene) > 0.97, scene.key
-    stored = np.asarray(Image.open(tmp_path / f"images/same.{kind}").convert("RGB"))
     shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"images/same.{kind}")).convert("RGB"))
+    stored = np.asarray(Image.open(tmp_path / f"images/same.{kind}").convert("RGB"))
+    if kind == "tif":  # Pillow turns them by itself
+        stored = np.repeat(np.where(drawn((48, 64)), 255, 0).astype(np.uint8)[..., None], 3, -1)
     image = scenes[next(index for index in range(3) if scenes[index].key in ("same", "2"))].image
     np.testing.assert_array_equal(image, stored if as_stored else shown)
 
@@ -153,3 +155,73 @@ def test_background_is_no_class_on_both_ways(tmp_path: Path, form: str, name: st
     else:
         with pytest.raises(FusionerError, match="no object that can be used"):
             read_folder(root)
+
+
+@pytest.mark.parametrize("others", [[], [("wide", 6, (48, 64), False)], [("wide", 6, (48, 64), True)]])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_picture_without_a_size_in_the_file(tmp_path: Path, orientation: int, others: list[Sample]) -> None:
+    """Its own size says nothing: only others that are drawn as shown let it in."""
+    import json
+
+    root = made(tmp_path, "coco", [("plain", 1, (48, 64), False), *others, ("turned", orientation, (48, 64), False)])
+    content = json.loads((root / "annotations.json").read_text())
+    for row in content["images"]:
+        if row["file_name"] == "turned.jpg":
+            del row["height"], row["width"]
+    (root / "annotations.json").write_text(json.dumps(content))
+    scenes, text = told(root)
+    shown = bool(others) and not others[0][3]
+    assert len(scenes) == 1 + len(others) + shown
+    assert all(agreement(scenes[index]) > 0.97 for index in range(len(scenes)))
+    assert ("save them upright: 1 (turned.jpg" in text) != shown
+
+
+def save_pages(file: Path, kind: str) -> None:
+    pages = [Image.new("RGB", (64, 48), (shade, 0, 0)) for shade in (10, 20, 30)]
+    pages[0].save(file, kind, save_all=True, append_images=pages[1:])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "GIF", "WEBP", "MPO"])
+def test_pages_and_frames_that_are_not_read_are_told(tmp_path: Path, form: str, kind: str) -> None:
+    root = made(tmp_path, form, [("a", 1, (48, 64), False), ("b", 1, (48, 64), False)], kind="png")
+    save_pages(root / "images/a.png", kind)
+    scenes, text = told(root)
+    assert abs(int(scenes[0].image[0, 0, 0]) - 10) < 3
+    # The second picture of a phone's JPEG is another view or a preview.
+    assert ("of which the first is read: 1 (a.png (3))" in text) == (kind != "MPO")
+
+
+INDICES = drawn((48, 64)).astype(np.uint8)
+BAD_MASKS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a JPEG inside": (lambda file: Image.fromarray(INDICES).save(file, "JPEG"), "is a JPEG file, whatever its"),
+    "pages": (lambda file: save_pages(file, "TIFF"), "has 3 pages or frames"),
+    "frames": (lambda file: save_pages(file, "PNG"), "has 3 pages or frames"),
+    "fractions": (lambda file: Image.fromarray(INDICES / np.float32(2)).save(file, "TIFF"), "fractions instead of ind"),
+    "16 bits": (lambda file: Image.fromarray(INDICES * np.uint16(257)).save(file), "holds 257: not in"),
+    **{
+        f"index {odd}": (
+            lambda file, odd=odd: Image.fromarray(np.where(INDICES == 1, odd, 0).astype(np.int32)).save(file, "TIFF"),
+            f"holds {odd}: not in",
+        )
+        for odd in (-1, -100, -254, -255, 256, 65537)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("save", "message"), BAD_MASKS.values(), ids=BAD_MASKS)
+def test_a_mask_that_is_none_is_named(tmp_path: Path, save: Callable[[Path], Any], message: str) -> None:
+    root = made(tmp_path, "masks", [("a", 1, (48, 64), False), ("b", 1, (48, 64), False)])
+    save(root / "masks/a.png")
+    with pytest.raises(FusionerError, match=rf"mask .*a\.png .*{message}"):
+        read_folder(root)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_mask_that_exif_turns_is_refused(tmp_path: Path, orientation: int) -> None:
+    root = made(tmp_path, "masks", [("a", 1, (48, 48), False)])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(drawn((48, 48)).astype(np.uint8)).save(root / "masks/a.png", exif=exif)
+    with pytest.raises(FusionerError, match=rf"a\.png has an EXIF orientation \({orientation}\).*without EXIF data"):
+        read_folder(root)

@@ -5,8 +5,9 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -48,6 +49,7 @@ PUBLISHED = dict(zip((number for number in range(1, 91) if number not in _GAPS),
 Id = int | str
 Crowds = Literal["ignored", "by file"]
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
+_CUT = re.compile(r"0\d")
 _PUBLISHED_CROWD = 900_100_000_000
 """COCO numbers its crowds from here, by the image's id."""
 
@@ -89,24 +91,32 @@ class CocoFile:
         self.digest = hashlib.sha256(content).hexdigest()
         self.rows = _rows(given["images"], findings)
         self._annotations = given["annotations"]
+        if any(isinstance(item, dict) and "segments_info" in item for item in self._annotations[:1]):
+            raise FusionerError(
+                f"{file} is a COCO panoptic file, whose shapes lie in PNG files: export instances (COCO's panopticapi "
+                "has a converter), or masks"
+            )
+        self.boxes = sum(isinstance(item, dict) and _box_alone(item) for item in self._annotations)
+        """How many annotations have a bounding box and no segmentation."""
         self._names, self._written = _categories(file, given["categories"], findings)
         classes = [name for name in self._names.values() if name and special(name) is None]
         self.categories: tuple[str, ...] = tuple(dict.fromkeys(classes))
 
-    def read_objects(self, *, crowds: Crowds) -> dict[Id, list[Instance]]:
+    def read_objects(self, *, crowds: Crowds, same: Mapping[Id, Id]) -> dict[Id, list[Instance]]:
         """The objects by image id, in the file's order; all rows must have their size.
 
         Left out: an object of an image that the file does not list, and one whose segmentation is no shape (see
         ``check_shape``). The pixels of an object whose category is unknown or has no name are ignored. The names of
         ``names.special`` make their objects background, or ignored.
 
+        same: the id of a picture that is listed again, to the id of its first row, which gets the objects of both.
         crowds: what ``iscrowd`` means. ``ignored``: the object's pixels are ignored, as in COCO. ``by file``: CVAT,
         datumaro and supervision set it for the masks that they write as run lengths, such as an object with a hole or
         in two parts; so run lengths are an object, unless the file is COCO's own or a part of it: the annotation's id
         is one that COCO gives its crowds, or the file has two categories or more, all with their names and ids in
         ``PUBLISHED``, and the annotation has no ``attributes``.
         """
-        findings, first = self._findings, _first_ids(self.rows)
+        findings, images, categories = self._findings, _found_by(self.rows), _found_by(self._names)
         own = len(self._written) < 2 or any(PUBLISHED.get(_as_int(key) or 0) != name for key, name in self._written)
         objects: dict[Id, list[Instance]] = defaultdict(list)
         for place, item in enumerate(self._annotations):
@@ -114,7 +124,8 @@ class CocoFile:
                 findings.problem("annotations left out, they are no JSON objects", f"annotation at {place}")
                 continue
             where, number = f"annotation {item.get('id', f'at {place}')}", _id(item.get("image_id"))
-            row = None if number is None else self.rows.get(first.get(number, number))
+            known = images(number)
+            row = None if known is None else self.rows[same.get(known, known)]
             if row is None:
                 kind = "objects left out, no image has their image_id"
                 findings.problem(kind, f"{where} (image_id {item.get('image_id')!r})")
@@ -125,8 +136,8 @@ class CocoFile:
             except BadShape as error:
                 findings.problem("objects left out, their segmentation can't be read", f"{where}: {error}")
                 continue
-            category, crowd = _id(item.get("category_id")), _as_int(item.get("iscrowd")) == 1
-            name = self._names.get(category, "") if category is not None else ""
+            category, crowd = _id(item.get("category_id")), _flag(item.get("iscrowd"))
+            name = self._names.get(kept, "") if (kept := categories(category)) is not None else ""
             if not name:
                 kind = "objects whose category has no name, their pixels are ignored (255)"
                 findings.problem(kind, f"{where} (category_id {category!r})")
@@ -169,6 +180,8 @@ def _categories(file: Path, given: list[Any], findings: Findings) -> tuple[dict[
             findings.problem("categories left out, they have no id", f"number {place} ({name!r})")
             continue
         text = plain(name) if isinstance(name, str) else ""
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+            text = ""  # zero bytes, and halves of a character
         if not text:
             findings.note("categories without a name", f"id {number!r} ({name!r})")
         elif text != name:
@@ -215,18 +228,35 @@ def _rows(given: list[Any], findings: Findings) -> dict[Id, Row]:
     return rows
 
 
-def _first_ids(rows: Mapping[Id, Row]) -> dict[Id, Id]:
-    """The id to read instead: files that were joined may list one picture twice, each with some of its objects."""
-    first: dict[str, Id] = {}
-    return {number: first.setdefault(row.file_name, number) for number, row in rows.items()}
+def _found_by(known: Collection[Id]) -> Callable[[Id | None], Id | None]:
+    """Finds the one of ``known`` that an id means: itself, else the only one that is the same number."""
+    alike: dict[int | None, list[Id]] = defaultdict(list)
+    for number in known:
+        alike[_as_int(number)].append(number)
+
+    def find(number: Id | None) -> Id | None:
+        if number is None or number in known:
+            return number
+        others = alike.get(_as_int(number), []) if _as_int(number) is not None else []
+        return others[0] if len(others) == 1 else None
+
+    return find
 
 
 def _id(value: Any) -> Id | None:
-    """An id as a whole number where it is one, else as text; None where there is none."""
-    number = _as_int(value)
-    if number is not None:
-        return number
-    return value.strip() or None if isinstance(value, str) else None
+    """An id as a whole number where it is one, else as text, such as "0001"; None where there is none."""
+    text = value.strip() if isinstance(value, str) else ""
+    number = None if _CUT.match(text) else _as_int(value)
+    return number if number is not None else text or None
+
+
+def _flag(value: Any) -> bool:
+    """Whether ``value`` is 1 or true, also as text."""
+    return _as_int(value) == 1 or (isinstance(value, str) and value.strip().casefold() == "true")
+
+
+def _box_alone(item: Mapping[str, Any]) -> bool:
+    return bool(item.get("bbox")) and item.get("segmentation") in (None, [], [[]], {}, "")
 
 
 def _as_int(value: Any) -> int | None:
@@ -237,6 +267,6 @@ def _as_int(value: Any) -> int | None:
         return value
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return int(value)
-    if isinstance(value, str) and len(value) < 20 and _WHOLE.fullmatch(value.strip()):
-        return int(float(value)) if "." in value else int(value)
+    if isinstance(value, str) and len(value) < 100 and _WHOLE.fullmatch(value.strip()):
+        return int(value.partition(".")[0])
     return None

@@ -58,5 +58,6 @@ def _lines(kinds: dict[str, list[str]]) -> list[str]:
     for kind, examples in kinds.items():
         if examples:
             more = "; ..." if len(examples) > EXAMPLES else ""
-            lines.append(f"{kind}: {len(examples):,} ({'; '.join(examples[:EXAMPLES])}{more})")
+            text = f"{kind}: {len(examples):,} ({'; '.join(examples[:EXAMPLES])}{more})"
+            lines.append(text.encode("utf-8", "backslashreplace").decode())  # a name in JSON may be no Unicode
     return lines
