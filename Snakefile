@@ -98,6 +98,7 @@ rule evaluation:
         "notebooks/03_evaluation.ipynb",
     params:
         given=given("03_evaluation"),
+    priority: 1
     shell:
         EXECUTE
 
@@ -112,8 +113,8 @@ rule ablations:
         "notebooks/04_ablations.ipynb",
     params:
         given=given("04_ablations"),
-    # The longest of the jobs that may run in parallel, so it starts first.
-    priority: 10
+    # Of the jobs that may run in parallel the longer ones start first, so that no core waits at the end.
+    priority: 3
     shell:
         EXECUTE
 
@@ -128,6 +129,7 @@ rule mosaic4:
         "notebooks/05_mosaic4_robustness.ipynb",
     params:
         given=given("05_mosaic4_robustness"),
+    priority: 2
     shell:
         EXECUTE
 

@@ -38,6 +38,7 @@ exclude_patterns = [".venv", "docs/_*", "data/*/**", "outputs/*/**", "tests", "b
 # Notebooks are committed without outputs; `make docs` executes copies of them, which are shown instead.
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # no widgets, so nothing to ask a CDN for
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "code"
@@ -106,7 +107,7 @@ def inline_formula(self, node):
 
 
 def block_formula(self, node):
-    self.body.append(mathml(node.astext(), block=True))
+    self.body.append(f'<div class="formula">{mathml(node.astext(), block=True)}</div>')
     raise SkipNode
 
 

@@ -158,6 +158,14 @@ def test_the_site_has_the_pages_the_notebooks_and_the_api(site: Path) -> None:
         assert f'id="fusionerlib.{name}"' in api or f'id="module-fusionerlib.evaluation.{name}"' in api, name
 
 
+def test_formulas_of_the_site_are_mathml(site: Path) -> None:
+    cells = json.loads((ROOT / "notebooks/00_the_model.ipynb").read_text(encoding="utf-8"))["cells"]
+    formulas = sum("".join(cell["source"]).count("$$") for cell in cells) // 2
+    shown = (site / "notebooks" / "00_the_model.html").read_text(encoding="utf-8")
+    assert shown.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"') == formulas > 5
+    assert "$" not in re.sub("<(pre|script|style).*?</\\1>", "", shown, flags=re.DOTALL)
+
+
 def test_the_site_asks_for_local_files_only(site: Path, browser: object) -> None:
     shown = ("docs/index", "README", "docs/api", "docs/protocol", "notebooks/02_training", "studies/performance/README")
     asked = requests_of(browser, *(site / f"{page}.html" for page in shown))

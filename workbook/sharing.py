@@ -1,5 +1,6 @@
-"""Executed notebooks and their pages without absolute paths of the machine that made them, so that they can be shared.
+"""Executed notebooks and their pages as they can be shared: without absolute paths of the machine that made them.
 
+Of the lines of progress, which a log needs and a reader does not, the last one of each task stays.
 A path becomes relative to the clone, else it begins with the run's name, with ``~`` for the home folder, or with
 ``site-packages``. Of any other one the last part is left, behind ``…/``.
 """
@@ -11,7 +12,7 @@ import re
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ Places = dict[str, str]
 
 TOP = {"home", "root", "Users", "Volumes", "mnt", "media", "data", "srv", "opt", "usr", "var", "tmp", "private", "etc"}
 """First parts of paths that are shortened wherever they stand, beside the folders at the top of this machine."""
+PROGRESS = re.compile(r"(?P<task>[^\n]+): \d+%, [\d,.]+ of [\d,.]+ [^\n]*\n?")
+"""A line that tells how far a task is (``fusionerlib.progress``)."""
 _COLOUR = r"(?:\x1b|\\x1b|\\u001b)\[[0-9;]*m"
 _BEFORE = rf"(?P<before>{_COLOUR}|file://|(?<![\w.…~%/\\+-]))"
 _BINARY = ("image/", "audio/", "video/", "application/pdf", "application/octet-stream")
@@ -97,7 +100,7 @@ def shareable(notebook: Any, places: Places) -> Any:
     if isinstance(notebook, str):
         return shareable_text(notebook, places)
     if isinstance(notebook, list):
-        return [shareable(part, places) for part in notebook]
+        return [shareable(part, places) for part in last_progress(notebook)]
     if not isinstance(notebook, Mapping) or notebook.get("encoding") == "base64":
         return notebook
     kept = {key for key in notebook if key.startswith(_BINARY) and key != "image/svg+xml"}
@@ -105,6 +108,30 @@ def shareable(notebook: Any, places: Places) -> Any:
         shareable_text(key, places): value if key in kept else shareable(value, places)
         for key, value in notebook.items()
     }
+
+
+def last_progress(outputs: Sequence[Any]) -> list[Any]:
+    """The outputs of a cell with one output in place of consecutive lines of progress: the last line of each task."""
+    kept: list[Any] = []
+    tasks: dict[str, str] = {}
+    for output in outputs:
+        text = "".join(output.get("text", "")) if _is_stream(output) else ""
+        lines = [PROGRESS.fullmatch(line) for line in text.splitlines(keepends=True)]
+        if not lines or None in lines:
+            tasks = {}
+            kept.append(output)
+            continue
+        if tasks:
+            kept.pop()
+        for line in filter(None, lines):
+            tasks.pop(line["task"], None)
+            tasks[line["task"]] = line[0]
+        kept.append({**output, "text": "".join(tasks.values())})
+    return kept
+
+
+def _is_stream(output: Any) -> bool:
+    return isinstance(output, Mapping) and output.get("output_type") == "stream"
 
 
 def make_shareable(executed: Path, *, clone: Path, given: Any) -> None:

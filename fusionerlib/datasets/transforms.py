@@ -138,7 +138,7 @@ class Views:
     """
 
     def __init__(self, scenes: Scenes, *, views: int, seed: int, size: int) -> None:
-        from fusionerlib.datasets.augment import STORED  # imports torchvision
+        from fusionerlib.datasets.augment import STORED  # imports torch
 
         self.scenes, self.seed, self.augmentation = scenes, seed, STORED
         self.views, self.size = _positive("views", views), _positive("size", size)

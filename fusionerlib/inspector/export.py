@@ -3,6 +3,7 @@
 import io
 import os
 import textwrap
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,8 +14,8 @@ from fusionerlib.inspector.panels import Picture, draw_large, draw_panel, pixel_
 from fusionerlib.inspector.state import HEIGHT, PANELS, WIDTH, InspectorState
 
 GAP = 16
-HEAD, FOOT = 30, 26
-"""Heights of the title and of the caption of a panel, in pixels."""
+HEAD, FOOT = 30, 44
+"""Heights of the title and of the caption of a panel, which has up to two lines, in pixels."""
 FLAT = ("argmax", "truth", "error", "difference")
 """Panels with flat colours, which PNG compresses better than JPEG."""
 LARGE = 1600
@@ -30,6 +31,12 @@ def encode_panel(picture: Picture, key: str) -> tuple[bytes, str]:
         return stream.getvalue(), "image/png"
     Image.fromarray(picture).save(stream, "JPEG", quality=90, subsampling=0)
     return stream.getvalue(), "image/jpeg"
+
+
+@lru_cache(maxsize=16)
+def encoded_message(pixels: bytes, shape: tuple[int, ...]) -> tuple[bytes, str]:
+    """A panel that is only a message, encoded: the same few are wanted at every move of a slider."""
+    return encode_panel(np.frombuffer(pixels, np.uint8).reshape(shape), "argmax")
 
 
 def enlarged(state: InspectorState, key: str) -> tuple[bytes, str]:
@@ -102,7 +109,8 @@ def export_image(state: InspectorState) -> Image.Image:
         draw.rectangle((left, top + HEAD, left + WIDTH - 1, top + HEAD + HEIGHT - 1), fill=(242, 242, 242))
         inside = (left + (WIDTH - picture.shape[1]) // 2, top + HEAD + (HEIGHT - picture.shape[0]) // 2)
         canvas.paste(Image.fromarray(picture), inside)
-        _text(draw, (left, top + HEAD + HEIGHT + 5), caption, size=15, fill=(70, 70, 70))
+        for row, part in enumerate(_lines(caption)):
+            _text(draw, (left, top + HEAD + HEIGHT + 5 + 19 * row), part, size=15, fill=(70, 70, 70))
     for row, part in enumerate(line):
         _text(draw, (GAP, rows * tall + GAP + 24 * row), part, size=16, room=canvas.width - 2 * GAP)
     return canvas
@@ -138,6 +146,15 @@ def _table(draw: ImageDraw.ImageDraw, canvas: Image.Image, state: InspectorState
             _text(draw, (left + 345, y + 1), f"{value:.3f}", size=17)
     if len(rows) > LISTED:
         _text(draw, (left, top + HEAD + 28 * LISTED), f"and {len(rows) - LISTED} more", size=15, fill=(70, 70, 70))
+
+
+def _lines(caption: str) -> list[str]:
+    """``caption`` in one line, or in two where it is too wide; the second is shortened when it is drawn."""
+    font = ImageFont.load_default(15)
+    words, first = caption.split(), 0
+    while first < len(words) and font.getlength(" ".join(words[: first + 1])) <= WIDTH:
+        first += 1
+    return [part for part in (" ".join(words[:first]), " ".join(words[first:])) if part]
 
 
 def _text(

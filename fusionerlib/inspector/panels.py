@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Integer, UInt8, UInt16
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -233,7 +233,7 @@ def _coloured(state: InspectorState, labels: np.ndarray) -> np.ndarray:
     """Labels of the asked names renumbered by all names, so that a name keeps its colour while others are off."""
     table = np.arange(max(256, len(state.on) + 1), dtype=np.int32)
     table[1 : len(state.on) + 1] = [state.names.index(name) + 1 for name in state.on]
-    return table[labels]
+    return table.take(labels)
 
 
 def _resized(state: InspectorState, grid: Tensor) -> np.ndarray:
@@ -286,11 +286,9 @@ def draw_labels(labels: Labels) -> Picture:
 
 def draw_heat(photo: Picture, values: Float[np.ndarray, "height width"], *, low: float, high: float) -> Picture:
     """``values`` from ``low`` (dark) to ``high`` (bright) over the photo in grey levels."""
-    unit = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
-    grey = np.asarray(Image.fromarray(photo).convert("L"), dtype=np.uint16)[..., None]
-    colours = _inferno()[(unit * 255).astype(np.uint8)]
-    mixed: np.ndarray = (grey * 3 + colours * 7) // 10
-    return mixed.astype(np.uint8)
+    levels = (((values - low) / max(high - low, 1e-12)).clip(0, 1) * 255).astype(np.uint8)
+    # One look into a table of all pairs of grey and level: this runs at every move of a slider.
+    return _over_grey()[np.asarray(Image.fromarray(photo).convert("L")), levels]
 
 
 def draw_contour(picture: Picture, inside: Bool[np.ndarray, "height width"]) -> Picture:
@@ -391,8 +389,10 @@ def _with_hatches(picture: Picture, labels: Labels) -> Picture:
 
 
 @lru_cache(maxsize=1)
-def _inferno() -> UInt16[np.ndarray, "256 3"]:
+def _over_grey() -> UInt8[np.ndarray, "256 256 3"]:
+    """By grey and level: three parts of the grey and seven of the level's colour."""
     from matplotlib import colormaps
 
-    table: np.ndarray = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    return table.astype(np.uint16)  # wide enough for the products in draw_heat
+    colours = colormaps["inferno"](np.arange(256), bytes=True)[:, :3].astype(np.uint16)
+    mixed: np.ndarray = (np.arange(256, dtype=np.uint16)[:, None, None] * 3 + colours * 7) // 10
+    return mixed.astype(np.uint8)

@@ -12,13 +12,12 @@ function render({ model, el }) {
   const frame = make("div", el, "fusioner-frame");
   const image = make("img", frame, "");
   const ink = make("canvas", frame, "fusioner-ink");
-  const dead = make("div", frame, "fusioner-dead");
   const caption = make("div", el, "fusioner-caption");
   frame.tabIndex = 0;
   frame.setAttribute("role", "application");
   frame.setAttribute("aria-roledescription", "picture; arrow keys move the inspected pixel, Enter enlarges");
   image.draggable = false;
-  image.hidden = dead.hidden = true; // no empty image while the content is on its way
+  image.hidden = true; // no empty image while the content is on its way
   let shown = "";
 
   const words = () => {
@@ -170,16 +169,28 @@ function render({ model, el }) {
       upload.setAttribute("aria-label", "Upload a photo");
     }
   };
-  // While the widget lives, the still picture that is saved below it is hidden.
-  const alive = (is) => {
-    dead.hidden = is;
-    dead.textContent = "The kernel of this inspector has stopped. Run the cell again.";
-    const output = el.closest(".jp-OutputArea");
-    if (output) output.classList.toggle("fusioner-live", is);
-  };
+  // The still picture that is saved below the widget is hidden while there is the widget.
+  const covered = () => el.closest(".jp-OutputArea")?.classList.add("fusioner-live");
   // The element joins the page after this function has returned.
-  for (const wait of [0, 300, 2000]) setTimeout(() => (named(), alive(dead.hidden)), wait);
-  model.on("comm_live_update", () => alive(model.comm_live !== false));
+  for (const wait of [0, 300, 2000]) setTimeout(() => (named(), covered()), wait);
+
+  // A stopped kernel: the last pictures and the parameter line stay, below a notice. ipywidgets tells its widgets of a
+  // restart alone; that a kernel died, was killed or shut down is known to JupyterLab's session.
+  const stopped = () => {
+    const box = el.closest(".fusioner-inspector");
+    if (!box || box.querySelector(".fusioner-stopped")) return;
+    const note = make("div", box, "fusioner-stopped");
+    note.setAttribute("role", "alert");
+    note.textContent = "The kernel of this inspector has stopped, so it does not answer any more: run the cell again.";
+    box.prepend(note);
+  };
+  const session = model.widget_manager?.context?.sessionContext;
+  const own = session?.session?.kernel?.id;
+  const onStatus = (_, status) => ["dead", "restarting", "autorestarting", "terminating"].includes(status) && stopped();
+  const onKernel = (_, { newValue }) => own && newValue?.id !== own && stopped();
+  session?.statusChanged.connect(onStatus);
+  session?.kernelChanged.connect(onKernel);
+  model.on("comm_live_update", () => el.classList.contains("jupyter-widgets-disconnected") && stopped());
   model.on("msg:custom", (message, buffers) => {
     if (!large || !message || !message.large || !buffers.length) return;
     large.image.src = URL.createObjectURL(new Blob([buffers[0]], { type: message.large }));
@@ -189,6 +200,10 @@ function render({ model, el }) {
   words();
   draw();
   model.send({ ask: true }); // content that was lost on its way comes again
-  return close;
+  return () => {
+    close();
+    session?.statusChanged.disconnect(onStatus);
+    session?.kernelChanged.disconnect(onKernel);
+  };
 }
 export default { render };

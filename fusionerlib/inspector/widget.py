@@ -18,7 +18,14 @@ from fusionerlib.files import write_bytes
 from fusionerlib.images import open_image
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.controls import Controls, picture_widget
-from fusionerlib.inspector.export import encode_panel, enlarged, export_png, parameter_line, table_title
+from fusionerlib.inspector.export import (
+    encode_panel,
+    encoded_message,
+    enlarged,
+    export_png,
+    parameter_line,
+    table_title,
+)
 from fusionerlib.inspector.panels import draw_panel, pixel_probabilities, title
 from fusionerlib.inspector.state import PANELS, Changed, InspectorState
 from fusionerlib.inspector.strokes import Point
@@ -218,7 +225,7 @@ class Inspector:
     def _drawn(self, key: str) -> dict[str, Any]:
         """The traits of the picture ``key``. A panel without labels or attention to show is not there."""
         picture, caption = draw_panel(self.state, key)
-        content, media = encode_panel(picture, key)
+        content, media = encode_panel(picture, key) if caption else encoded_message(picture.tobytes(), picture.shape)
         there = bool(caption) or key not in OPTIONAL
         return {"content": content, "media": media, "title": title(self.state, key), "caption": caption, "there": there}
 

@@ -20,7 +20,7 @@ from fusionerlib.datasets.pascal import NAMES, NO_FOLD, validation_pairs
 from fusionerlib.errors import FusionerError
 from fusionerlib.inference.overlay import short
 from fusionerlib.inference.segmenter import Segmenter
-from fusionerlib.plots.style import BLUE, GREY, ORANGE, figure, picture, save, style
+from fusionerlib.plots.style import BLUE, COLUMN, GREY, ORANGE, figure, picture, save, style
 
 Asked = tuple[np.ndarray, tuple[str, ...]]
 """A photograph (height, width, RGB; 0-255) and the names asked of it."""
@@ -57,21 +57,21 @@ def gains(
         raise FusionerError("no setting has a gain to draw: run at least one beside the base")
     drawn.sort(key=lambda row: sum(0.0 if math.isnan(row[key]) else row[key] for key in figures))
     with style():
-        result = figure(7.0, 1.2 + 0.26 * len(drawn))
+        result = figure(COLUMN, 1.4 + 0.26 * len(drawn))
         axes = result.subplots()
         if not math.isnan(spread):
             axes.axvspan(-spread, spread, color=GREY, alpha=0.18, linewidth=0, label="spread of seeds (1 sd)")
         axes.axvline(0, color=GREY, linewidth=1)
         for (key, name), colour, marker in zip(figures.items(), (BLUE, ORANGE), ("o", "s"), strict=True):
             axes.plot([row[key] for row in drawn], range(len(drawn)), marker, color=colour, label=name, markersize=5.5)
-        axes.set_yticks(range(len(drawn)), [short(str(row["setting"]), 34) for row in drawn])
+        axes.set_yticks(range(len(drawn)), [short(str(row["setting"]), 28) for row in drawn])
         axes.set_ylim(-0.7, len(drawn) - 0.3)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_xlabel("gain over the base, points of mIoU")
         axes.set_title(title)
         # The legend stands below the axes: inside them it would hide dots.
-        result.legend(loc="outside lower center", ncols=3)
+        result.legend(loc="outside lower center", ncols=2)
         return result
 
 

@@ -23,7 +23,8 @@ TEXTS = {
     "data": "`bare` is Pillow alone (decode and resize), `ours` the loader with the paper's augmentation, both in "
     "processor time on one core; `workers` is in wall time.",
     "encoders": "`bare` is the network alone; `cost` is our time divided by its time.",
-    "inspector": "Time from a change to the encoded picture; medians.",
+    "inspector": "Time from a change to the encoded picture; medians. In the browser: from the event of a key or the "
+    "mouse until Chromium shows the new picture.",
 }
 
 

@@ -32,6 +32,8 @@ STEPS = {
 """Targets for a training step on the processor and on a GPU: the least ratio of two sides' times."""
 
 INSPECTOR = {"threshold": 50.0, "opacity": 50.0, "temperature": 50.0, "word": 100.0, "switch": 100.0}
+INSPECTOR |= {"click": 60.0, "stroke": 300.0}
+INSPECTOR |= {f"{what}, in the browser": INSPECTOR[what] for what in ("threshold", "word", "click", "stroke")}
 """Targets for the mask inspector: the longest time in ms from a change to the new picture."""
 
 
@@ -211,8 +213,11 @@ def encoders(record: Record) -> dict[str, list[Row]]:
 
 
 def inspector(record: Record) -> dict[str, list[Row]]:
-    """Milliseconds of each change."""
-    return {"Changes, ms": [{"change": kind, **row} for kind, row in record.items() if kind != "machine"]}
+    """Milliseconds of each change: on the clock, and of the processor, which other work on the machine changes less."""
+    rows = {kind: row for kind, row in record.items() if isinstance(row, Mapping) and kind != "machine"}
+    load = f" (load of the machine {record['load']:.1f})" if "load" in record else ""
+    empty = {"processor": "-"} if any("processor" in row for row in rows.values()) else {}
+    return {f"Changes, ms{load}": [{"change": kind, **empty, **row} for kind, row in rows.items()]}
 
 
 TABLES: dict[str, Callable[[Record], dict[str, list[Row]]]] = {

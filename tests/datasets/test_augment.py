@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torchvision import tv_tensors
 
-from fusionerlib.datasets.augment import PRESETS, STORED, Augmentation, Elastic, Noise, view
+from fusionerlib.datasets.augment import PRESETS, STORED, Augmentation, view
+from fusionerlib.datasets.changes import Elastic, Noise, chain
 from fusionerlib.datasets.scene import Scene
 
 COLOURS = np.array([[0, 0, 0], [200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=np.uint8)
@@ -137,9 +138,9 @@ def test_shift_scale_and_rotation_keep_to_the_paper_s_limits() -> None:
     for preset, most in (("pascal", 20.0), ("coco", 10.0)):
         own = PRESETS[preset]
         assert (own.rotation, own.shift, own.scale) == (most, 0.1, 0.1)
-    chain = Augmentation(**{**vars(STILL), "several": 1.0, "each": 1.0, "rotation": 20.0, "shift": 0.1, "scale": 0.1})
+    change = Augmentation(**{**vars(STILL), "several": 1.0, "each": 1.0, "rotation": 20.0, "shift": 0.1, "scale": 0.1})
     for _ in range(300):
-        found = chain.chain(size)(gradients(size)).numpy()[:, :, ::-1]  # the flip undone
+        found = chain(change, size)(gradients(size)).numpy()[:, :, ::-1]  # the flip undone
         inside = found[2] > 0.999
         y, x = np.nonzero(inside)
         now = np.stack([x + 0.5 - size / 2, y + 0.5 - size / 2, np.ones(len(x))], axis=1)

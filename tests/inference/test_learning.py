@@ -11,7 +11,7 @@ from fusionerlib.features.text import text_cache_of, visual_of
 from fusionerlib.inference.examples import read_mask
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.models import build
-from fusionerlib.models.examples import Moments
+from tests.small_runs import learner
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +23,7 @@ def photo():
 
 @pytest.fixture
 def segmenter(photo):
-    run = RunConfig.flat(preset="modern")
-    visual = visual_of(run.pair)
-    torch.manual_seed(0)
-    model = build(run.fusion, visual_width=visual.width, text_width=1000)
-    torch.nn.init.normal_(model.residual.layers[-1].weight)  # zero before training: examples would change nothing
-    made = Segmenter(model=model, visual=visual, text_cache=text_cache_of(run.pair), size=224, run=run)
-    tokens = made.set_image(photo).tokens.main.tokens[0]
-    moments = Moments(model.examples.width)
-    moments.add(tokens[:, : model.examples.width].float())
-    model.examples.fit(moments, {})
-    model.update_statistics(tokens[None].float())
-    return made
+    return learner(photo)
 
 
 def halves(photo):

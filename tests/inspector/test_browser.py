@@ -138,6 +138,14 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     shot("narrow")
     assert page.locator(".jp-OutputArea-output.jp-mod-error, .jp-RenderedText[data-mime-type*=stderr]").count() == 0
     assert [url for url in asked if not url.startswith((lab, "blob:", "data:", lab.replace("http", "ws")))] == []
+
+    assert page.locator(".fusioner-stopped").count() == 0
+    token = next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "_xsrf")
+    for kernel in page.request.get(f"{lab}/api/kernels").json():
+        page.request.delete(f"{lab}/api/kernels/{kernel['id']}", headers={"X-XSRFToken": token})
+    page.get_by_role("alert").filter(has_text="has stopped").wait_for()
+    assert frames.first.is_visible() and line.is_visible()
+    shot("stopped")
     page.close()
 
 

@@ -6,33 +6,13 @@ import torch
 from PIL import Image
 from skimage.data import chelsea
 
-from fusionerlib import Segmenter
-from fusionerlib.config import RunConfig
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.errors import FusionerError
-from fusionerlib.features.text import text_cache_of, visual_of
 from fusionerlib.inspector import InspectorState, inspect
 from fusionerlib.inspector.strokes import Stroke, marks, painted, save_strokes
-from fusionerlib.models import build
-from fusionerlib.models.examples import Moments
+from tests.small_runs import learner
 
 SIZE = (60, 100)
-
-
-def learner(photo: np.ndarray) -> Segmenter:
-    """The packaged encoders under an untrained cost aggregation that can learn from examples."""
-    run = RunConfig.flat(preset="modern")
-    visual = visual_of(run.pair)
-    torch.manual_seed(0)
-    model = build(run.fusion, visual_width=visual.width, text_width=1000)
-    torch.nn.init.normal_(model.residual.layers[-1].weight)  # zero before training: examples would change nothing
-    made = Segmenter(model=model, visual=visual, text_cache=text_cache_of(run.pair), size=224, run=run)
-    tokens = made.set_image(photo).tokens.main.tokens[0].float()
-    moments = Moments(model.examples.width)
-    moments.add(tokens[:, : model.examples.width])
-    model.examples.fit(moments, {})
-    model.update_statistics(tokens[None])
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, MakeNotebook
 from workbook.execution import execute_notebook
 from workbook.report import write_site
 from workbook.report.notebook_pages import write_page
-from workbook.sharing import places_of, shareable_text
+from workbook.sharing import last_progress, places_of, shareable_text
 
 ODD = "Ä ö & 猫 mit Leerzeichen"
 
@@ -167,3 +167,18 @@ def test_what_becomes_of_a_path() -> None:
     }
     for text, short in expected.items():
         assert shareable_text(text, places) == short, text
+
+
+def test_of_progress_the_last_line_of_each_task_stays() -> None:
+    def told(text: str, name: str = "stderr") -> dict[str, Any]:
+        return {"output_type": "stream", "name": name, "text": text}
+
+    steps = [told(f"training: {done}%, {done} of 100 steps, 3.0 steps/s, 00:01 gone, loss 0.5\n") for done in (5, 50)]
+    read = told("features of seen: 100%, 160 of 160 images\n")
+    done = told("training: 100%, 100 of 100 steps, 3.0 steps/s, 00:33 gone\n")
+    note = told("training: the learning rate is high\n")
+    picture = {"output_type": "display_data", "data": {"text/plain": "a: 5%, 1 of 20 steps"}, "metadata": {}}
+    found = last_progress([told("2,400 scenes\n", "stdout"), *steps, read, done, picture, note, steps[0], note])
+    both = read["text"] + done["text"]
+    assert found == [told("2,400 scenes\n", "stdout"), told(both), picture, note, steps[0], note]
+    assert last_progress(["a", "b"]) == ["a", "b"] and last_progress([]) == []

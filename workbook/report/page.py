@@ -32,7 +32,7 @@ from workbook.sharing import clone_around, places_of, shareable_text
 RECORD_CHARACTERS, MOST_RECORDS = 10_000, 40
 """At most so many characters of a record, and so many records, are on the page, which stays under 10 MB."""
 
-BROAD = 900
+BROAD = 1200
 """A figure wider than this, in pixels, takes the whole width of the page: at half of it its text is too small."""
 
 NUMBER = re.compile(rf"[-+]?[\d.,]*( ± [\d.]+)?|{HOLE}|nan|True|False")
