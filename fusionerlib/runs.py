@@ -214,7 +214,7 @@ def packaged_run(
     camvid: Path | None = None,
     features: Path,
     fold: int = NO_FOLD,
-    steps: int = 1000,
+    steps: int = 2000,
     size: int = 320,
     seed: int = 0,
     **changes: Any,

@@ -120,9 +120,9 @@ def test_notebook_and_command_line_make_the_same_run(leaves: dict[str, Any], tmp
 
 
 def test_the_packaged_checkpoint_s_run_is_the_preset_s_and_the_study_s(tmp_path: Path) -> None:
-    leaves = {"preset": "modern", **PHOTOS, "fold": 1, "size": 320, "steps": 1000, "validate_every": 1000}
+    leaves = {"preset": "modern", **PHOTOS, "fold": 1, "size": 320, "steps": 2000, "validate_every": 2000}
     places = {"voc": Path("voc"), "coco": Path("coco"), "features": Path("kept")}
-    study = CostAggregationStudy(voc_root=Path("voc"), coco_root=Path("coco")).run_of(Trial(BASE, 1, 0, 1000))
+    study = CostAggregationStudy(voc_root=Path("voc"), coco_root=Path("coco")).run_of(Trial(BASE, 1, 0, 2000))
     runs = ways(leaves, tmp_path) | {
         "shipped": packaged_run(**places, fold=1),
         "study": study.changed(features="kept", checkpoint_every=100),

@@ -173,7 +173,7 @@ def checkpoint(
         Path | None, typer.Option(help="The folder that `fusioner data camvid` made; without it no surface is trained.")
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint's folder.")] = Path("outputs/packaged"),
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 2000,
     size: Annotated[int, typer.Option(help="Width and height of the input in pixels.")] = 320,
     fold: Annotated[int, typer.Option(help="The fold of PASCAL-5i to hold out, -1 for none.")] = -1,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
