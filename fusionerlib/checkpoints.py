@@ -4,8 +4,9 @@
 ``save`` writes one, ``load`` rebuilds its model, ``convert`` brings one of version 0.1 into today's format.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -289,11 +290,20 @@ def weights_sha256(directory: Path) -> str:
 
 
 def _write(directory: Path, tensors: dict[str, Tensor], description: Mapping[str, Any]) -> None:
+    if _foreign(directory / CONFIG):
+        raise FusionerError(
+            f"{directory} holds the {CONFIG} of another program, which would be replaced: choose another folder"
+        )
     part = directory / f"{WEIGHTS}.part"
     with writing(directory / WEIGHTS):
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part)
-        to_disk(part)
+        try:
+            save_file(tensors, part)
+            to_disk(part)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
     digest = sha256_of(part)
     part.replace(directory / WEIGHTS)
     write_json(directory / CONFIG, {**description, "sha256": digest}, durable=True)
@@ -329,3 +339,12 @@ def _mismatch(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor]) 
             return f"{name} is {tuple(weights[name].shape)}, expected {shape}"
     extra = sorted(set(weights) - set(expected))
     return f"{extra[0]} is unknown to it" if extra else ""
+
+
+def _foreign(config: Path) -> bool:
+    """Whether ``config`` is a JSON file, but none of a checkpoint; one that is damaged may be replaced."""
+    try:
+        held = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not (isinstance(held, dict) and {"run", "format"} & held.keys())

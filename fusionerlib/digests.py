@@ -7,6 +7,7 @@ renumbered, a picture without compression is exchanged, or a copy keeps the time
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -158,6 +159,8 @@ def _state(path: str) -> State:
         found = os.stat(path)
     except OSError as error:
         raise _unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise FusionerError(f"{path} is not a file: put one there, or take it out of the data set")
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 

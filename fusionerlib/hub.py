@@ -34,7 +34,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
     if checkpoint == PACKAGED:
         tried.append(Path(__file__).parent / "checkpoint")
     for folder in tried:
-        if all((folder / file).is_file() for file in CHECKPOINT_FILES):
+        if all(os.path.isfile(folder / file) for file in CHECKPOINT_FILES):
             return folder
     places = " nor ".join(str(folder.absolute()) for folder in tried)
     raise FusionerError(
@@ -134,7 +134,7 @@ def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
 def _published_digest(config: Path, address: str) -> str:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FusionerError(f"{address}: config.json is no checkpoint's config ({error})") from error
     published = content.get("sha256") if isinstance(content, dict) else None
     if not isinstance(published, str):

@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 
 from fusionerlib.errors import FusionerError
 
+BAND = 1024
+"""Rows that are copied out of a Pillow image at once."""
 JPEG = b"\xff\xd8\xff"
 """The first bytes of every JPEG file."""
 PIXEL_LIMIT = 2 * 89_478_485
@@ -50,6 +52,8 @@ def open_image(source: Path | BytesIO, name: str) -> Image.Image:
     name: of the image, for messages. Raises FusionerError for more than ``PIXEL_LIMIT`` pixels, unless ``allow_large``
     was called; Pillow's errors where it is no image.
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():  # a pipe would be waited for
+        raise FusionerError(f"{name} is not a file: put a picture there, or take it out")
     if os.environ.get(ALLOW_LARGE):
         with _UNLIMITED:
             most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -98,8 +102,9 @@ def read_image(image: Any, *, upright: bool = True) -> UInt8[np.ndarray, "height
             f"a {type(image).__name__} is no image: pass a Pillow image, a uint8 array or a path"
             + ("; Pillow opens files and streams of bytes (PIL.Image.open)" if hasattr(image, "read") else "")
         )
-    shown = repr(os.fspath(image))
+    shown = repr(image)
     try:
+        shown = repr(os.fspath(image))
         there, content = Path(image).is_file(), b""
         content = Path(image).read_bytes() if there else b""
     except (OSError, ValueError, TypeError) as error:
@@ -215,7 +220,14 @@ def _jpeg(content: bytes, upright: bool) -> np.ndarray | None:
 
 
 def _rgb(image: Image.Image, turn: bool = True) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image) if turn else _as_stored(image)
+    if not image.width * image.height:
+        raise FusionerError(f"an image of {image.width}x{image.height} pixels has none: check how it was made")
+    if turn:
+        image.load()
+        # exif_transpose copies what it has not to turn.
+        upright = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+    else:
+        upright = _as_stored(image)
     if upright.mode.startswith("I;16"):
         # Pillow would clip 16-bit values at 255 instead of scaling them.
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -226,7 +238,14 @@ def _rgb(image: Image.Image, turn: bool = True) -> np.ndarray:
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+    if upright.mode != "RGB":
+        upright = upright.convert("RGB")
+    # By bands: Pillow hands pixels out through two copies, a gigabyte of the largest images.
+    pixels = np.empty((upright.height, upright.width, 3), np.uint8)
+    for top in range(0, upright.height, BAND):
+        band = upright.crop((0, top, upright.width, min(top + BAND, upright.height)))
+        pixels[top : top + BAND] = np.asarray(band)
+    return pixels
 
 
 def _as_stored(image: Image.Image) -> Image.Image:

@@ -48,8 +48,10 @@ def notebook(
     path = Path(source) if source.endswith(".ipynb") else find_clone() / "notebooks" / f"{source}.ipynb"
     try:
         given = dict(json.loads(parameters))
-    except (ValueError, TypeError) as error:
-        raise FusionerError(f"--parameters {parameters!r} is no JSON object: write '{{\"steps\": 20}}'") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FusionerError(
+            f"--parameters {parameters[:200]!r} is no JSON object: write '{{\"steps\": 20}}'"
+        ) from error
     given |= {name: parsed(value) for name, value in pairs(parameter or []).items()}
     execute_notebook(path, output, parameters=given)
 

@@ -11,7 +11,7 @@ from typing import Any
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive
 from fusionerlib.progress import HEADLESS
-from workbook.parameter_cells import check_parameters
+from workbook.parameter_cells import check_numbers, check_parameters
 from workbook.sharing import make_shareable
 
 
@@ -22,7 +22,10 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
     absolute path (``sharing``). cwd: the kernel's working directory, the clone if not given. Raises FusionerError for a
     parameter that the notebook does not have, before a kernel starts; for a cell that fails; for a kernel that dies.
     """
+    if output.exists() and output.samefile(notebook):
+        raise FusionerError(f"the executed notebook would replace {notebook}: give another file")
     check_parameters(notebook, parameters)
+    check_numbers(notebook, parameters)
     own_kernel()
     import papermill
     from papermill.exceptions import PapermillExecutionError

@@ -25,7 +25,7 @@ from fusionerlib.files import exclusive, inherited, ready_cache, ready_folder, w
 from fusionerlib.records import usable_cores
 from workbook.clone import find_clone, located
 from workbook.execution import own_kernel
-from workbook.parameter_cells import accepted_names, check_parameters
+from workbook.parameter_cells import accepted_names, check_numbers, check_parameters
 from workbook.run_log import STEPS, RunLog, new_lines
 
 POLL = 0.5
@@ -62,7 +62,7 @@ def load_profile(name: str) -> Profile:
         raise FusionerError(f"no profile {name!r}: choose one of {known}, or give the path of a profile's .json file")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FusionerError(f"profile {name!r} is no JSON ({error}): correct the file") from error
     return checked(Profile, values)
 
@@ -107,6 +107,7 @@ def run_profile(
     profile = with_overrides(load_profile(name), overrides or {}, notebooks=root / "notebooks")
     for notebook, given in profile.notebooks.items():
         check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)
+        check_numbers(root / "notebooks" / f"{notebook}.ipynb", given)
     folder = (output or root / "outputs" / profile.name).resolve()
     import_module("snakemake")  # before anything is made; the command line tells which extra brings it
     ready_folder(without_braces(folder))
@@ -156,7 +157,7 @@ def _data_of(profile: Profile, root: Path, folder: Path) -> str:
         last = folder / "profile.json"
         try:
             return str(json.loads(last.read_text(encoding="utf-8")).get("fingerprint", ""))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return ""
 
 

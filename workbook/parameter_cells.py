@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import create_model
+
+from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError, nearest
 
 CHECKED = "_checked_parameters"
@@ -43,8 +46,8 @@ def parameter_names(notebook: Path) -> list[str]:
     Raises FusionerError where the file is no notebook, or no cell of it has the tag.
     """
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        cells = [dict(cell) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         remedy = "give the path of an .ipynb file"
         raise FusionerError(f"{notebook} can't be read as a notebook ({error}): {remedy}") from error
     for cell in cells:
@@ -59,12 +62,15 @@ def accepted_names(notebook: Path) -> list[str]:
     The class is the one of ``workbook.notebook`` that the notebook imports. Raises FusionerError as
     ``parameter_names`` does.
     """
+    names, own = parameter_names(notebook), _class_of(notebook)
+    return [*names, *(name for name in own.known() if name not in names)] if own is not None else names
+
+
+def _class_of(notebook: Path) -> Any:
     from workbook import notebook as classes
 
-    names = parameter_names(notebook)
     imported = IMPORTED.search(notebook.read_text(encoding="utf-8"))
-    own = getattr(classes, imported[1], None) if imported else None
-    return [*names, *(name for name in own.known() if name not in names)] if own is not None else names
+    return getattr(classes, imported[1], None) if imported else None
 
 
 def check_parameters(notebook: Path, given: Iterable[str]) -> None:
@@ -75,6 +81,28 @@ def check_parameters(notebook: Path, given: Iterable[str]) -> None:
     known = accepted_names(notebook)
     for name in given:
         require_known(name, known, f"of {notebook.name}")
+
+
+def check_numbers(notebook: Path, given: Mapping[str, Any]) -> None:
+    """Compare the numbers among ``given`` with what the notebook's parameter class takes, before any kernel starts.
+
+    What is no number is left to the notebook: a path may be made before it runs. Raises FusionerError naming a value
+    that is none, or outside its bounds.
+    """
+    own = _class_of(notebook)
+    if own is None:
+        return
+    fields = dict(own.model_fields)
+    if "run" in fields:
+        for section in RunConfig.model_fields.values():
+            fields = {**getattr(section.annotation, "model_fields", {}), **fields}
+    numbers: dict[str, Any] = {
+        name: (fields[name].annotation, fields[name])
+        for name, value in given.items()
+        if value is not None and name in fields and fields[name].annotation in (int, float, bool)
+    }
+    model = create_model(f"a parameter of {notebook.name}", __base__=Frozen, **numbers)
+    checked(model, {name: given[name] for name in numbers})
 
 
 def require_known(name: str, known: list[str], where: str) -> None:

@@ -34,7 +34,7 @@ def photos_and_names(arguments: Sequence[str], names: str = "") -> tuple[list[st
     asked: list[str] = []
     for argument in arguments:
         _refuse_url(argument)
-        if argument == STDIN or Path(argument).is_file():
+        if argument == STDIN or os.path.isfile(argument):
             photos.append(argument)
         elif _looks_like_a_path(argument) or not (photos or _later_photo(arguments, argument)):
             raise no_such_file(argument)
@@ -62,9 +62,9 @@ def photos_given(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         _refuse_url(argument)
         path = Path(argument)
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, no error for a name that is too long
             photos += _images_in(path)
-        elif not path.is_file():
+        elif not os.path.isfile(path):
             raise no_such_file(argument)
         elif path.suffix.lower() == LIST:
             photos += _listed(path)
@@ -82,7 +82,7 @@ def names_given(text: str) -> tuple[str, ...]:
     path = Path(text)
     if path.suffix.lower() not in NAME_FILES:
         return checked_names([name.strip() for name in text.split(",") if name.strip()])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise no_such_file(text)
     return checked_names(listed_names(path))
 
@@ -111,7 +111,7 @@ def overlay_files(photos: Sequence[str], output: Path | None) -> list[Path]:
     Raises FusionerError for a suffix that is no image's, for an overlay that would replace its photo, and for two
     photos of one stem.
     """
-    if len(photos) == 1 and not (output and output.is_dir()):
+    if len(photos) == 1 and not (output and os.path.isdir(output)):
         target = output or Path("overlay.png")
         if target.suffix.lower() not in IMAGE_SUFFIXES:
             raise FusionerError(f"{target} is no name of an image file: give one that ends in .png or .jpg")
@@ -135,6 +135,12 @@ def overlay_files(photos: Sequence[str], output: Path | None) -> list[Path]:
 def no_such_file(argument: str) -> FusionerError:
     """The error for a path that is not there, with the most similar name in its folder."""
     path = Path(argument)
+    if os.path.lexists(path):
+        if path.is_dir():
+            return FusionerError(f"{argument!r} is a folder, not a file: give a file in it")
+        if path.is_symlink() and not path.exists():
+            return FusionerError(f"{argument!r} is a link to {os.readlink(path)}, which is not there: renew the link")
+        return FusionerError(f"{argument!r} is a device or a pipe, not a file: save what it gives as a file first")
     try:
         there = os.listdir(path.parent)
     except OSError:
@@ -167,7 +173,7 @@ def _looks_like_a_path(argument: str) -> bool:
 def _later_photo(arguments: Sequence[str], argument: str) -> bool:
     """Whether a photo follows ``argument``, which then is a name before its photo."""
     later = arguments[list(arguments).index(argument) + 1 :]
-    return any(one == STDIN or Path(one).is_file() for one in later)
+    return any(one == STDIN or os.path.isfile(one) for one in later)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -181,4 +187,4 @@ def _listed(file: Path) -> list[Path]:
     lines = read_lines(file, split=False)
     if not lines:
         raise FusionerError(f"{file} lists no image: write one path a line")
-    return [Path(line) if Path(line).is_file() else file.parent / line for line in lines]
+    return [Path(line) if os.path.isfile(line) else file.parent / line for line in lines]

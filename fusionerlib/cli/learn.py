@@ -28,7 +28,9 @@ def learn(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the checkpoint to write.")] = Path(
         "outputs/learned"
     ),
-    checkpoint: Annotated[str, typer.Option(help="The checkpoint that learns; its own files stay.")] = PACKAGED,
+    checkpoint: Annotated[
+        str, typer.Option(help="The checkpoint that learns; its own files stay, unless -o is its folder.")
+    ] = PACKAGED,
     forget: Annotated[str, typer.Option(metavar="NAMES", help="Delete all examples of these names first.")] = "",
     device: Device = "cpu",
 ) -> None:

@@ -20,7 +20,7 @@ def parsed(text: str) -> Any:
     """``text`` read as JSON, or as it stands where it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

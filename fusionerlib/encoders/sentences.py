@@ -191,7 +191,7 @@ def _json(file: Path) -> Any:
     """The content of ``file``, {} if it does not exist."""
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FusionerError(f"{file} is not JSON ({error}): fetch or copy it again") from error
 
 

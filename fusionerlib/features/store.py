@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO, TypeVar
@@ -388,9 +389,14 @@ def tensors_digest(parts: Mapping[str, Tensor]) -> str:
     digest = xxhash.xxh3_128()
     for part in sorted(parts):
         tensor = parts[part]
-        digest.update(f"{part} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_described(part, tensor.dtype, tensor.shape))
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+@lru_cache
+def _described(part: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
+    return f"{part} {dtype} {tuple(shape)}".encode()
 
 
 def claim(lock: Path, *, wait: bool) -> TextIO | None:

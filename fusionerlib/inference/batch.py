@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from fusionerlib.inference.segmentation import Segmentation
     from fusionerlib.inference.segmenter import Segmenter
 
-FORMATS = ("index", "coco", "overlay", "soft")
+WRITTEN = {"index": ("masks", "names.txt"), "coco": ("annotations",), "overlay": ("overlays",), "soft": ("soft",)}
+"""What each format writes, beside ``images/``."""
+FORMATS = tuple(WRITTEN)
 IMAGES = ("link", "copy", "none")
 """How ``images/`` is filled."""
-MOST_NAMES = 254
-"""Of index masks, which have 8 bits: 0 is background, 255 means ignored."""
 WRITERS = 2
 """Threads that encode and write results while the next images are segmented."""
 
@@ -79,8 +79,10 @@ class Settings:
         if self.images not in IMAGES:
             raise FusionerError(f"images {self.images!r}: expected one of {', '.join(IMAGES)}")
         checked_edges(self.edges)
-        if "index" in self.formats and len(names) > MOST_NAMES:
-            raise FusionerError(f"{len(names)} names do not fit into index masks of 8 bits: at most {MOST_NAMES}")
+        if "index" in self.formats:
+            from fusionerlib.inference.formats import check_index_names
+
+            check_index_names(names)
         if self.instances and "coco" not in self.formats:
             raise FusionerError("instances are COCO annotations: add the format coco")
         needed = {"pycocotools": "coco" in self.formats, "scipy": self.instances}
@@ -160,7 +162,7 @@ def predict_into(
     """
     unique_stems(files)
     part = shard or Shard()
-    _start(out, settings)
+    _start(out, files, settings)
     records = out / "records" / f"{part.title}.jsonl"
     with exclusive(out / "records" / f"{part.title}.lock", f"predicting {part.title} into {out}"):
         failed: list[tuple[str, str]] = []
@@ -188,7 +190,7 @@ def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Sh
     predictions of other settings.
     """
     part = shard or Shard()
-    _start(out, settings)
+    _start(out, files, settings)
     # Without a shard all parts count, so that one call puts together what many machines did.
     titles = "*.jsonl" if shard is None else f"{part.title}.jsonl"
     done: dict[str, str] = {}
@@ -209,14 +211,19 @@ def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Sh
     return [file for file in mine if file.as_posix() not in done or file in again]
 
 
-def _start(out: Path, settings: Settings) -> None:
+def _start(out: Path, files: Sequence[Path], settings: Settings) -> None:
     record, place = settings.record(), out / "run.json"
+    fresh = not place.is_file()
+    # Another machine may have begun this prediction in between.
+    if (taken := _taken(out, files, settings, fresh=fresh)) and not (fresh and place.is_file()):
+        raise FusionerError(f"{taken}: choose another folder with -o")
     if place.is_file():
-        kept = read_json(place, what="the record of a prediction", remedy="choose another folder, or delete it")
+        remedy = f"choose another folder with -o, or delete {out}"
+        kept = read_json(place, what="the record of a prediction", remedy=remedy)
         try:
             before = {key: kept[key] for key in record}
         except KeyError as error:
-            raise FusionerError(f"{place} can't be read ({error!r}): choose another folder, or delete it") from error
+            raise FusionerError(f"{place} can't be read ({error!r}): {remedy}") from error
         if differing := _differences(before, record):
             raise FusionerError(
                 f"{out} holds predictions of other settings ({', '.join(differing)}): choose another folder with -o, "
@@ -230,6 +237,25 @@ def _start(out: Path, settings: Settings) -> None:
         from fusionerlib.inference.formats import names_text
 
         write_text(out / "names.txt", names_text(settings.names))
+
+
+def _taken(out: Path, files: Sequence[Path], settings: Settings, *, fresh: bool) -> str:
+    """What the results would replace that is not of this prediction; "" for nothing. fresh: it has not begun yet."""
+    places = [out / name for form in settings.formats for name in WRITTEN[form]]
+    sources = {folder.resolve() for folder in {file.parent for file in files}}
+    if inside := [place for place in places if place.resolve() in sources]:
+        return f"the images lie in {inside[0]}, where the results would replace them"
+    if not fresh:
+        return ""
+    there = [place for place in places if place.is_file() or (place.is_dir() and any(place.iterdir()))]
+    if settings.images != "none" and not there and (out / "images").is_dir():
+        images = [(file, out / "images" / file.name) for file in files if file.is_file()]
+        there = [image for file, image in images if image.exists() and not _same(file, image)]
+    return f"{there[0]} is there, and not of an earlier call: the results would replace it" if there else ""
+
+
+def _same(file: Path, other: Path) -> bool:
+    return other.samefile(file) or (other.is_file() and file_digest(other) == file_digest(file))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -329,19 +355,18 @@ def _write(out: Path, file: Path, result: "Segmentation", settings: Settings) ->
 
 
 def _place(file: Path, target: Path, *, copy: bool) -> None:
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink() or (target.exists() and file_digest(target) == file_digest(file)):
+    if target.exists() and _same(file, target):
         return
-    if not copy:
-        try:
-            target.symlink_to(file.resolve())
-            return
-        except OSError:
-            pass  # no links on this disk or for this user: a copy serves as well
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     with writing(target):
-        shutil.copyfile(file, part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        linked = False
+        if not copy:
+            with suppress(OSError):  # no links on this disk or for this user: a copy serves as well
+                part.symlink_to(file.resolve())
+                linked = True
+        if not linked:
+            shutil.copyfile(file, part)
         part.replace(target)
 
 

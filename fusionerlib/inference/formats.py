@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Integer
 from PIL import Image
 
+from fusionerlib.datasets.formats.names import special, table_of
 from fusionerlib.errors import FusionerError, writing
 from fusionerlib.files import readable
 from fusionerlib.inference.palette import LIMIT, palette
+from fusionerlib.name_forms import form
 
 if TYPE_CHECKING:
     from fusionerlib.inference.segmentation import Segmentation
@@ -47,6 +49,24 @@ def index_png(labels: Integer[np.ndarray, "height width"]) -> bytes:
 def names_text(names: Sequence[str]) -> str:
     """The ``names.txt`` of index masks: a line ``k name`` for each name, from 1, as ``read_folder`` reads it."""
     return "".join(f"{number} {' '.join(name.split())}\n" for number, name in enumerate(names, start=1))
+
+
+def check_index_names(names: Sequence[str]) -> None:
+    """Raise FusionerError for more names than an index mask has room for, and for one that is not read back from
+    ``names_text``, such as "#cat".
+    """
+    if len(names) > LIMIT:
+        raise FusionerError(f"{len(names)} names do not fit into an index mask of 8 bits: at most {LIMIT}")
+    for name in names:
+        try:
+            read = "" if "\0" in name else table_of(names_text([name]), Path("names.txt")).names.get(1, "")
+        except FusionerError:
+            read = ""
+        if special(name) is None and form(read) != form(name):
+            raise FusionerError(
+                f"name {name!r} would not be read back from names.txt (as {read!r}): ask for it without its signs, or "
+                "choose formats without index"
+            )
 
 
 def table(result: "Segmentation") -> list[Row]:

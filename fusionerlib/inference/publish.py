@@ -18,6 +18,8 @@ from fusionerlib.files import write_text
 from fusionerlib.name_forms import words_by_hand
 
 CARD = "README.md"
+HEAD = "---\nlibrary_name: fusioner"
+"""How every card begins."""
 PROTOCOL = ("recipe", "steps", "batch", "positives", "negatives", "loss", "lr", "text_noise", "feed", "seed")
 """Leaves of ``TrainingConfig`` that the card states."""
 
@@ -38,8 +40,11 @@ class Card(TypedDict, total=False):
 def write(folder: Path, checkpoint: Checkpoint, **card: Unpack[Card]) -> None:
     """Write ``checkpoint``, its run without paths of this machine, and its card into ``folder``.
 
-    The title is the folder's name if it is not given or "". Raises FusionerError as ``plain_run`` does.
+    The title is the folder's name if it is not given or "". Raises FusionerError as ``plain_run`` does, and for a
+    folder that has another card.
     """
+    if (folder / CARD).exists() and not (folder / CARD).read_bytes().startswith(HEAD.encode()):
+        raise FusionerError(f"{folder / CARD} is not of a checkpoint, and would be replaced: choose another folder")
     run = plain_run(checkpoint.run)
     text = model_card(
         replace(checkpoint, run=run),
@@ -95,7 +100,7 @@ def model_card(
     The other parameters are those of ``Card``.
     """
     run = checkpoint.run
-    head = ["---", "library_name: fusioner", "pipeline_tag: image-segmentation"]
+    head = [HEAD, "pipeline_tag: image-segmentation"]
     head += [f"license: {licence}"] if licence else []
     head += ["tags:", "- open-vocabulary", "- semantic-segmentation", "---"]
     training = run.training.model_dump(mode="json")

@@ -82,16 +82,19 @@ class Raster:
         tifffile = _tifffile()
         try:
             self._file = tifffile.TiffFile(self.path)
-        except Exception as error:
-            raise FusionerError(f"{path} can't be read as TIFF ({error}): export it anew") from error
-        try:
-            if not len(self._file.pages):
-                raise FusionerError(f"{path} can't be read as TIFF (it holds no image): export it anew")
-            self._page = self._file.pages[0]
-            self._check(tifffile)
-        except BaseException:
-            self._file.close()
+            try:
+                if not len(self._file.pages) or not self._file.pages[0].imagelength * self._file.pages[0].imagewidth:
+                    raise FusionerError(f"{path} can't be read as TIFF (it holds no image): export it anew")
+                self._page = self._file.pages[0]
+                self._check(tifffile)
+            except BaseException:
+                self._file.close()
+                raise
+        except FusionerError:
             raise
+        except Exception as error:  # a damaged tag fails in many ways
+            reason = f"{type(error).__name__}: {error}"
+            raise FusionerError(f"{path} can't be read as TIFF ({reason}): export it anew") from error
         self.height, self.width = int(self._page.imagelength), int(self._page.imagewidth)
         # Without compression any rows can be read; else a row of tiles, or a strip, at once.
         self._plain = bool(self._page.is_contiguous) and not self._page.is_tiled

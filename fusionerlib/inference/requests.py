@@ -1,6 +1,7 @@
 """What is asked of a segmenter: names and thresholds. Checked without torch, so that a mistake is told at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from numbers import Real
 from typing import Any, Literal, overload
 
@@ -9,6 +10,8 @@ from fusionerlib.name_forms import form, visible
 
 NAME_LENGTH = 200
 """Most characters of a name: text encoders truncate longer ones without a warning."""
+MOST_NAMES = 1_000_000
+"""Most names of a call; an iterator may have no end."""
 Edges = Literal["guided", "bilinear"]
 """How masks get from the model's grid to the image: guided by its colours (``inference.edges``), or bilinear alone."""
 EDGES: tuple[Edges, ...] = ("guided", "bilinear")
@@ -46,7 +49,8 @@ def _checked_number(threshold: Any, whose: str = "") -> float:
     if isinstance(threshold, bool) or not isinstance(threshold, Real):
         given = f"{threshold!r}{whose} ({type(threshold).__name__})"
         raise FusionerError(f"threshold {given}: expected a number from 0 to 1, such as 0.5, or numbers by name")
-    if not 0 <= float(threshold) <= 1:
+    # Compared as it is: an int may be too large for a float.
+    if not 0 <= threshold <= 1:  # type: ignore[operator]
         raise FusionerError(
             f"threshold {threshold}{whose} is outside 0-1: it is compared with probabilities, 0.5 is the paper's"
         )
@@ -63,17 +67,22 @@ def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[st
     """``names``, any iterable of strings, as a tuple; raises FusionerError with the first one that can't be asked for.
 
     forms: gives what a name is encoded as. Two names of one form ("cat" and "a Cat") are refused: the text encoder
-    can't tell them apart, so rounding would decide which of them a pixel belongs to.
+    can't tell them apart, so rounding would decide which of them a pixel belongs to. A set, whose order differs from
+    process to process, is sorted.
     """
     if isinstance(names, str):
         raise FusionerError(f"names is the string {names!r}, expected a list: did you mean [{names!r}]?")
+    if hasattr(names, "columns"):
+        raise FusionerError(f"names is a table ({type(names).__name__}), expected a list: pass the column of the names")
     try:
-        given = tuple(names)
+        given = tuple(islice(sorted(names, key=str) if isinstance(names, set | frozenset) else names, MOST_NAMES + 1))
     except TypeError:
         kind = type(names).__name__
         raise FusionerError(f"names is {names!r} ({kind}), expected a list of strings such as ['cat']") from None
     if not given:
         raise FusionerError('no names were given: pass at least one, as in segment(["cat"])')
+    if len(given) > MOST_NAMES:
+        raise FusionerError(f"names gives more than {MOST_NAMES:,} names: does it end? Ask for some of them")
     seen: dict[str, int] = {}
     for index, name in enumerate(given):
         if not isinstance(name, str):
@@ -97,4 +106,4 @@ def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[st
                 f"name {index}, {name!r}, is the same as name {before}, {given[before]!r}, to the text encoder (both "
                 f"are {forms(name)!r}): ask for one of them"
             )
-    return given
+    return tuple(map(str.__str__, given))  # numpy's and enum's kinds of text as plain text

@@ -149,9 +149,12 @@ class Segmentation:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the masks: ``.png`` an index mask (0 is background, k the k-th name) with ``STEM.names.txt`` beside it,
-        ``.json`` a COCO file, ``.npz`` soft masks (float16). Raises FusionerError for another suffix.
+        ``.json`` a COCO file, ``.npz`` soft masks (float16). Raises FusionerError for another suffix, and for a name
+        that can't stand in such a list (``formats.check_index_names``).
         """
         path = Path(path)
+        if path.suffix.lower() == ".png":
+            formats.check_index_names(self.names)
         write_bytes(path, formats.encoded(self, path.suffix.lower(), file=path.stem))
         if path.suffix.lower() == ".png":
             write_text(path.with_name(f"{path.stem}.names.txt"), formats.names_text(self.names))

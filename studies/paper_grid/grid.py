@@ -54,7 +54,7 @@ class Grid(Frozen):
         file = Path(name) if name.endswith(".json") else packaged
         try:
             values = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise FusionerError(
                 f"no grid {name!r} ({error}): give paper, or the path of a grid's .json file"
             ) from error

@@ -1,5 +1,6 @@
 """Pictures of any size, depth and source: the right pixels, or one message, before memory is taken."""
 
+import enum
 import io
 import os
 import resource
@@ -22,6 +23,7 @@ from fusionerlib.cli.app import app
 from fusionerlib.cli.segment import _standard_input
 from fusionerlib.datasets.formats.names import read_names
 from fusionerlib.images import ALLOW_LARGE, PIXEL_LIMIT, allow_large, read_header, read_image
+from tests.inference.test_segmenter import make
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +126,43 @@ def test_the_option_reaches_the_reader(tmp_path: Path, monkeypatch: pytest.Monke
         assert "--allow-large" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
 
 
+DECODED = """
+import re, sys
+from pathlib import Path
+from fusionerlib.images import read_image
+def most():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+before = most()
+print(read_image(sys.argv[1]).shape, most() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
+def test_a_picture_takes_its_pixels_and_no_more_copies(tmp_path: Path) -> None:
+    """Pillow takes 4 bytes a pixel and the array 3; with copies it was 1.6 GB for 169 million pixels."""
+    Image.new("L", (6000, 6000)).convert("RGB").save(tmp_path / "large.png")
+    command = [sys.executable, "-c", DECODED, str(tmp_path / "large.png")]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shape, most = output.rsplit(None, 1)
+    assert shape == "(6000, 6000, 3)" and int(most) < 9.5 * 6000 * 6000
+
+
+def tiff(width: int, height: int, photometric: int = 1) -> bytes:
+    """A TIFF of one strip without compression, written by hand."""
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: photometric, 273: 200, 277: 1, 278: height, 279: 100}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return (struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)).ljust(400, b"\0")
+
+
+@pytest.mark.parametrize("content", [tiff(0, 0), tiff(0, 5), tiff(10, 10, 9999), tiff(10, 10)[:60], b"II*\0"])
+def test_a_damaged_raster_is_one_message(tmp_path: Path, content: bytes) -> None:
+    from fusionerlib.inference.raster import Raster
+
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(FusionerError, match=r"a\.tif"):
+        Raster(tmp_path / "a.tif")
+
+
 # More than eight bits -------------------------------------------------------------------------------------------------
 
 WIDE = np.random.default_rng(1).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
@@ -183,6 +222,7 @@ def test_wide_pillow_images(tmp_path: Path, form: str) -> None:
         (np.zeros((4, 4, 1), np.uint8), r"array\[:, :, 0\]"),
         (np.zeros((4, 4, 3), bool), "type bool is no image: expected uint8"),
         (np.array(["a"]), "is no image: expected uint8"),
+        (Image.new("RGB", (0, 4)), "an image of 0x4 pixels has none"),
     ],
 )
 def test_what_has_no_known_range_is_named_with_a_remedy_that_works(image: Any, words: str) -> None:
@@ -222,6 +262,10 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a stream": (lambda folder: io.BytesIO(saved(folder).read_bytes()), "a BytesIO is no image: .*PIL.Image.open"),
     "bytes": (lambda folder: saved(folder).read_bytes(), "a bytes is no image: pass a Pillow image"),
     "a list": (lambda folder: [[0, 0], [0, 0]], "a list is no image: pass a Pillow image"),
+    "a path object that gives no text": (
+        lambda folder: type("Odd", (os.PathLike,), {"__fspath__": lambda self: 3})(),
+        "can't be opened",
+    ),
     "nothing": (lambda folder: None, "a NoneType is no image"),
     "a lone surrogate": (lambda folder: "cat\ud800.png", r"image 'cat\\ud800\.png' is not a file"),
     "bytes that are no text": (lambda folder: os.fsdecode(b"cat\xff.png"), r"image 'cat\\udcff\.png' is not a file"),
@@ -256,6 +300,32 @@ def test_a_path_that_is_no_text_is_read_and_printed(tmp_path: Path) -> None:
         assert done.returncode == 1 and b"can't be read as an image" in done.stdout and b"Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name")
+@pytest.mark.parametrize("place", ["images/0.png", "masks/0.png", "names.txt"])
+def test_a_pipe_where_a_file_should_be_is_not_waited_for(tmp_path: Path, place: str) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), "olive").save(tmp_path / f"images/{number}.png")
+        Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / f"masks/{number}.png")
+    (tmp_path / "names.txt").write_text("cat")
+    (tmp_path / place).unlink()
+    os.mkfifo(tmp_path / place)
+    command = [sys.executable, "-m", "fusionerlib.cli.app", "data", "check", str(tmp_path), "--quiet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1) and Path(place).name in done.stdout and "Traceback" not in done.stderr
+
+
+def test_what_is_there_but_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+    from fusionerlib.cli.inputs import no_such_file
+
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "folder.png").mkdir()
+    for path, words in ((tmp_path / "gone.png", "a link to nowhere.png"), (tmp_path / "folder.png", "is a folder")):
+        assert words in str(no_such_file(str(path)))
+    assert "a device or a pipe" in str(no_such_file(os.devnull))
+
+
 # Any iterable ---------------------------------------------------------------------------------------------------------
 
 ITERABLES: dict[str, Callable[[list[str]], Any]] = {
@@ -287,6 +357,49 @@ def test_names_come_in_any_iterable(tmp_path: Path, form: Callable[[list[str]], 
     assert checked_against(form(["cat", "dog"]), scenes) == ("cat", "dog")
     assert checked_against(form([]), scenes) == ("bird", "cat", "dog")
     assert len(Subset(scenes, (int(place) for place in form(["0", "2"])))) == 2
+
+
+def test_names_of_iterables_that_mislead() -> None:
+    from itertools import count
+
+    import pandas as pd
+
+    from fusionerlib.inference.requests import checked_names
+
+    # Of a set the order differs from process to process.
+    assert checked_names({"dog", "cat", "bird"}) == checked_names(frozenset({"cat", "dog", "bird"})) == (
+        "bird", "cat", "dog",
+    )  # fmt: skip
+    assert checked_names(pd.Series(["cat", "dog"], index=[7, 3])) == ("cat", "dog")
+    assert {type(name) for name in checked_names([np.str_("cat"), enum.StrEnum("Dog", {"dog": "dog"}).dog])} == {str}
+    with pytest.raises(FusionerError, match="pass the column"):
+        checked_names(pd.DataFrame({"name": ["cat"]}))
+    with pytest.raises(FusionerError, match="does it end"):
+        checked_names(f"thing {number}" for number in count())
+    for wrong in (Path("cat"), b"cat", [b"cat"], None, 3, [None], [["cat"]], range(3), pd.Series(["cat", None])):
+        with pytest.raises(FusionerError, match="expected a"):
+            checked_names(wrong)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), {"cat": 10**400}, np.bool_(True), np.float64("nan"), 1j, b"1"])
+def test_a_threshold_that_is_no_share_is_one_message(value: Any) -> None:
+    from fusionerlib.inference.requests import checked_threshold
+
+    with pytest.raises(FusionerError, match="threshold"):
+        checked_threshold(value, ["cat"])
+
+
+@pytest.mark.parametrize("name", ["#cat", "# cat", "- 5", "10 20 30 cat", "cat:1,2,3::", "ca\0t", "=cat", "a #b"])
+def test_a_name_that_a_list_of_names_would_not_give_back_is_refused_for_index_masks(tmp_path: Path, name: str) -> None:
+    """In names.txt "1 #cat" and "2 zebra" were read as the names "1" and "2 zebra"."""
+    from fusionerlib.inference.batch import Settings
+
+    with pytest.raises(FusionerError, match=r"would not be read back from names\.txt"):
+        Settings(names=(name, "zebra"))
+    assert Settings(names=(name, "zebra"), formats=("overlay",)).names == (name, "zebra")
+    with pytest.raises(FusionerError, match=r"would not be read back from names\.txt"):
+        make().set_image(np.zeros((64, 64, 3), np.uint8)).segment([name, "zebra"]).save(tmp_path / "mask.png")
+    assert not list(tmp_path.iterdir())
 
 
 def read_names_of(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from skimage.data import chelsea
 from typer.testing import CliRunner
 
-from fusionerlib import FusionerError, checkpoints
+from fusionerlib import FusionerError, Segmenter, checkpoints
 from fusionerlib.cli.app import KEPT, app
 from fusionerlib.errors import cannot_write, writing
 from fusionerlib.files import ready_folder, write_bytes, write_text
@@ -129,6 +130,105 @@ def test_an_overlay_replaces_the_last_one_only_when_it_is_whole(photo: Path, sma
     assert target.read_bytes() == b"the last one"
 
 
+OTHERS = {
+    "labels": ("masks/0.png", "index"),
+    "overlays": ("overlays/0.jpg", "overlay"),
+    "names": ("names.txt", "index"),
+    "soft masks": ("soft/0.npz", "soft"),
+    "annotations": ("annotations/instances.json", "coco"),
+    "another picture": ("images/photo.png", "index"),
+}
+
+
+@pytest.mark.parametrize(("other", "form"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_prediction_replaces_nothing_of_others(photo: Path, other: str, form: str, linked: bool) -> None:
+    """Hand-drawn masks beside the pictures were replaced by predicted ones without a word."""
+    out = photo.parent / "out"
+    target = (photo.parent / "elsewhere" if linked else out) / other
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"work of hours")
+    out.mkdir(exist_ok=True)
+    if linked and "/" in other:
+        (out / other).parent.symlink_to(target.parent)
+    elif linked:
+        (out / other).symlink_to(target)
+    message = refused(["predict", str(photo), "--names", "cat", "-o", str(out), "--format", form])
+    assert "would replace it" in message and "another folder with -o" in message
+    assert target.read_bytes() == b"work of hours" and not (out / "run.json").exists()
+
+
+@pytest.mark.parametrize(("folder", "form"), [("masks", "index"), ("overlays", "overlay"), ("elsewhere", "index")])
+def test_a_prediction_does_not_replace_the_pictures_that_it_reads(photo: Path, folder: str, form: str) -> None:
+    out = photo.parent / "out"
+    place = out / folder
+    place.mkdir(parents=True)
+    photo.rename(place / "photo.png")
+    if folder == "elsewhere":
+        (out / "masks").symlink_to("elsewhere")
+    before = (place / "photo.png").read_bytes()
+    message = refused(["predict", str(place), "--names", "cat", "-o", str(out), "--format", form])
+    assert "the images lie in" in message and (place / "photo.png").read_bytes() == before
+
+
+def test_pictures_without_masks_get_them_beside_and_the_call_goes_on(photo: Path) -> None:
+    out = photo.parent / "out"
+    (out / "images").mkdir(parents=True)
+    photo.rename(out / "images" / "photo.png")
+    before = (out / "images" / "photo.png").read_bytes()
+    command = ["predict", str(out / "images"), "--names", "cat", "-o", str(out)]
+    for kept in ("1 images, 0 failed", "1 images (1 of them before), 0 failed"):
+        run = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert run.exit_code == 0 and kept in run.stdout
+    assert (out / "masks" / "photo.png").is_file() and (out / "images" / "photo.png").read_bytes() == before
+
+
+def test_a_link_to_a_picture_that_moved_is_renewed(photo: Path) -> None:
+    out, moved = photo.parent / "out", photo.parent / "moved"
+    moved.mkdir()
+    assert CliRunner().invoke(app, ["predict", str(photo), "--names", "cat", "-o", str(out)]).exit_code == 0
+    photo.rename(moved / "photo.png")
+    command = ["predict", str(moved / "photo.png"), "--names", "cat", "-o", str(out)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert (out / "images" / "photo.png").resolve() == (moved / "photo.png").resolve()
+
+
+def test_a_checkpoint_replaces_no_other_program_s_files(tmp_path: Path) -> None:
+    model, run = (lambda made: (made.model, made.run))(checkpoints.load(checkpoints.packaged_folder()))
+
+    def save() -> None:
+        checkpoints.save(tmp_path, model=model, run=run, trained_names=["cat"])
+
+    for held in ('{"model_type": "bert"}', "[]"):
+        (tmp_path / "config.json").write_text(held)
+        with pytest.raises(FusionerError, match="of another program"):
+            save()
+        assert (tmp_path / "config.json").read_text() == held
+    (tmp_path / "config.json").write_text("{")  # a damaged one is trained again
+    save()
+    save()
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(FusionerError, match=r"README\.md is not of a checkpoint"):
+        Segmenter.load("packaged").save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project"
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):
+        Segmenter.load("packaged").save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_executed_notebook_does_not_replace_itself(tmp_path: Path, linked: bool) -> None:
+    pytest.importorskip("papermill")
+    source = output = tmp_path / "mine.ipynb"
+    shutil.copy(ROOT / "notebooks" / "00_the_model.ipynb", source)
+    before = source.read_bytes()
+    if linked:
+        output = tmp_path / "link.ipynb"
+        output.symlink_to(source)
+    assert "would replace" in refused(["notebook", str(source), str(output)])
+    assert source.read_bytes() == before
+
+
 def library(folder: Path) -> dict[str, Callable[[], Any]]:
     """What the library writes into ``folder``, without the command line."""
     from fusionerlib import plots
@@ -152,6 +252,7 @@ def test_what_the_library_writes_says_why_it_can_not(tmp_path: Path, small_disk:
     for folder, reason in ((taken / "deep", "is a file"), (small_disk / "new", "disk is full")):
         with pytest.raises(FusionerError, match=reason):
             library(folder)[name]()
+        assert not list(folder.parent.rglob("*.part"))
 
 
 def test_each_reason_has_its_own_remedy(tmp_path: Path) -> None:
@@ -216,6 +317,17 @@ def test_a_dry_run_ends_in_0_only_where_the_run_would_start(tmp_path: Path, name
         assert run.exit_code == 2 and "has braces" in run.stderr
     else:
         assert run.exit_code == 0, run.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "1e30", "true", "-5", "", "many", "[1]", "1e400", "Infinity", "{}"])
+def test_a_number_that_no_run_can_have_is_refused_before_it_starts(tmp_path: Path, value: str) -> None:
+    """A dry run ended in 0, and the notebook stopped after a minute."""
+    pytest.importorskip("snakemake")
+    for key in ("steps", "02_training.steps"):
+        message = refused(["run", "smoke", "-o", str(tmp_path / "run"), "--dry-run", "--set", f"{key}={value}"])
+        assert "02_training.ipynb" in message and "steps" in message
+    notebook = ["notebook", "02_training", str(tmp_path / "out.ipynb"), "-p", f"steps={value}"]
+    assert "steps" in refused(notebook) and not list(tmp_path.glob("*.ipynb"))
 
 
 @pytest.mark.soak

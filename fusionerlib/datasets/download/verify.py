@@ -166,7 +166,7 @@ def _listed(file: Path, published: Instances, *, partial: bool) -> tuple[list[di
         rows = [{key: row[key] for key in ("id", "file_name", "width", "height")} for row in given["images"]]
         categories = {row["id"] for row in given["categories"]}
         objects = Counter((row["image_id"], row["category_id"]) for row in given["annotations"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FusionerError(f"{file} can't be read as COCO instances ({error!r}): unpack the archive again") from error
     known = {row["id"] for row in rows}
     problems = [f"object of image {image}" for image, _ in objects if image not in known]

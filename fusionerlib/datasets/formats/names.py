@@ -95,7 +95,12 @@ def read_table(file: Path) -> NameTable:
     """
     if not file.is_file():
         raise FusionerError(f"{file} is missing: write one name a line, line k for index k of the masks")
-    entries = _entries(read_text(file), file)
+    return table_of(read_text(file), file)
+
+
+def table_of(text: str, file: Path) -> NameTable:
+    """What ``read_table`` gives for a ``file`` with this text."""
+    entries = _entries(text, file)
     names: dict[int, str] = {}
     colours: dict[Colour, int] = {}
     seen: Counter[str] = Counter()
