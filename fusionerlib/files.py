@@ -90,6 +90,19 @@ def running(process: int) -> bool:
     return True
 
 
+def claim(lock: Path, *, wait: bool) -> TextIO | None:
+    """The file ``lock``, locked until it is closed or this process ends.
+
+    wait: whether to wait for another process that holds it; if not, the result is None then.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = lock.open("a", encoding="utf-8")
+    if lock_descriptor(held.fileno(), blocking=wait):
+        return held
+    held.close()
+    return None
+
+
 def inherited(file: TextIO) -> dict[str, Any]:
     """Arguments of ``subprocess.Popen`` with which the child keeps ``file`` open, and so its lock; {} on Windows."""
     return {"pass_fds": (file.fileno(),)} if os.name == "posix" else {}

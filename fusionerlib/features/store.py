@@ -28,7 +28,6 @@ import numpy as np
 import torch
 import xxhash
 from einops import rearrange
-from filelock import lock_descriptor
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -40,7 +39,7 @@ from fusionerlib.digests import unsealed, write_json
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.number_formats import number_format as format_of
-from fusionerlib.files import plain_name
+from fusionerlib.files import claim, plain_name
 from fusionerlib.progress import ahead, bar
 
 DIGESTS = "digests"
@@ -397,19 +396,6 @@ def tensors_digest(parts: Mapping[str, Tensor]) -> str:
 @lru_cache
 def _described(part: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
     return f"{part} {dtype} {tuple(shape)}".encode()
-
-
-def claim(lock: Path, *, wait: bool) -> TextIO | None:
-    """The file ``lock``, locked until it is closed or this process ends.
-
-    wait: whether to wait for another process that holds it; if not, the result is None then.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = lock.open("a", encoding="utf-8")
-    if lock_descriptor(held.fileno(), blocking=wait):
-        return held
-    held.close()
-    return None
 
 
 def entry_id(scene: Scene) -> str:

@@ -21,8 +21,16 @@ from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import Inference
 from fusionerlib.features.context import RunContext
-from fusionerlib.features.store import claim
-from fusionerlib.files import exclusive, inherited, plain_name, ready_cache, ready_folder, without_braces, write_text
+from fusionerlib.files import (
+    claim,
+    exclusive,
+    inherited,
+    plain_name,
+    ready_cache,
+    ready_folder,
+    without_braces,
+    write_text,
+)
 from fusionerlib.records import measured_in, usable_cores
 from fusionerlib.runs import TrainedRun, train_and_evaluate
 from fusionerlib.training.batch_sources import names_of
