@@ -22,7 +22,7 @@ from torch import Tensor
 from fusionerlib.config import PairConfig
 from fusionerlib.datasets import coco, pascal
 from fusionerlib.datasets.augment import PRESETS, view
-from fusionerlib.datasets.changes import Elastic
+from fusionerlib.datasets.augment_transforms import Elastic
 from fusionerlib.datasets.names import identifier
 from fusionerlib.datasets.pascal import Pascal5i
 from fusionerlib.datasets.transforms import Resized

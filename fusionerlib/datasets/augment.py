@@ -1,7 +1,7 @@
 """Augmentation of an image and its labels together, drawn anew for every view.
 
 A view is decided by its seed alone, whichever process makes it, so a training is the same with any number of workers.
-The transforms are in ``changes``, which imports torchvision: that takes seconds, so it happens with the first view.
+The transforms are in ``augment_transforms``. It imports torchvision, which takes seconds, so only the first view does.
 """
 
 import threading
@@ -32,7 +32,7 @@ class Augmentation:
     several: probability that anything else changes at all; each: probability of each of the following if so.
     jitter: brightness, contrast and saturation are multiplied by factors in 1 - jitter to 1 + jitter. hue: shifted by
     at most so much, of a full circle. noise: range of the variance of Gaussian noise on levels 0-255; None for no
-    noise. Then a flip left to right. elastic: see ``changes.Elastic``; None for none.
+    noise. Then a flip left to right. elastic: see ``augment_transforms.Elastic``; None for none.
     shift, scale: at most so much, as shares of the side and of 1. rotation: at most so many degrees.
     What comes from outside the image is 0: black, and background in the labels.
     """
@@ -80,7 +80,7 @@ def view(scene: Scene, *, augmentation: Augmentation, size: int, seed: tuple[int
 
 @cache
 def _chain(augmentation: Augmentation, size: int) -> "v2.Transform":
-    from fusionerlib.datasets.changes import chain
+    from fusionerlib.datasets.augment_transforms import chain
 
     return chain(augmentation, size)
 

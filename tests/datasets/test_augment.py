@@ -9,7 +9,7 @@ from scipy import stats
 from torchvision import tv_tensors
 
 from fusionerlib.datasets.augment import PRESETS, STORED, Augmentation, view
-from fusionerlib.datasets.changes import Elastic, Noise, chain
+from fusionerlib.datasets.augment_transforms import Elastic, Noise, chain
 from fusionerlib.datasets.scene import Scene
 
 COLOURS = np.array([[0, 0, 0], [200, 60, 60], [60, 200, 60], [60, 60, 200]], dtype=np.uint8)
