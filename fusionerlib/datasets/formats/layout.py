@@ -84,6 +84,7 @@ def pictures_and_masks(root: Path, masks: Path) -> tuple[Pictures, Pictures]:
 
 
 def any_picture(root: Path) -> bool:
+    """Whether a picture lies in ``root`` or below it, outside folders of masks."""
     return bool(Pictures(root, skip=MASK_FOLDERS).files)
 
 
@@ -118,6 +119,7 @@ def coco_files(root: Path) -> dict[str, Path]:
 
 
 def json_in(folder: Path) -> list[Path]:
+    """The JSON files of ``folder``, sorted, without hidden ones and the record of a prediction; [] for no folder."""
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     files = [file for file in files if file.suffix.lower() == ".json" and file.name[0] != "."]
     return [file for file in files if file.is_file() and file.name != PREDICTION]
