@@ -79,19 +79,22 @@ MANY_NAMES = """
 import time
 from fusionerlib.inference.requests import checked_names
 checked_names(["cat"])
-names = [f"thing number {number}" for number in range(20_000)]
-began = time.process_time()
-assert checked_names(names) == tuple(names)
-print(time.process_time() - began)
+def seconds(count):
+    names = [f"thing number {number}" for number in range(count)]
+    began = time.process_time()
+    assert checked_names(names) == tuple(names)
+    return time.process_time() - began
+print(min(seconds(20_000) for _ in range(2)) / min(seconds(2_000) for _ in range(3)))
 """
 
 
-def test_20_000_names_are_checked_within_a_second_of_work() -> None:
-    # In a process of its own: the tests check every call's types, which takes longer than the work.
+def test_ten_times_as_many_names_take_about_ten_times_as_long_to_check() -> None:
+    # A check of every name against every other would take a hundred times as long. In a process of its own: the tests
+    # check every call's types, which takes longer than the work.
     output = subprocess.check_output(
         [sys.executable, "-c", MANY_NAMES], text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    assert float(output) < 1.0
+    assert float(output) < 30
 
 
 LARGE = """

@@ -107,8 +107,6 @@ def _folded(key: str) -> str:
 
 def absent(file: Path) -> str:
     """Why the content of ``file`` is not on this machine, and what brings it; "" where it is here."""
-    if file.exists() and not file.is_file():
-        return "a pipe or a device"  # which would be waited for
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -82,7 +82,7 @@ def _check_polygon(part: Sequence[Any], height: int, width: int) -> None:
         finite = False
     if not finite:
         raise BadShape("a coordinate is infinite or not a number")
-    if max(part) <= 1 and min(height, width) > 1 and any(value % 1 for value in part):
+    if min(part) >= 0 and max(part) <= 1 < min(height, width) and any(value % 1 for value in part):
         raise BadShape("its coordinates are fractions of the image (0 to 1), expected pixels")
     for axis, side, values in (("x", width, part[0::2]), ("y", height, part[1::2])):
         if min(values) < -side or max(values) > 2 * side:
