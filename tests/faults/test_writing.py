@@ -345,7 +345,14 @@ def test_ctrl_c_says_what_is_kept(photo: Path, name: str) -> None:
             os.link(photo, photos / f"{number}.png")
         arguments[1] = str(photos)
     command = [sys.executable, "-m", "fusionerlib.cli.app", *arguments]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until, begun = time.monotonic() + 120, {"train": "training", "predict": "masks"}[name]
     while not (out / begun).is_dir() and running.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
