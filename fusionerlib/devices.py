@@ -30,19 +30,20 @@ def chosen_device(name: str) -> torch.device:
 
 
 @contextmanager
-def thread_pool(most: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of at most ``most`` threads among which the threads that torch uses are divided.
+def thread_pool(most: int, *, threads: int = 0) -> Iterator[ThreadPoolExecutor]:
+    """A pool of at most ``most`` threads, in each of which torch uses ``threads``; 0 divides those that it uses here.
 
     For work on many items. Where torch shares one operation among threads, they wait for each other by spinning, so
     beside other busy threads the operation takes several times its processor time.
     """
-    threads = torch.get_num_threads()
-    workers = min(most, threads)
+    here = torch.get_num_threads()
+    workers = min(most, here)
+    each = threads or here // workers
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(threads)  # of this thread nothing changed, but of threads that start later
+        torch.set_num_threads(here)  # of this thread nothing changed, but of threads that start later
 
 
 def has_native_bf16(device: torch.device | str) -> bool:

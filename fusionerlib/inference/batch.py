@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -166,7 +165,7 @@ def predict_into(
     records = out / "records" / f"{part.title}.jsonl"
     with exclusive(out / "records" / f"{part.title}.lock", f"predicting {part.title} into {out}"):
         failed: list[tuple[str, str]] = []
-        left = remaining(out, files, settings, shard=shard)
+        left = _left(out, files, shard)
         _drop_torn_files(out, left)
         if left and segmenter is not None:
             mine = len(files[part.number - 1 :: part.of])
@@ -189,8 +188,12 @@ def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Sh
     A file that holds something else by now has none, which is said on stderr. Raises FusionerError where ``out`` holds
     predictions of other settings.
     """
-    part = shard or Shard()
     _start(out, files, settings)
+    return _left(out, files, shard)
+
+
+def _left(out: Path, files: Sequence[Path], shard: Shard | None) -> list[Path]:
+    part = shard or Shard()
     # Without a shard all parts count, so that one call puts together what many machines did.
     titles = "*.jsonl" if shard is None else f"{part.title}.jsonl"
     done: dict[str, str] = {}
@@ -278,6 +281,7 @@ def _predicted(
 
     In their order, but rasters come after all others.
     """
+    from fusionerlib.devices import thread_pool
     from fusionerlib.inference.raster import is_raster
 
     rasters = {file: None for file in files if is_raster(file, sliding=settings.sliding)}
@@ -295,7 +299,7 @@ def _predicted(
             return file, error
 
     _drop_torn_line(records)
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as pool, records.open("ab") as stream:
+    with thread_pool(WRITERS, threads=1) as pool, records.open("ab") as stream:
         pictured = ahead(write, results, pool=pool, most=2 * WRITERS + 1)
         for file, record in chain(pictured, map(write_raster, rasters)):
             if isinstance(record, FusionerError):

@@ -6,7 +6,6 @@ The frozen visual encoder runs once an image; new names cost the text encoder an
 import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +19,7 @@ from torch import Tensor
 from fusionerlib import checkpoints, hub
 from fusionerlib.checkpoints import Checkpoint, Parent
 from fusionerlib.config import PairConfig, RunConfig
+from fusionerlib.devices import thread_pool
 from fusionerlib.encoders.base import VisualEncoder, VisualTokens
 from fusionerlib.errors import FusionerError
 from fusionerlib.features import names as name_notes
@@ -45,8 +45,8 @@ CACHED_NAMES = 10_000
 """Most names whose text tokens are kept in memory."""
 NOTED = 100
 """Most lists of names whose notes are kept in memory."""
-DECODERS = 2
-"""Threads that decode images in ``Segmenter.predict``."""
+AT_ONCE = 4
+"""Most images that ``Segmenter.predict`` segments at the same time, by threads among which torch's are divided."""
 Given = TypeVar("Given", bound=ImageLike)
 
 
@@ -301,28 +301,26 @@ class Segmenter:
         """Segment many images: (image as given, its result), in their order; the image of ``set_image`` stays.
 
         An image that can't be read gives a FusionerError in the place of its result, and the others go on.
-        images: any number, read as they are needed. ``ahead`` of them are decoded in threads while one is segmented, so
-        that memory does not grow with their number. names, threshold, background: see ``segment``.
+        images: any number, read as they are needed: at most ``ahead`` of them are in work or wait to be asked for, so
+        memory does not grow with their number. names, threshold, background: see ``segment``.
         Raises FusionerError for names and thresholds at once, before the first image.
         """
         names = self._checked(names)
         threshold = checked_threshold(threshold, names)
-        own = copy.copy(self)
 
-        def opened(image: Given) -> tuple[Given, np.ndarray | FusionerError]:
+        def answer(image: Given) -> tuple[Given, Segmentation | FusionerError]:
+            own = copy.copy(self)  # each with an image of its own
             try:
-                return image, read_image(image)
+                result = own.set_image(image).segment(names, threshold=threshold, background=background)
             except FusionerError as error:
                 return image, error
+            _ = result.labels  # computed here, beside other images
+            return image, result
 
         def answers() -> Iterator[tuple[Given, Segmentation | FusionerError]]:
-            with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-                for image, pixels in in_threads(opened, images, pool=pool, most=max(1, ahead)):
-                    if isinstance(pixels, FusionerError):
-                        yield image, pixels
-                        continue
-                    own.set_image(pixels)
-                    yield image, own.segment(names, threshold=threshold, background=background)
+            self.text_tokens(names)  # encoded once, before the threads ask for them
+            with thread_pool(AT_ONCE) as pool:
+                yield from in_threads(answer, images, pool=pool, most=max(1, ahead))
 
         return answers()
 
