@@ -108,6 +108,7 @@ def run_profile(
     for notebook, given in profile.notebooks.items():
         check_parameters(root / "notebooks" / f"{notebook}.ipynb", given)
         check_numbers(root / "notebooks" / f"{notebook}.ipynb", given)
+    _check_data(profile.data)
     folder = (output or root / "outputs" / profile.name).resolve()
     import_module("snakemake")  # before anything is made; the command line tells which extra brings it
     ready_folder(without_braces(folder))
@@ -138,6 +139,18 @@ def run_profile(
         )
         raise FusionerError(f"the run in {folder} is not complete ({reasons}). The same command continues it")
     return folder
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+    """Raise FusionerError for options that `fusioner data openmoji` would refuse later, when the graph is under way."""
+    from fusionerlib.datasets.openmoji.drawing import Recipe
+
+    if not isinstance(root := data.get("root", ""), str):
+        raise FusionerError(f"data.root = {root!r}: expected the path of a folder")
+    try:
+        checked(Recipe, {name: value for name, value in data.items() if name != "root"})
+    except FusionerError as error:
+        raise FusionerError(f"data of the profile: {error}") from error
 
 
 def _data_of(profile: Profile, root: Path, folder: Path) -> str:

@@ -330,6 +330,14 @@ def test_a_number_that_no_run_can_have_is_refused_before_it_starts(tmp_path: Pat
     assert "steps" in refused(notebook) and not list(tmp_path.glob("*.ipynb"))
 
 
+@pytest.mark.parametrize("given", ["seed=x", "seed=-1", "size=1e9", "images=nan", "objectz=3", "root=5", "objects={}"])
+def test_what_the_drawn_set_of_a_run_can_t_be_is_refused_before_it_starts(tmp_path: Path, given: str) -> None:
+    """A dry run ended in 0, and drawing stopped in the graph."""
+    pytest.importorskip("snakemake")
+    message = refused(["run", "smoke", "-o", str(tmp_path / "run"), "--dry-run", "--set", f"data.{given}"])
+    assert given.partition("=")[0] in message and "data" in message
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["train", "predict"])
 @pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="a POSIX signal")
