@@ -26,7 +26,7 @@ from skimage.data import chelsea, coffee
 
 from fusionerlib import Segmenter
 from fusionerlib.images import read_image
-from fusionerlib.inference import batch, formats
+from fusionerlib.inference import batch, formats, requests
 
 TARGET = 0.9
 """Of the rate that the parts allow."""
@@ -54,7 +54,7 @@ def photos(folder: Path, count: int) -> list[Path]:
 
 def measured(files: Sequence[Path], folder: Path, *, turns: int) -> dict[str, Any]:
     """Seconds of predict, CPU seconds of its parts, and the rates that they come to."""
-    settings = batch.Settings(names=tuple(NAMES), formats=("index",), images="none")
+    settings = requests.Settings(names=tuple(NAMES), formats=("index",), images="none")
     segmenter = Segmenter.load("packaged")
     segmenter.text_tokens(NAMES)
     pixels = [read_image(file) for file in files]

@@ -64,11 +64,11 @@ def predict(
 
     A stopped call goes on when it is repeated. Photos that can't be read are listed at the end; exit status 1.
     """
-    from fusionerlib.inference import batch
+    from fusionerlib.inference import batch, requests
 
     talk = Talk(quiet=quiet, verbose=verbose)
     asked = inputs.names_given(names)
-    settings = batch.Settings(
+    settings = requests.Settings(
         names=asked,
         checkpoint=checkpoint,
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
@@ -80,7 +80,7 @@ def predict(
         images=images,
     )
     files = inputs.photos_given(photos)
-    part = batch.Shard.parsed(shard) if shard else None
+    part = requests.Shard.parsed(shard) if shard else None
     batch.unique_stems(files)
     segmenter = None
     if left := batch.remaining(output, files, settings, shard=part):

@@ -1,11 +1,19 @@
-"""What is asked of a segmenter: names and thresholds. Checked without torch, so that a mistake is told at once."""
+"""What is asked of a segmenter: names and thresholds; of a prediction into a folder, its settings and its part.
 
+Checked without torch, so that a mistake is told at once.
+"""
+
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import islice
 from numbers import Real
 from typing import Any, Literal, overload
 
 from fusionerlib.errors import FusionerError, nearest, one_of
+from fusionerlib.hub import find_checkpoint
 from fusionerlib.name_forms import form, visible
 
 NAME_LENGTH = 200
@@ -19,6 +27,11 @@ THRESHOLD = 0.5
 """The paper's threshold, and that of the names that a mapping of thresholds leaves out."""
 Threshold = float | Mapping[str, float]
 """One threshold (0-1) for all names, or thresholds by name; names without one have ``THRESHOLD``."""
+WRITTEN = {"index": ("masks", "names.txt"), "coco": ("annotations",), "overlay": ("overlays",), "soft": ("soft",)}
+"""What each format writes, beside ``images/``."""
+FORMATS = tuple(WRITTEN)
+IMAGES = ("link", "copy", "none")
+"""How ``images/`` is filled."""
 
 
 @overload
@@ -107,3 +120,80 @@ def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[st
                 f"are {forms(name)!r}): ask for one of them"
             )
     return tuple(map(str.__str__, given))  # numpy's and enum's kinds of text as plain text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the files of a prediction, checked without torch; see ``Segmenter.segment`` and ``FORMATS``.
+
+    edges: guided, bilinear, or "" for what suits the model. instances: COCO annotations by connected part. images: one
+    of ``IMAGES``, for ``index`` and ``coco``.
+    Raises FusionerError for names, thresholds, formats or a checkpoint that can't be used.
+    """
+
+    names: tuple[str, ...]
+    checkpoint: str = "packaged"
+    formats: tuple[str, ...] = ("index",)
+    threshold: Threshold = THRESHOLD
+    background: bool = True
+    sliding: bool = False
+    edges: str = ""
+    instances: bool = False
+    images: str = "link"
+
+    def __post_init__(self) -> None:
+        names = checked_names(self.names)
+        object.__setattr__(self, "threshold", checked_threshold(self.threshold, names))
+        for value in self.formats:
+            if value not in FORMATS:
+                raise FusionerError(f"format {value!r}: expected some of {', '.join(FORMATS)}")
+        if not self.formats:
+            raise FusionerError(f"no format: choose some of {', '.join(FORMATS)}")
+        if self.images not in IMAGES:
+            raise FusionerError(f"images {self.images!r}: expected one of {', '.join(IMAGES)}")
+        checked_edges(self.edges)
+        if "index" in self.formats:
+            from fusionerlib.inference.formats import check_index_names
+
+            check_index_names(names)
+        if self.instances and "coco" not in self.formats:
+            raise FusionerError("instances are COCO annotations: add the format coco")
+        needed = {"pycocotools": "coco" in self.formats, "scipy": self.instances}
+        if lacking := [package for package, wanted in needed.items() if wanted and find_spec(package) is None]:
+            raise FusionerError(f"format coco needs {lacking[0]}: pip install 'fusioner[data]'")
+        find_checkpoint(self.checkpoint)
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON holds them, and the sha256 of the checkpoint's files."""
+        folder = find_checkpoint(self.checkpoint)
+        digests = {
+            file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            for file in ("config.json", "model.safetensors")
+        }
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {"settings": settings, "checkpoint_sha256": digests}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` (from 1) of ``of``: every ``of``-th image. Raises FusionerError for a number outside 1 to of."""
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise FusionerError(f"shard {self.number}/{self.of}: expected 1/{max(1, self.of)} to {max(1, self.of)}/...")
+
+    @classmethod
+    def parsed(cls, text: str) -> "Shard":
+        """The shard of a text such as ``3/16``. Raises FusionerError for another text."""
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal()):
+            raise FusionerError(f"shard {text!r}: expected a text such as 3/16, the third of 16 parts")
+        return cls(int(number), int(of))
+
+    @property
+    def title(self) -> str:
+        """Such as ``part-3-of-16``."""
+        return f"part-{self.number}-of-{self.of}"

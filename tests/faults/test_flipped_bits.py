@@ -23,7 +23,8 @@ from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import TextEmbeddingCache
-from fusionerlib.inference.batch import Settings, predict_into, remaining
+from fusionerlib.inference.batch import predict_into, remaining
+from fusionerlib.inference.requests import Settings
 from fusionerlib.models import build
 from fusionerlib.records import measured_in, update_metrics, write_run_record
 from fusionerlib.training.resume import TrainingState

@@ -392,7 +392,7 @@ def test_a_threshold_that_is_no_share_is_one_message(value: Any) -> None:
 @pytest.mark.parametrize("name", ["#cat", "# cat", "- 5", "10 20 30 cat", "cat:1,2,3::", "ca\0t", "=cat", "a #b"])
 def test_a_name_that_a_list_of_names_would_not_give_back_is_refused_for_index_masks(tmp_path: Path, name: str) -> None:
     """In names.txt "1 #cat" and "2 zebra" were read as the names "1" and "2 zebra"."""
-    from fusionerlib.inference.batch import Settings
+    from fusionerlib.inference.requests import Settings
 
     with pytest.raises(FusionerError, match=r"would not be read back from names\.txt"):
         Settings(names=(name, "zebra"))

@@ -16,7 +16,8 @@ from skimage.data import astronaut, chelsea, coffee
 
 from fusionerlib import FusionerError, Segmenter, read_folder
 from fusionerlib.inference import batch, formats
-from fusionerlib.inference.batch import Settings, Shard, predict_into
+from fusionerlib.inference.batch import predict_into
+from fusionerlib.inference.requests import Settings, Shard
 from tests.inference.test_segmenter import make
 
 NAMES = ("cat", "grass", "sky")

@@ -20,6 +20,7 @@ from fusionerlib.config import FusionConfig
 from fusionerlib.images import read_image
 from fusionerlib.inference import batch, raster
 from fusionerlib.inference.raster import Raster, is_raster
+from fusionerlib.inference.requests import Settings
 from fusionerlib.inference.windows import corners, merge, merged_tiles
 from fusionerlib.models import build
 from tests.inference.test_segmenter import make
@@ -173,7 +174,7 @@ def test_predict_writes_rasters_beside_pictures_and_goes_on(tmp_path, monkeypatc
     tifffile.imwrite(files[2], chelsea()[:60, :80])
     files[3].write_bytes(files[1].read_bytes()[:-20_000])
     segmenter = make(size=64, stride=42)
-    asked = batch.Settings(names=NAMES, sliding=True)
+    asked = Settings(names=NAMES, sliding=True)
     assert [is_raster(file, sliding=True) for file in files] == [False, True, False, True]
     done = batch.predict_into(tmp_path / "out", segmenter, files, asked)
     assert done.images == 3 and [file for file, _ in done.failed] == [files[3].as_posix()]
@@ -186,7 +187,7 @@ def test_predict_writes_rasters_beside_pictures_and_goes_on(tmp_path, monkeypatc
     changed = mask.stat().st_mtime_ns
     assert batch.predict_into(tmp_path / "out", segmenter, files, asked, quiet=True).kept == 3
     assert mask.stat().st_mtime_ns == changed
-    other = batch.Settings(names=NAMES, sliding=True, formats=("index", "coco"))
+    other = Settings(names=NAMES, sliding=True, formats=("index", "coco"))
     failed = dict(batch.predict_into(tmp_path / "coco", segmenter, files[:2], other, quiet=True).failed)
     assert "--format index" in failed[files[1].as_posix()]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusionerlib.inference import batch
+from fusionerlib.inference import batch, requests
 from tests.inference.test_segmenter import make
 
 WARM, LAST = 1000, 5000
@@ -34,7 +34,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     for number in range(1, LAST):
         files.append(folder / f"{number}.png")
         os.link(files[0], files[-1])
-    settings = batch.Settings(names=("cat", "grass", "sky"), formats=batch.FORMATS)
+    settings = requests.Settings(names=("cat", "grass", "sky"), formats=requests.FORMATS)
     left = batch.remaining(tmp_path / "out", files, settings)
     records = tmp_path / "out" / "records" / "part-1-of-1.jsonl"
     memory, segmenter = {}, make()
