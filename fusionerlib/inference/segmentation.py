@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_bytes, write_text
 from fusionerlib.inference import formats
 from fusionerlib.inference.edges import RADIUS, Guide, enlarged
@@ -188,8 +189,13 @@ def best_names(
     guide: applied to ``coarse`` first; without thresholds only to the names that can win somewhere.
     Tile by tile: only the rows that a tile needs are resized, and without thresholds only the names that can win in
     it. Memory beside the result is that of ``TILE_ROWS`` rows of the names in the picture, with a guide that of
-    ``NAME_CHUNK`` names on its fine grid.
+    ``NAME_CHUNK`` names on its fine grid. Raises FusionerError for logits that are NaN or infinite.
     """
+    if not coarse.isfinite().all():
+        raise FusionerError(
+            "the logits of this image are NaN or infinite: an encoder or the model overflowed. Load the encoders with "
+            "precision float32; where they are, check their weights"
+        )
     if guide is None:
         return _best_names(coarse, size, thresholds)
     coarse = guide.pooled(coarse)
@@ -215,16 +221,17 @@ def _best_names(
     for top, bottom in _tiles(rows.first, TILE_ROWS):
         low, high = int(rows.first[top]), int(rows.second[bottom - 1]) + 1
         needed = coarse[:, low:high]
+        able = range(len(coarse)) if thresholds is not None else _possible(needed.flatten(1))
         # Bilinear weights are a product: first along the columns for the few rows needed, then along the rows.
+        needed = needed[list(able)]
         across = _resized(needed, (high - low, width))
         first, second = rows.first[top:bottom] - low, rows.second[top:bottom] - low
         weights = rows.first_weight[top:bottom, None], rows.second_weight[top:bottom, None]
         for left, right in _tiles(columns.first, TILE_COLUMNS):
             corners = needed[:, :, int(columns.first[left]) : int(columns.second[right - 1]) + 1].flatten(1)
-            names = range(len(coarse)) if thresholds is not None else _possible(corners)
             tile, index = best[top:bottom, left:right], winner[top:bottom, left:right]
-            for name in names:
-                part = across[name, :, left:right]
+            for place in range(len(able)) if thresholds is not None else _possible(corners):
+                name, part = able[place], across[place, :, left:right]
                 # In this order a fused product and sum gives the bits of torch's own bilinear resize.
                 logits = torch.addcmul(part[second] * weights[1], part[first], weights[0])
                 if thresholds is not None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from skimage.data import chelsea
 
-from fusionerlib import Segmenter
+from fusionerlib import FusionerError, Segmenter
 from fusionerlib.config import FusionConfig
 from fusionerlib.encoders.base import TokenMap, VisualTokens
 from fusionerlib.features.text import TextEmbeddingCache
@@ -114,3 +114,21 @@ def test_names_that_attend_to_each_other_are_asked_together(photo) -> None:
     segmenter = make("small").set_image(photo)
     segmenter.segment(numbered(2 * NAME_CHUNK))
     assert segmenter.asked == [2 * NAME_CHUNK]
+
+
+@pytest.mark.parametrize("stride", [None, 40])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tokens_that_overflow_are_an_error_and_no_background(photo, stride, value) -> None:
+    segmenter = make(stride=stride)
+
+    class Overflowing(Squares):
+        def __call__(self, images, *, outside=None):
+            tokens = super().__call__(images)
+            tokens.main.tokens[:, 3, 0] = value
+            return tokens
+
+    segmenter.visual = Overflowing()
+    with pytest.raises(FusionerError, match="NaN or infinite"):
+        segmenter.set_image(photo).segment(numbered(3))
+    [(_, error)] = segmenter.predict([photo], numbered(3))
+    assert isinstance(error, FusionerError)
