@@ -108,7 +108,7 @@ def plain(name: str) -> str:
 
     Unicode's compatibility forms are resolved (full-width letters, ligatures) and characters without width dropped.
     """
-    text = unicodedata.normalize("NFKC", name.replace("_", " ")).lower()
+    text = unicodedata.normalize("NFKC", name).replace("_", " ").lower()
     text = "".join(" " if character.isspace() else character for character in text if visible(character))
     return " ".join(text.split()).strip(_EDGES) or " ".join(text.split())
 

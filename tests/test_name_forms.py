@@ -3,7 +3,7 @@
 import lzma
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusionerlib import name_forms
@@ -66,6 +66,8 @@ def test_no_two_names_of_a_data_set_have_one_form(names):
 
 
 @given(st.text(max_size=30))
+@example("\N{DASHED LOW LINE}")  # an underscore in its compatibility form
+@example("low\N{FULLWIDTH LOW LINE}line")
 def test_a_form_is_a_form_of_itself_whatever_the_case_and_space(text):
     found = form(text)
     assert form(found) == found

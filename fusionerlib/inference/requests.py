@@ -5,6 +5,7 @@ Checked without torch, so that a mistake is told at once.
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -112,6 +113,8 @@ def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[st
                 f"name {index} ({name!r}) holds half of a character (a lone surrogate), as text read in a wrong "
                 "encoding does: read or type it again as UTF-8"
             )
+        if not any(unicodedata.category(character)[0] in "LNS" for character in name):
+            raise FusionerError(f"name {index} has neither a letter nor a digit ({name!r}): write a word")
         if (before := seen.setdefault(forms(name), index)) != index:
             if name == given[before]:
                 raise FusionerError(f"name {index}, {name!r}, is given twice: ask for each name once")

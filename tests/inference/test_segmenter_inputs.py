@@ -25,6 +25,8 @@ __all__ = ["photo", "segmenter"]
         ([None], "NoneType"),
         (3, r"names is 3 \(int\), expected a list"),
         (["\u200b"], "name 0 is blank"),
+        (["cat", "_"], "name 1 has neither a letter nor a digit"),
+        (["..."], "name 0 has neither a letter nor a digit"),
         (["cat", "dog", "Cat"], r"name 2, 'Cat', is the same as name 0, 'cat'"),
         (["cat ", "cat"], "the same as name 0, 'cat '"),
         (["horses", "a photo of a horse"], "both are 'horse'"),
