@@ -5,8 +5,9 @@
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusionerlib import config
-from fusionerlib.config import RunConfig, checked
+from fusionerlib.config import FusionConfig, RunConfig, checked
 from fusionerlib.digests import SEAL, read_json, sha256_of, write_json
-from fusionerlib.errors import FusionerError, writing
+from fusionerlib.errors import FusionerError
 from fusionerlib.files import PACKAGED as PACKAGED
-from fusionerlib.files import to_disk
+from fusionerlib.files import replacing
 from fusionerlib.models import SegmentationModel, build
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -230,7 +231,7 @@ def _renamed(name: str) -> str:
 def _description(directory: Path) -> dict[str, Any]:
     """The object in ``config.json``."""
     for file in (WEIGHTS, CONFIG):
-        if not (directory / file).is_file():
+        if not os.path.isfile(directory / file):  # unlike Path.is_file, no error for a name that is too long
             raise FusionerError(
                 f"checkpoint {directory} has no {file}: give a folder that a training run wrote "
                 f"({WEIGHTS} and {CONFIG}), or make one with `make demo`"
@@ -255,7 +256,7 @@ def _with_examples(model: SegmentationModel, names: Sequence[str]) -> Segmentati
 def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str, Tensor]) -> Checkpoint:
     """The checkpoint of ``description`` with ``weights``. directory: where they are from, for messages."""
     try:
-        widths = {side: _width(description[side]) for side in ("visual_width", "text_width")}
+        widths = {side: token_width(description[side]) for side in ("visual_width", "text_width")}
         run = checked(RunConfig, config.without_examples(description["run"]))
         names = tuple(map(_text, _list(description["trained_names"])))
         parents = tuple(
@@ -265,23 +266,30 @@ def _rebuilt(directory: Path, description: Mapping[str, Any], weights: dict[str,
         examples = tuple(map(_text, _list(description.get("examples", []))))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_config(directory, str(error) if isinstance(error, FusionerError) else repr(error)) from error
-    # Shapes first, without memory for them: a config that asks for more than the weights hold is told at once.
-    fusion = run.fusion
-    widest = max(fusion.width, fusion.decoder_width, fusion.guidance_channels, *widths.values())
-    large = widest * max(fusion.depth, fusion.late_depth) > LARGE
-    # A small model is built as it is: for some operations torch imports two seconds of code for "meta".
-    with torch.device("meta") if large else nullcontext():
-        empty = _with_examples(build(run.fusion, **widths), examples)
-        shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
-    if mismatch := _mismatch(shapes, weights):
+    if problem := mismatch(run.fusion, weights, examples, **widths):
         raise FusionerError(
-            f"checkpoint {directory}: {WEIGHTS} is not of the model in {CONFIG} ({mismatch}): "
+            f"checkpoint {directory}: {WEIGHTS} is not of the model in {CONFIG} ({problem}): "
             "the two files come from different runs, or one was damaged; restore the config.json that was written "
             "beside these weights"
         )
     model = build(run.fusion, **widths)
     model.load_weights(weights, examples)
     return Checkpoint(model=model.eval(), run=run, trained_names=names, parents=parents)
+
+
+def mismatch(fusion: FusionConfig, weights: dict[str, Tensor], examples: Sequence[str], **widths: int) -> str:
+    """Which of ``weights`` does not fit the model of ``fusion``, and why; "" where all do.
+
+    Without memory for that model: a config that asks for more than the weights hold is told at once.
+    examples: the names that it has examples of. widths: visual_width and text_width.
+    """
+    widest = max(fusion.width, fusion.decoder_width, fusion.guidance_channels, *widths.values())
+    large = widest * max(fusion.depth, fusion.late_depth) > LARGE
+    # A small model is built as it is: for some operations torch imports two seconds of code for "meta".
+    with torch.device("meta") if large else nullcontext():
+        empty = _with_examples(build(fusion, **widths), examples)
+        shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
+    return _mismatch(shapes, weights)
 
 
 def weights_sha256(directory: Path) -> str:
@@ -294,18 +302,9 @@ def _write(directory: Path, tensors: dict[str, Tensor], description: Mapping[str
         raise FusionerError(
             f"{directory} holds the {CONFIG} of another program, which would be replaced: choose another folder"
         )
-    part = directory / f"{WEIGHTS}.part"
-    with writing(directory / WEIGHTS):
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(tensors, part)
-            to_disk(part)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-    digest = sha256_of(part)
-    part.replace(directory / WEIGHTS)
+    with replacing(directory / WEIGHTS, durable=True) as part:
+        save_file(tensors, part)
+        digest = sha256_of(part)
     write_json(directory / CONFIG, {**description, "sha256": digest}, durable=True)
 
 
@@ -313,7 +312,8 @@ def _no_config(directory: Path, reason: str) -> FusionerError:
     return FusionerError(f"{directory / CONFIG} is not a checkpoint's config ({reason}): {REMEDY}")
 
 
-def _width(value: Any) -> int:
+def token_width(value: Any) -> int:
+    """``value`` where it can be the number of channels of an encoder's tokens; raises ValueError otherwise."""
     if type(value) is not int or not 1 <= value <= WIDEST:
         raise ValueError(f"a width of {value!r}, expected a whole number from 1 to {WIDEST}")
     return value
@@ -344,6 +344,8 @@ def _mismatch(expected: dict[str, tuple[int, ...]], weights: dict[str, Tensor]) 
 def _foreign(config: Path) -> bool:
     """Whether ``config`` is a JSON file, but none of a checkpoint; one that is damaged may be replaced."""
     try:
+        if not config.is_file():  # a pipe would be waited for
+            return False
         held = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False

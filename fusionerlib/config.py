@@ -33,9 +33,14 @@ class Frozen(BaseModel):
     def _no_truth_value_as_a_number(cls, given: Any, info: Any) -> Any:
         numbers = cls.model_fields[str(info.field_name)].annotation in (int, float)
         several = given if isinstance(given, list | tuple) else ()
-        if (numbers and isinstance(given, bool)) or any(isinstance(value, bool) for value in several):
+        if (numbers and _is_truth_value(given)) or any(map(_is_truth_value, several)):
             raise ValueError("a number is expected, not true or false")
         return given
+
+
+def _is_truth_value(given: Any) -> bool:
+    # numpy's and torch's, too, by the name of their type.
+    return isinstance(given, bool) or str(getattr(given, "dtype", "")).removeprefix("torch.") == "bool"
 
 
 def _filled(given: Any, *, key: str, presets: dict[str, dict[str, Any]]) -> Any:

@@ -21,7 +21,7 @@ def chosen_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     # A build of torch without CUDA raises an AssertionError.
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise FusionerError(
             f"device {name!r} can't be used here ({reason}): give cpu, or cuda where torch sees such a GPU"

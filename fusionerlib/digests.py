@@ -4,6 +4,7 @@ What a file holds is known by its digest alone: size and time of modification st
 renumbered, a picture without compression is exchanged, or a copy keeps the time (``cp -p``).
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -54,6 +55,7 @@ def file_digest(path: str | Path) -> str:
     """The xxh3 digest (32 hex digits) of what ``path`` holds. Raises FusionerError where it can't be read."""
     digest = xxhash.xxh3_128()
     try:
+        refuse_pipe(path)
         with open(path, "rb", buffering=0) as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)
@@ -110,6 +112,7 @@ def read_json(file: Path, *, what: str, remedy: str, required: bool = False) -> 
     missing, damaged or something else.
     """
     try:
+        refuse_pipe(file)
         return unsealed(file.read_text(encoding="utf-8"), required=required)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
@@ -147,6 +150,13 @@ def content_digests(files: Sequence[Path]) -> list[str]:
         _known.update(settled)
         _store(cache, settled)
     return [fresh[path][1] if path in fresh else _known[path][1] for path in paths]
+
+
+def refuse_pipe(path: str | Path) -> None:
+    """Raise OSError for what is neither a file nor a folder: a pipe would be waited for."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
 
 
 def _found(path: str, state: State) -> str | None:

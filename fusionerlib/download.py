@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 
 from fusionerlib.digests import sha256_of
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, cannot_write, writing
 from fusionerlib.progress import bar, need_room, size_text
 
 CHUNK = 1 << 20
@@ -74,7 +74,8 @@ def fetch(
     if accepted and unverified(target).is_file() and sha256_of(unverified(target)) in accepted:
         unverified(target).replace(target)
         return check(target, digests={}, quiet=quiet)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     reasons = []
     hooks = {"response": [_refuse_private]}
@@ -97,7 +98,7 @@ def fetch(
             except _Refused as refusal:
                 reasons.append(f"{url}: {refusal}")
             except OSError as error:
-                raise FusionerError(f"{part} can't be written ({error}): make room or give another root") from error
+                raise cannot_write(error.filename or part, error) from error
             else:
                 part.replace(target)
                 job.forget()
@@ -181,7 +182,15 @@ class _Job:
     @property
     def resumable(self) -> bool:
         """Whether bytes of another request may be put behind those that are there."""
-        return bool(self.digests) or self.tag.exists()
+        return bool(self.digests) or bool(self.kept)
+
+    @property
+    def kept(self) -> str:
+        """The validator in ``tag``, "" where there is none or it is damaged."""
+        try:
+            return _sendable(self.tag.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return ""
 
     def forget(self) -> None:
         """Drop the validator."""
@@ -212,7 +221,7 @@ class _Job:
             try:
                 self._transfer(url)
                 return pieces
-            except (httpx2.TooManyRedirects, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            except (httpx2.TooManyRedirects, httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError) as error:
                 raise _Refused(str(error)) from error
             except (httpx2.TransportError, _Interrupted) as error:
                 failures = failures + 1 if _length(self.part) <= furthest else 0
@@ -231,7 +240,7 @@ class _Job:
             return
         asked = {"Range": f"bytes={start}-"} if start else {}
         if start and not self.digests:
-            asked["If-Range"] = self.tag.read_text(encoding="utf-8")
+            asked["If-Range"] = self.kept
         with self.client.stream("GET", url, headers=asked) as response:
             begins, whole = self._offered(response, start)
             with (
@@ -257,14 +266,18 @@ class _Job:
             raise _Interrupted(f"answer {response.status_code} {response.reason_phrase}")
         if response.status_code not in (200, 206, 416):
             raise _Refused(f"answer {response.status_code} {response.reason_phrase}")
-        if response.headers.get("content-type", "").startswith("text/html"):
+        if response.status_code != 200 and not start:
+            raise _Refused(f"answer {response.status_code} {response.reason_phrase}, to a request for the whole file")
+        if "html" in response.headers.get("content-type", "").lower():
             raise _Refused("it answers with a web page, not with the file")
+        if (coding := response.headers.get("content-encoding", "identity").lower()) not in ("identity", ""):
+            raise _Refused(f"it sends the file in the coding {coding!r}, which was not asked for")
         begins, whole = 0, response.headers.get("content-length", "")
         if response.status_code != 200:
             # "bytes 100-999/1000"; the server may not know the whole ("*").
             span, _, whole = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
             first = span.partition("-")[0]
-            changed = not self.digests and _validator(response) not in ("", self.tag.read_text(encoding="utf-8"))
+            changed = not self.digests and _validator(response) not in ("", self.kept)
             if response.status_code == 416 or first != str(start) or changed:
                 self.part.unlink()
                 raise _Interrupted(f"asked for the bytes from {start}, it has or sends others")
@@ -273,7 +286,7 @@ class _Job:
             self.tag.write_text(validator, encoding="utf-8")
         else:
             self.forget()
-        length = int(whole) if whole.isdigit() else self.size
+        length = int(whole) if whole.isascii() and whole.isdigit() and len(whole) < 30 else self.size
         if self.size is not None and length != self.size:
             raise _Refused(f"it offers {length} bytes, the published file has {self.size}")
         if length is not None:
@@ -290,10 +303,12 @@ def _refuse_private(response: httpx2.Response) -> None:
         raise _Refused(f"it redirects to {following.host}, an address of a private network")
 
 
-LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "home.arpa")
+LOCAL_NAMES = ("localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp", "home.arpa", "svc")
 """Ends of names that no public server has. A proxy may resolve what this machine can't."""
-_CARRIERS = ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")
-"""IPv6 networks whose last 32 bits are an IPv4 address (RFC 6052, 8215, 4291)."""
+_CARRIERS = ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")
+"""IPv6 networks whose last 32 bits are an IPv4 address (RFC 6052, 8215, 4291, 2765)."""
+_INNER = ("fec0::/10", "5f00::/16", "192.88.99.0/24")
+"""Networks that are not public either, and that older versions of Python take for public ones."""
 
 
 def private(host: str) -> bool:
@@ -302,6 +317,8 @@ def private(host: str) -> bool:
     False for any other name that has no address here.
     """
     name = host.strip("[]").rstrip(".").lower()
+    if "%" in name:  # a zone of this machine, or letters that somebody else would decode
+        return True
     if any(name == end or name.endswith(f".{end}") for end in LOCAL_NAMES):
         return True
     try:
@@ -318,7 +335,8 @@ def _global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if carried is not None:
             return _global(carried)
-    return address.is_global and not address.is_multicast
+    inner = any(address in ipaddress.ip_network(network) for network in _INNER)
+    return address.is_global and not address.is_multicast and not inner
 
 
 class PrivateAddress(FusionerError):
@@ -387,7 +405,12 @@ def _refuse_private_host(request: Any) -> None:
 def _validator(response: httpx2.Response) -> str:
     """What identifies the file's version in an If-Range header, "" where the server sends nothing usable."""
     tag: str = response.headers.get("etag", "")
-    return tag if tag and not tag.startswith("W/") else response.headers.get("last-modified", "")
+    return _sendable(tag if tag and not tag.startswith("W/") else response.headers.get("last-modified", ""))
+
+
+def _sendable(value: str) -> str:
+    """``value`` where it can stand in a header, else ""."""
+    return value if value.isascii() and value.isprintable() and len(value) < 1000 else ""
 
 
 def _length(file: Path) -> int:

@@ -64,6 +64,8 @@ def cannot_write(path: Path | str, error: Exception) -> FusionerError:
         return FusionerError(
             f"{path} can't be written: this user may not write there; choose another place, or change its permissions"
         )
+    if number in (*IN_THE_WAY, errno.ENOENT, errno.ELOOP) and (link := _dead_link(path)) is not None:
+        return FusionerError(f"{path} can't be written: {link} is a link that leads nowhere; delete it, or renew it")
     if number in IN_THE_WAY:
         above = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
         if above is not None:
@@ -99,4 +101,11 @@ def error_number(error: BaseException) -> int | None:
 
 
 def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else "file"
+    if path.is_dir():
+        return "folder"
+    return "file" if path.is_file() else "pipe or device"
+
+
+def _dead_link(path: Path) -> Path | None:
+    """``path`` or the folder above it that is a link without a target; None where there is none."""
+    return next((part for part in (path, *path.parents) if part.is_symlink() and not os.path.exists(part)), None)

@@ -44,11 +44,21 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     durable: wait until the disk has it, so that a power failure leaves no empty file either.
     Raises FusionerError where the system refuses (``errors.cannot_write``); then nothing is left of it.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with replacing(path, durable=durable) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A file beside ``path`` for the ``with`` block to write, which takes the name ``path`` at its end.
+
+    The folder is made. durable: as in ``write_bytes``, which see for what is raised and left.
+    """
+    part = path.with_name(part_name(path.name))
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
+            yield part
             if durable:
                 to_disk(part)
             part.replace(path)
@@ -56,6 +66,18 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+LONGEST_NAME = 255
+"""Bytes of a file's name on most systems."""
+
+
+def part_name(name: str) -> str:
+    """The name under which the file ``name`` is written: NAME.PID.part; a digest for a name as long as one may be."""
+    part = f"{name}.{os.getpid()}.part"
+    if len(os.fsencode(part)) > LONGEST_NAME >= len(os.fsencode(name)):
+        return f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.{os.getpid()}.part"
+    return part
 
 
 def ready_folder(folder: Path) -> Path:
@@ -95,12 +117,20 @@ def claim(lock: Path, *, wait: bool) -> TextIO | None:
 
     wait: whether to wait for another process that holds it; if not, the result is None then.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = lock.open("a", encoding="utf-8")
+    held = _lock_file(lock)
     if lock_descriptor(held.fileno(), blocking=wait):
         return held
     held.close()
     return None
+
+
+def _lock_file(path: Path) -> TextIO:
+    """The file ``path``, made with its folder, open to be locked. Raises FusionerError where the system refuses."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.exists(path) and not path.is_file():  # a pipe would be waited for
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        return path.open("a", encoding="utf-8")
 
 
 def inherited(file: TextIO) -> dict[str, Any]:
@@ -133,6 +163,10 @@ def using_cache(folder: Path, variable: str = "XDG_CACHE_HOME") -> Iterator[None
         yield
     except OSError as error:
         raise unusable_cache(folder, error, variable) from error
+    except FusionerError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise unusable_cache(folder, error.__cause__, variable) from error
 
 
 def ready_cache() -> None:
@@ -244,10 +278,10 @@ def exclusive(path: Path, what: str, *, patience: float = 2.0) -> Iterator[TextI
 
     The operating system releases the lock when its holder ends, also when it is killed, so no lock is ever stale. On
     POSIX a child that inherits the file (``subprocess.Popen(..., pass_fds=[file.fileno()])``) keeps the lock too.
-    Raises FusionerError where another process holds it for more than ``patience`` seconds (a killed one may take a
-    moment to end); ``what`` names the work in that message.
+    Raises FusionerError where ``path`` can't be written, and where another process holds it for more than ``patience``
+    seconds (a killed one may take a moment to end); ``what`` names the work in that message.
     """
-    with path.open("a", encoding="utf-8") as file:
+    with _lock_file(path) as file:
         until = time.monotonic() + patience
         while not lock_descriptor(file.fileno(), blocking=False):
             if time.monotonic() >= until:

@@ -110,11 +110,11 @@ def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
 
     from fusionerlib.download import PrivateAddress, guarded_hub
 
-    # A commit never changes, so what is in the cache is not asked for again.
-    cached = try_to_load_from_cache(repo, file, revision=revision)
-    if isinstance(cached, str) and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return Path(cached)
     try:
+        # A commit never changes, so what is in the cache is not asked for again.
+        cached = try_to_load_from_cache(repo, file, revision=revision)
+        if isinstance(cached, str) and re.fullmatch(r"[0-9a-f]{40}", revision):
+            return Path(cached)
         with guarded_hub():
             if not HF_HUB_OFFLINE:
                 # hf_hub_download alone asks six times, for up to several minutes, before it reports no network.

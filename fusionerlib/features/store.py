@@ -10,9 +10,9 @@ sets is stored once. Files appear under their final names only when they are com
 of each of its scenes, which is compared when a process first reads the scene; what is damaged is computed again.
 """
 
+import errno
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +22,6 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO, TypeVar
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from fusionerlib.digests import unsealed, write_json
 from fusionerlib.encoders.base import VisualEncoder
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.number_formats import number_format as format_of
-from fusionerlib.files import claim, plain_name
+from fusionerlib.files import claim, plain_name, replacing
 from fusionerlib.progress import ahead, bar
 
 DIGESTS = "digests"
@@ -125,11 +124,11 @@ class FeatureStore:
                 if group in found:
                     continue
                 listing = self.folder / "sets" / scenes.fingerprint / f"{group.start}-{group.stop}.json"
-                entries = self._listed(listing)
+                entries = self._listed(listing, len(group))
                 if entries is None and (held := claim(listing.with_suffix(".lock"), wait=wait)) is not None:
                     claims.enter_context(held)
                     # The process that held it until now may have computed the group.
-                    entries = self._listed(listing)
+                    entries = self._listed(listing, len(group))
                     if entries is None:
                         entries, tensors = self._computed(scenes, group, shown, pool)
                         for shard in writing:
@@ -171,12 +170,19 @@ class FeatureStore:
         """
         return self._shards.tensors(entry.id, (*self.numbers.parts, "labels"))
 
-    def _listed(self, listing: Path) -> list[Entry] | None:
-        """The entries in the file ``listing``; None if it is missing or damaged, or one of them is not in the store."""
+    def _listed(self, listing: Path, count: int) -> list[Entry] | None:
+        """The ``count`` entries in the file ``listing``; None if it is missing or damaged, or one is not stored."""
         try:
+            if not listing.is_file():  # a pipe would be waited for
+                return None
             rows = unsealed(listing.read_text(encoding="utf-8"), required=True)["entries"]
             entries = [Entry(row["id"], tuple(row["names"]), row["key"]) for row in rows]
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            texts = [text for row in rows for text in (row["id"], row["key"], *row["names"])]
+            if len(entries) != count or not all(isinstance(text, str) for text in texts):
+                return None
+            if any(isinstance(row["names"], str) for row in rows):
+                return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             # After a power failure a list may be empty: it is written again.
             return None
         if any(entry.id not in self._shards for entry in entries):
@@ -324,6 +330,8 @@ class Shards:
         for file in sorted(self.folder.glob("*.safetensors")):
             try:
                 inode = file.stat().st_ino
+                if not file.is_file():  # a pipe would be waited for
+                    raise OSError(errno.EINVAL, "it is no file")
                 if self._opened.get(file) == inode:
                     continue
                 shard = safe_open(file, framework="pt")
@@ -338,7 +346,7 @@ class Shards:
                 continue  # another process found it damaged
             except OSError as error:
                 raise FusionerError(
-                    f"feature shard {file} can't be opened ({error}): make it readable, or delete it"
+                    f"feature shard {file} can't be opened ({error.strerror or error}): make it readable, or delete it"
                 ) from error
             except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
                 told = f"{type(error).__name__}: {error}"
@@ -369,18 +377,13 @@ class Shards:
         """Write a shard of ``tensors``; it gets its name once it is on the disk, so none is read half written."""
         name = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:24]
         target = self.folder / f"{name}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Processes of two machines may have the same process id.
-        part = target.with_suffix(f".{os.getpid()}-{uuid4().hex[:8]}.part")
         scenes: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             id, _, kind = key.rpartition(".")
             scenes.setdefault(id, {})[kind] = tensor
         digests = {id: tensors_digest(parts) for id, parts in scenes.items()}
-        save_file(dict(tensors), part, metadata={DIGESTS: json.dumps(digests)})
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
+        with replacing(target, durable=True) as part:
+            save_file(dict(tensors), part, metadata={DIGESTS: json.dumps(digests)})
 
 
 def tensors_digest(parts: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fusionerlib.checkpoints import is_finite
 from fusionerlib.config import PairConfig, RunConfig
 from fusionerlib.datasets.names import canonical, identifier
 from fusionerlib.devices import has_native_bf16
@@ -22,7 +22,7 @@ from fusionerlib.encoders.affinity import AffinityEncoder
 from fusionerlib.encoders.base import TextEncoder, VisualEncoder
 from fusionerlib.encoders.prompts import EVERYDAY, synonyms, templates
 from fusionerlib.encoders.registry import load_text, load_visual
-from fusionerlib.files import plain_name
+from fusionerlib.files import plain_name, replacing
 from fusionerlib.models.base import SegmentationModel
 from fusionerlib.name_forms import Everyday, everyday, form
 
@@ -212,6 +212,8 @@ class TextEmbeddingCache:
                 names, tokens = stored.metadata()["names"], stored.get_tensor("tokens")
                 if stored.metadata()["digest"] != _digest(names, tokens):
                     return {}
+                if tokens.shape[1:] != (self.encoder.width,) or not is_finite(tokens):
+                    return {}
                 return dict(zip(json.loads(names), tokens, strict=True))
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError):
             return {}  # a damaged file costs time only: the names are encoded again and the file is replaced
@@ -221,11 +223,9 @@ class TextEmbeddingCache:
             return
         # Another process may have added names since they were read.
         tokens = {**self._stored(), **self._tokens}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(f".{os.getpid()}.part")
         names, table = json.dumps(list(tokens)), torch.stack(list(tokens.values()))
-        save_file({"tokens": table}, part, metadata={"names": names, "digest": _digest(names, table)})
-        part.replace(self.file)
+        with replacing(self.file) as part:
+            save_file({"tokens": table}, part, metadata={"names": names, "digest": _digest(names, table)})
 
 
 def name_tokens(

@@ -5,29 +5,31 @@ gives the same numbers again, on a machine without the data set and the encoders
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig, checked
 from fusionerlib.datasets.sampling import Sample
+from fusionerlib.digests import refuse_pipe
 from fusionerlib.encoders.registry import load_text
-from fusionerlib.errors import FusionerError, writing
+from fusionerlib.errors import FusionerError
 from fusionerlib.features.store import tensors_digest
 from fusionerlib.features.text import TextEmbeddingCache
+from fusionerlib.files import replacing
 from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import Batch, BatchSource, StoredBatchSource
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.rehearsal import Rehearsal
 from fusionerlib.training.start import starting_point
-from fusionerlib.training.steps import NonFiniteError, StepInputs, Stepper, input_stage
+from fusionerlib.training.steps import NonFiniteError, Stage, StepInputs, Stepper, input_stage
 
 SHOWN = 32
 """Scenes that a message names at most."""
@@ -114,28 +116,40 @@ def replay(file: Path | str, *, device: str = "cpu") -> Replayed:
     """
     facts, tensors = _read(Path(file))
     try:
+        return _replayed(file, facts, tensors, device)
+    except FusionerError:
+        raise
+    # Tensors of any shapes, in a file whose digest fits, make any operation fail.
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise FusionerError(f"{file} can't be done again ({_one_line(error)}): {REMEDY}") from error
+
+
+def _replayed(file: Path | str, facts: dict[str, Any], tensors: dict[str, Tensor], device: str) -> Replayed:
+    try:
         run = checked(RunConfig, facts["run"])
         samples = [Sample(int(scene), tuple(names)) for scene, names in facts["samples"]]
         labelled = [tuple(names) for names in facts["names"]]
-        widths = {side: int(facts[side]) for side in ("visual_width", "text_width")}
+        widths = {side: checkpoints.token_width(facts[side]) for side in ("visual_width", "text_width")}
         batch = Batch(tensors["tokens"], tensors["labels"], labelled, samples)
         inputs = StepInputs(batch, tensors["text"], tensors["names_mask"], tensors.get("rehearsed"), tensors["rng"])
         example_names = tuple(map(str, facts.get("example_names", ())))
         step, recorded, scenes = int(facts["step"]), str(facts["stage"]), tuple(map(str, facts["scenes"]))
+        _check_shapes(inputs, scenes=len(scenes), channels=widths["visual_width"])
+        if step < 1 or recorded not in get_args(Stage):
+            raise ValueError(f"step {step}, stopped at {recorded!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise FusionerError(f"{file} is no step that a training stopped in ({error!r}): {REMEDY}") from error
     run = run.model_copy(update={"training": run.training.model_copy(update={"compile_fusion": False})})
     distributed = Distributed.joined(device)
-    model = build(run.fusion, **widths)
     prefix = "model."
     state = {key.removeprefix(prefix): part for key, part in tensors.items() if key.startswith(prefix)}
-    try:
-        model.load_weights(state, example_names)
-    except RuntimeError as error:
+    if problem := checkpoints.mismatch(run.fusion, state, example_names, **widths):
         raise FusionerError(
-            f"{file} holds another model than this version builds from its config: replay it with the version of the "
-            "library that wrote it"
-        ) from error
+            f"{file} holds another model than this version builds from its config ({problem}): replay it with the "
+            "version of the library that wrote it"
+        )
+    model = build(run.fusion, **widths)
+    model.load_weights(state, example_names)
     model.to(distributed.device).train()
     # Its tokens are in the file: this encoder, which has no weights, is never asked for one that matters.
     cache = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"])
@@ -151,6 +165,23 @@ def replay(file: Path | str, *, device: str = "cpu") -> Replayed:
             found, detail = error.stage, error.detail
     culprits = tuple(scene for place, scene in enumerate(scenes) if _broken(stepper, inputs, place))
     return Replayed(step, recorded, found, detail, scenes, culprits)
+
+
+def _check_shapes(inputs: StepInputs, *, scenes: int, channels: int) -> None:
+    """Raise ValueError where the parts of a step do not belong together."""
+    batch, mask, count = inputs.batch, inputs.names_mask, len(inputs.batch.samples)
+    expected = {
+        "tokens": (batch.tokens, torch.float32, (count, *batch.tokens.shape[1:3], channels)),
+        "labels": (batch.labels, torch.uint8, (count, *batch.labels.shape[1:3])),
+        "names_mask": (mask, torch.bool, (count, *mask.shape[1:2])),
+        "text": (inputs.text, torch.float32, (count, *mask.shape[1:2], *inputs.text.shape[2:3])),
+        "rng": (inputs.rng, torch.uint8, tuple(torch.get_rng_state().shape)),
+    }
+    for name, (tensor, kind, shape) in expected.items():
+        if tensor.dtype != kind or tuple(tensor.shape) != shape or not tensor.numel():
+            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, of {count} images")
+    if not len(batch.names) == scenes == count:
+        raise ValueError(f"{scenes} images are listed, with the names of {len(batch.names)}, and {count} were asked")
 
 
 REMEDY = "give a file stopped-*.safetensors that a training wrote, or copy it again"
@@ -209,15 +240,13 @@ def _write(
         "example_names": model.example_names,
     }
     text = json.dumps(facts)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as part:
         save_file(tensors, part, metadata={"facts": text, "digest": _digest(text, tensors)})
-        part.replace(file)
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
+        refuse_pipe(file)
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -225,10 +254,13 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError("its digest is another one")
         return dict(json.loads(metadata["facts"])), tensors
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise FusionerError(
-            f"{file} can't be read as a step that a training stopped in ({reason}): {REMEDY}"
+            f"{file} can't be read as a step that a training stopped in ({_one_line(error)}): {REMEDY}"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _digest(facts: str, tensors: dict[str, Tensor]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusionerlib.checkpoints import not_finite
 from fusionerlib.digests import file_digest, read_json, write_json
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, writing
 from fusionerlib.files import to_disk
 from fusionerlib.models import SegmentationModel
 
@@ -50,7 +50,8 @@ class TrainingState:
         """Write the running checkpoint of this step to the disk, then delete older ones but its predecessor.
 
         A crash never leaves a partial one. identity: what decides the training; ``resume`` compares it.
-        Raises FusionerError where the weights are not finite; nothing is written then.
+        Raises FusionerError where the weights are not finite, and where the system refuses to write; nothing is left
+        of it then.
         """
         tensors = {key: tensor.contiguous() for key, tensor in self.model.state_dict().items()}
         moments = {
@@ -63,26 +64,28 @@ class TrainingState:
                 f"step {self.step}: {broken}, so it is not saved; the running checkpoint before it is in {directory}"
             )
         target, part = directory / f"step-{self.step:07d}", directory / f"step-{self.step:07d}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        save_file(tensors, part / MODEL)
-        save_file(moments, part / OPTIMISER)
-        for name in (MODEL, OPTIMISER):
-            to_disk(part / name)
-        write_json(
-            part / STATE,
-            {
-                "identity": identity,
-                "step": self.step,
-                "history": self.history,
-                "scaler": {} if self.scaler is None else self.scaler.state_dict(),
-                "digests": {name: file_digest(part / name) for name in (MODEL, OPTIMISER)},
-            },
-            durable=True,
-        )
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-        to_disk(directory)
+        with writing(target):
+            try:
+                _clear(part)
+                part.mkdir(parents=True)
+                save_file(tensors, part / MODEL)
+                save_file(moments, part / OPTIMISER)
+                for name in (MODEL, OPTIMISER):
+                    to_disk(part / name)
+                values = {
+                    "identity": identity,
+                    "step": self.step,
+                    "history": self.history,
+                    "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+                    "digests": {name: file_digest(part / name) for name in (MODEL, OPTIMISER)},
+                }
+                write_json(part / STATE, values, durable=True)
+                _clear(target)
+                part.rename(target)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+            to_disk(directory)
         for old in directory.glob("step-*"):
             if old not in (target, self.kept):
                 shutil.rmtree(old, ignore_errors=True)
@@ -95,7 +98,7 @@ class TrainingState:
         ``identity`` is not the checkpoint's, and one that names the file if all of them are damaged or the newest whole
         one does not fit the model (as one of an older version of the library).
         """
-        found = sorted(path for path in directory.glob("step-*") if path.is_dir() and not path.suffix)
+        found = sorted(path for path in directory.glob("step-*") if not path.suffix)
         damages: list[str] = []
         for folder in reversed(found):
             try:
@@ -112,7 +115,7 @@ class TrainingState:
     def _load(self, folder: Path, identity: dict[str, Any]) -> None:
         try:
             state = read_json(folder / STATE, what="the state of a training", remedy="", required=True)
-            step, history, scaler = int(state["step"]), list(state["history"]), dict(state["scaler"])
+            step, history, scaler = _step(state["step"], state["history"]), state["history"], dict(state["scaler"])
             old, digests = dict(state["identity"]), dict(state["digests"])
         except (FusionerError, KeyError, TypeError, ValueError) as error:
             told = str(error).removesuffix(": ") if isinstance(error, FusionerError) else f"{folder / STATE}: {error!r}"
@@ -131,14 +134,39 @@ class TrainingState:
                 f"({_one_line(error)}): delete {folder.parent} to start again, or go on with the version of the "
                 "library that began it"
             ) from error
-        by_parameter: dict[int, dict[str, Tensor]] = {}
-        for name, value in moments.items():
-            index, key = name.split(".", 1)
-            by_parameter.setdefault(int(index), {})[key] = value
+        by_parameter = self._by_parameter(moments, folder / OPTIMISER)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": by_parameter})
         if self.scaler is not None and scaler:
             self.scaler.load_state_dict(scaler)
         self.step, self.history, self.kept = step, history, folder
+
+    def _by_parameter(self, moments: dict[str, Tensor], file: Path) -> dict[int, dict[str, Tensor]]:
+        """``moments`` by the parameter's index. Raises DamagedError for one of no parameter, or of another shape."""
+        shapes = [parameter.shape for group in self.optimiser.param_groups for parameter in group["params"]]
+        found: dict[int, dict[str, Tensor]] = {}
+        for name, value in moments.items():
+            index, _, key = name.partition(".")
+            place = int(index) if index.isdecimal() and len(index) < 10 else len(shapes)
+            if place >= len(shapes) or (value.ndim and value.shape != shapes[place]):
+                raise DamagedError(f"{file}: {name} of shape {tuple(value.shape)} is of no parameter of this model")
+            found.setdefault(place, {})[key] = value
+        return found
+
+
+def _step(step: Any, history: Any) -> int:
+    """``step``, once it is a number of steps that ends ``history``. Raises ValueError otherwise."""
+    rows = history if isinstance(history, list) and all(isinstance(row, dict) for row in history) else [{}]
+    if type(step) is not int or step < 0 or step != (rows[-1].get("step") if rows else 0):
+        raise ValueError(f"step {step!r} is not the last one of its history")
+    return step
+
+
+def _clear(path: Path) -> None:
+    """Delete whatever is at ``path``: a folder, a file, a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _tensors(file: Path, digest: str) -> dict[str, Tensor]:

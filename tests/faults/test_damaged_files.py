@@ -1,13 +1,16 @@
 """Files of the project that are damaged, hostile or of another version: one message with a remedy, or a way around."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,9 +18,12 @@ from safetensors.torch import load_file, save_file
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.datasets.openmoji.drawing import SPLITS, load_splits
-from fusionerlib.digests import write_json
+from fusionerlib.digests import file_digest, write_json
+from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import FusionerError
+from fusionerlib.features import text
 from fusionerlib.features.store import FeatureStore
+from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import build
 from fusionerlib.records import read_record, update_metrics
 from fusionerlib.training.batch_sources import StoredBatchSource
@@ -131,6 +137,7 @@ def test_no_leaf_takes_a_number_that_can_t_be_one(leaf: str) -> None:
         wrong = [(float("nan"),), (10**30,), (True,), [False]]
     else:
         wrong = [float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 10**400, True, False, "nan", "Infinity"]
+        wrong += [np.True_, torch.tensor(True), np.float64("nan")]
     for value in wrong:
         with pytest.raises(FusionerError, match=f"{leaf}|no checkpoint"):
             RunConfig.flat(**{leaf: value})
@@ -216,3 +223,143 @@ def test_metrics_that_were_damaged_cost_no_figures(tmp_path: Path) -> None:
         update_metrics(tmp_path / "metrics.json", {"a": {"miou": 0.5}})
     (tmp_path / "metrics.json").unlink()
     assert update_metrics(tmp_path / "metrics.json", {"b": 1}) == {"a": {"miou": 0.5}, "b": 1}
+
+
+KINDS = ("folder", "dead link", "loop of links", "pipe", "empty", "text")
+
+
+def turned_into(file: Path, kind: str) -> None:
+    """Put something of ``kind`` in the place of ``file``."""
+    if file.is_dir():
+        shutil.rmtree(file)
+    file.unlink(missing_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        (file / "inner").mkdir(parents=True)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif "link" in kind:
+        file.symlink_to("/nowhere/at/all" if kind == "dead link" else file)
+    else:
+        file.write_bytes(b"" if kind == "empty" else b"some text")
+
+
+def stored(folder: Path) -> list[Any]:
+    found = FeatureStore(folder, encoder=Squares()).add(Shapes(5), quiet=True)
+    return [(scene.tokens.tolist(), scene.labels.tolist(), scene.names, scene.key) for scene in found]
+
+
+def asked(folder: Path) -> list[Any]:
+    cache = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"], folder=folder)
+    return cast(list[Any], cache.tokens(["cat", "dog"]).tolist())
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    return update_metrics(folder / "metrics.json", {"a": 1})
+
+
+def weights_of(folder: Path) -> list[Any]:
+    model, history = trained(config(), folder)
+    return [[tensor.tolist() for tensor in model.state_dict().values()], len(history)]
+
+
+def made_again(folder: Path) -> Any:
+    torch.manual_seed(0)
+    return saved(folder)["sha256"]
+
+
+WRITTEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "list of features": (stored, "squares-*/sets/*/*.json"),
+    "shard": (stored, "squares-*/*.safetensors"),
+    "words": (asked, "words-*.safetensors"),
+    "metrics": (measured, "metrics.json"),
+    "lock of metrics": (measured, "metrics.lock"),
+    "lock of a training": (weights_of, "training.lock"),
+    "running checkpoint": (weights_of, "step-0000004"),
+    "state of a training": (weights_of, "step-0000004/state.json"),
+    "moments": (weights_of, "step-0000004/optimiser.safetensors"),
+    "checkpoint's weights": (made_again, "model.safetensors"),
+    "checkpoint's config": (made_again, "config.json"),
+}
+"""What writes and reads a file, and where that lies."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes, and links for everybody")
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_lies_in_the_place_of_a_file_is_replaced_or_named(name: str, tmp_path: Path) -> None:
+    """A folder, a link, a pipe: a traceback in most of these, and a pipe was waited for without end."""
+    make, pattern = WRITTEN[name]
+    expected = make(tmp_path / "first")
+    for kind in KINDS:
+        folder = tmp_path / kind
+        make(folder)
+        (file,) = folder.glob(pattern)
+        turned_into(file, kind)
+        try:
+            assert make(folder) == expected, kind
+        except FusionerError as error:
+            assert str(file) in str(error), kind
+            assert any(word in str(error) for word in ("delete", "move it", "copy it again", "another")), error
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("step", value) for value in (-1, 10**30, 3, 2.7, True, "4", None)),
+        *(("history", value) for value in ("abcd", [], [1, 2, 3, 4], {"a": 1}, [{"x": 1}] * 4)),
+        *(("scaler", value) for value in ([1], 3)),
+        *(("digests", value) for value in ({}, [])),
+    ],
+)
+def test_a_state_that_no_training_can_have_is_not_believed(key: str, value: Any, tmp_path: Path) -> None:
+    """Where its digest was made for it: nine of seventeen such were believed, and a step of 99 ended the training."""
+    weights = weights_of(tmp_path)
+    state = json.loads((tmp_path / "step-0000004/state.json").read_text())
+    write_json(tmp_path / "step-0000004/state.json", {**state, key: value})
+    assert weights_of(tmp_path) == weights, "it goes on from the predecessor"
+    shutil.rmtree(tmp_path / "step-0000002")
+    write_json(tmp_path / "step-0000004/state.json", {**state, key: value})
+    with pytest.raises(FusionerError, match=rf"step-0000004/.*delete {tmp_path} to start again"):
+        weights_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x", "x.y", "999.exp_avg", "-1.exp_avg", "0.exp_avg"])
+def test_moments_of_no_parameter_are_not_believed(name: str, tmp_path: Path) -> None:
+    weights, step = weights_of(tmp_path), tmp_path / "step-0000004"
+    save_file({**load_file(step / "optimiser.safetensors"), name: torch.zeros(3)}, step / "optimiser.safetensors")
+    state = json.loads((step / "state.json").read_text())
+    state["digests"]["optimiser.safetensors"] = file_digest(step / "optimiser.safetensors")
+    write_json(step / "state.json", state)
+    assert weights_of(tmp_path) == weights
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.pop(),
+        lambda rows: rows.append(rows[0]),
+        lambda rows: rows.clear(),
+        lambda rows: rows[0].update(names="cat"),
+        lambda rows: rows[0].update(names=[1]),
+        lambda rows: rows[0].update(id=[1]),
+        lambda rows: rows[0].update(key=None),
+    ],
+)
+def test_a_list_of_features_that_does_not_fit_is_made_again(
+    change: Callable[[list[dict[str, Any]]], Any], tmp_path: Path
+) -> None:
+    before = stored(tmp_path)
+    (listing,) = tmp_path.rglob("*.json")
+    rows = json.loads(listing.read_text())["entries"]
+    change(rows)
+    write_json(listing, {"entries": rows})
+    assert stored(tmp_path) == before
+
+
+@pytest.mark.parametrize("table", [torch.ones(1, 3), torch.full((1, 384), torch.nan), torch.ones(2, 384)])
+def test_text_tokens_of_another_shape_or_not_finite_are_encoded_again(table: torch.Tensor, tmp_path: Path) -> None:
+    before = asked(tmp_path)
+    (file,) = tmp_path.glob("words-*")
+    names = '["cat"]'
+    save_file({"tokens": table}, file, metadata={"names": names, "digest": text._digest(names, table)})
+    assert asked(tmp_path) == before

@@ -3,13 +3,16 @@
 import hashlib
 import io
 import json
+import socketserver
 import tarfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 import torch
 
@@ -136,6 +139,15 @@ PRIVATE = (
     "http://224.0.0.1/file",
     "http://[ff02::1]/file",
     "http://255.255.255.255/file",
+    "http://[::ffff:0:127.0.0.1]/file",
+    "http://[fec0::1]/file",
+    "http://[fe80::1%25eth0]/file",
+    "http://[5f00::1]/file",
+    "http://192.88.99.1/file",
+    "http://localhost.localdomain/file",
+    "http://kubernetes.default.svc/file",
+    "http://%31%32%37.0.0.1/file",
+    "http://localhost%00.example.com/file",
 )
 
 
@@ -160,6 +172,11 @@ def test_a_public_address_may_not_redirect_to_a_private_one(proxied: Web, tmp_pa
         fetch(["http://files.example/file"], tmp_path / "file", pause=0.0, tries=1, quiet=True)
     assert len(proxied.asked) == 2, "the private address was not asked"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["127。0。0。1", "[::1%25lo]", "LOCALHOST."])
+def test_other_spellings_of_this_machine_are_private(host: str) -> None:
+    assert private(httpx2.URL("http://files.example/start").join(f"http://{host}/file").host)
 
 
 @pytest.mark.parametrize("host", ["93.184.216.34", "[2606:2800:220:1::1]", "[2002:5db8:d822::1]", "files.example"])
@@ -334,3 +351,87 @@ def test_a_torch_file_that_is_none_is_told(tmp_path: Path, content: bytes) -> No
     file.write_bytes(content)
     with pytest.raises(FusionerError, match=r"weights\.pth"):
         read(file)
+
+
+class Raw(socketserver.ThreadingTCPServer):
+    """A server that answers every request with ``sent``, byte by byte as it stands there, and hangs up."""
+
+    daemon_threads = True
+
+    def __init__(self, sent: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Raw)
+        self.sent = sent
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/file"
+
+
+class _Raw(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(65536)
+        with suppress(OSError):
+            self.request.sendall(self.server.sent)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def sending(*lines: str) -> Iterator[Raw]:
+    head = "\r\n".join([f"HTTP/1.1 {lines[0]}", *lines[1:]]).encode("latin-1")
+    with Raw(head + b"\r\n\r\n" + SENT) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+WHOLE = f"Content-Length: {len(SENT)}"
+ODD_ANSWERS = [
+    ("200 OK", "Content-Length: \xb2"),
+    ("200 OK", "Content-Length: -1"),
+    ("200 OK", f"Content-Length: {'9' * 20}"),
+    ("200 OK", WHOLE, "Content-Type: TEXT/HTML"),
+    ("200 OK", WHOLE, "Content-Type: application/xhtml+xml"),
+    ("200 OK", WHOLE, "Content-Encoding: gzip"),
+    ("206 Partial", WHOLE, f"Content-Range: bytes 0-9999/{len(SENT)}"),
+    ("206 Partial", WHOLE, "Content-Range: bytes 0-9999/\xb2"),
+    ("206 Partial", WHOLE, f"Content-Range: bytes 0-9999/{'9' * 5000}"),
+    ("206 Partial", WHOLE),
+    ("416 Range", "Content-Length: 0"),
+    ("200 OK", f"Content-Length: {2 * len(SENT)}", 'ETag: "\xe9"'),
+    ("200 OK", f"Content-Length: {2 * len(SENT)}", "Last-Modified: \xb2"),
+    ("302 Found", "Location: file:///etc/passwd", "Content-Length: 0"),
+    ("302 Found", "Location: ftp://127.0.0.1/x", "Content-Length: 0"),
+    ("302 Found", "Location: http://[::1/", "Content-Length: 0"),
+    ("302 Found", "Location: /file", "Content-Length: 0"),
+    ("302 Found", f"Location: http://{'a' * 300}.example/", "Content-Length: 0"),
+    ("200 OK", f"X: {'a' * 10**6}", WHOLE),
+]
+
+
+@pytest.mark.parametrize("lines", ODD_ANSWERS, ids=lambda lines: " ".join(lines)[:40])
+def test_an_answer_that_brings_no_file_is_told(lines: tuple[str, ...], tmp_path: Path) -> None:
+    """Three were tracebacks, five said that the disk was full, and a page and a packed file were taken for the file."""
+    with sending(*lines) as server, pytest.raises(FusionerError) as raised:
+        fetch([server.url], tmp_path / "file", pause=0.0, tries=2, quiet=True)
+    told = str(raised.value)
+    assert "file could not be downloaded" in told or "GB are free: make room" in told
+    assert "can't be written" not in told and not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("tag", [b"\xff\xfe\x00", '"é"'.encode(), b'"a"\r\nX: y', b"", b"a" * 10**5])
+def test_a_damaged_validator_of_a_part_starts_the_download_anew(web: Web, tmp_path: Path, tag: bytes) -> None:
+    (tmp_path / "file.part").write_bytes(b"other")
+    (tmp_path / "file.part.tag").write_bytes(tag)
+    assert fetch([f"{web.url}/file"], tmp_path / "file", pause=0.0, quiet=True) == SHA256
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_in_the_way_of_a_download_is_named(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(FusionerError, match="taken is a file, not a folder"):
+        fetch([f"{web.url}/file"], tmp_path / "taken" / "file", quiet=True)
+    for name in ("a.part", "b.part.tag"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(FusionerError, match=rf"{name} can't be written: a folder of this name is there; move it"):
+            fetch([f"{web.url}/file"], tmp_path / name[0], pause=0.0, tries=1, quiet=True)

@@ -1,12 +1,15 @@
 """NaN in a training: which of features, text, loss and gradient it was, what is kept, and the step done again."""
 
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -17,6 +20,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.features.store import FeatureStore
 from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models.fusioner import Fusioner
+from fusionerlib.training import replay as replaying
 from fusionerlib.training.batch_sources import Batch, OnlineBatchSource, StoredBatchSource
 from fusionerlib.training.loop import train
 from fusionerlib.training.replay import replay
@@ -122,7 +126,6 @@ def test_loss_and_gradient_are_told_apart_and_the_weights_stay(
 ) -> None:
     """The last step too, whose gradient alone is not finite: its loss looks well, and its weights would be NaN."""
     import fusionerlib.training.loop as loop
-    import fusionerlib.training.replay as replaying
 
     def explosive(*given: Any, **named: Any) -> Any:
         model = loop_build(*given, **named)
@@ -207,3 +210,59 @@ def test_a_step_of_a_model_with_examples_is_done_again(tmp_path: Path) -> None:
     run_in(tmp_path / "training", source, kind="cost_aggregation", similarity="learned", examples=True)
     found = replay(next((tmp_path / "training").glob("stopped-*")))
     assert found.stage == "features" and found.culprits
+
+
+def edited(file: Path, target: Path, facts: dict[str, Any], tensors: dict[str, Any]) -> Path:
+    """The step in ``file`` with other facts or tensors, and a digest made for them."""
+    with safe_open(file, framework="pt") as opened:
+        told = json.loads(opened.metadata()["facts"])
+        parts = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    for name, change in tensors.items():
+        parts[name] = change(parts[name].nan_to_num()).contiguous()
+    text = json.dumps({**told, **facts})
+    save_file(parts, target, metadata={"facts": text, "digest": replaying._digest(text, parts)})
+    return target
+
+
+OTHER_FACTS: list[dict[str, Any]] = [
+    *({"step": value} for value in (-5, 0, "x", None)),
+    *({"stage": value} for value in ("nonsense", 3)),
+    *({"visual_width": value} for value in (10**12, -1, 0, True, 10**6)),
+    *({"samples": value} for value in ([], [[0, ["a"]]], "abc")),
+    *({"names": value} for value in ([], [["x"]], 3)),
+    *({"scenes": value} for value in ([], ["a"] * 50, 3)),
+    *({"run": value} for value in ({}, None)),
+]
+CHANGES: dict[str, Any] = {
+    "flat": lambda part: part.reshape(-1),
+    "double": lambda part: part.double(),
+    "half": lambda part: part.half(),
+    "whole": lambda part: part.to(torch.int32),
+    "one": lambda part: part[:1],
+    "none": lambda part: part[:0],
+    "twice": lambda part: torch.cat([part, part]),
+    "scalar": lambda part: torch.zeros(()),
+}
+
+
+def test_a_step_whose_parts_do_not_belong_together_is_refused(tmp_path: Path) -> None:
+    """A file of others, whose digest fits: 38 of 117 such gave tracebacks, one took 2 GB and did not end."""
+    run_in(tmp_path / "training", Poisoned(tmp_path / "store", value=math.nan, at=1))
+    (file,) = (tmp_path / "training").glob("stopped-*")
+    wide = json.loads(json.dumps(config(width=16_000).model_dump(mode="json")))
+    cases = [(facts, {}) for facts in [*OTHER_FACTS, {"run": wide}]]
+    for name in ("tokens", "labels", "text", "names_mask", "rng"):
+        cases += [({}, {name: CHANGES[how]}) for how in CHANGES if (name, how) != ("rng", "flat")]  # it is flat
+    for facts, tensors in cases:
+        with pytest.raises(FusionerError, match=r"stopped-\*|version of the library"):
+            replay(edited(file, tmp_path / "other.safetensors", facts, tensors))
+    assert replay(edited(file, tmp_path / "same.safetensors", {}, {})).stage == "features"
+    healed = edited(file, tmp_path / "healed.safetensors", {}, {"tokens": lambda part: part})
+    assert replay(healed).stage == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a POSIX pipe")
+def test_a_pipe_is_no_stopped_step(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FusionerError, match="a pipe or a device"):
+        replay(tmp_path / "pipe")

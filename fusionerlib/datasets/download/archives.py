@@ -6,6 +6,7 @@ import io
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NamedTuple
 
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, cannot_write
 from fusionerlib.progress import bar, need_room
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -28,8 +29,12 @@ HEADERS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
-"""The exceptions for an archive that is cut short, altered, encrypted or of an unknown compression."""
+BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, RuntimeError, OSError, ValueError, LookupError, ArithmeticError),
+)
+"""The exceptions for an archive that is cut short, altered, encrypted or of an unknown compression; some come from
+headers that hold no numbers, or names that are no text."""
 
 
 class Member(NamedTuple):
@@ -68,9 +73,11 @@ def unpack(archive: Path, folder: Path, *, take: Mapping[str, Sequence[str]], qu
                 _write(member, folder / wanted[name] / path.relative_to(name))
                 counts[wanted[name]] += 1
             shown.update(max(0, _size(archive) - shown.n))
+    except FusionerError:
+        raise
     except BROKEN as error:
         if isinstance(error, OSError) and error.errno:
-            raise FusionerError(f"{archive} can't be unpacked into {folder}: {error}") from error
+            raise cannot_write(error.filename or folder, error) from error
         raise FusionerError(
             f"{archive} can't be unpacked ({type(error).__name__}: {error}): it is cut short, altered or not the "
             "published archive; delete it and download it again"
