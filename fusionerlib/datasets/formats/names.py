@@ -274,7 +274,7 @@ def _yaml(text: str, file: Path) -> Any:
             _once([(key.value, None) for key, _ in node.value if isinstance(key.value, str)], file)
             return dict(super().construct_mapping(node, deep))
 
-    return yaml.load(text, Loader)
+    return yaml.load(text, Loader)  # nosec B506: Loader is a SafeLoader
 
 
 def _once(pairs: Sequence[tuple[Any, Any]], file: Path) -> dict[Any, Any]:
