@@ -141,14 +141,15 @@ def test_a_link_that_lies_in_the_folder_is_not_written_through(tmp_path: Path) -
 @settings(max_examples=150, deadline=None)
 @given(parts=st.lists(st.sampled_from(["kit", "images", "..", ".", "", "a", "...", "~", "C:", "x\\y"]), min_size=1))
 def test_no_path_that_is_accepted_leaves_the_folder(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> None:
-    # The standard library's own filter is the judge: it knows where a member would land.
+    # The standard library's own filter, where there is one, is a judge too: it knows where a member would land.
     name, folder = "/".join(parts), tmp_path_factory.mktemp("path") / "out"
     archive = make_tar(folder.parent / "a", entry(f"kit/images/{name}" if name[:1] != "/" else name, size=1))
     try:
         unpack(archive, folder, take=TAKE, quiet=True)
     except FusionerError:
         return
-    tarfile.data_filter(entry(f"kit/images/{name}" if name[:1] != "/" else name), str(folder))
+    if hasattr(tarfile, "data_filter"):  # Python 3.11.4
+        tarfile.data_filter(entry(f"kit/images/{name}" if name[:1] != "/" else name), str(folder))
     assert all(Path(os.path.realpath(file)).is_relative_to(folder) for file in folder.rglob("*"))
 
 

@@ -109,7 +109,7 @@ def test_running_checkpoint_of_another_run_is_refused(source, text_cache, tmp_pa
 def test_a_running_checkpoint_that_no_longer_fits_is_told(tmp_path) -> None:
     def running(**changes):
         model = build(config(**changes).fusion, visual_width=8, text_width=8)
-        return TrainingState(model, torch.optim.AdamW(model.parameters()), step=3)
+        return TrainingState(model, torch.optim.AdamW(model.parameters()), step=3, history=[{"step": 3}])
 
     kept = running()
     kept.save(tmp_path, {})

@@ -108,7 +108,7 @@ def test_the_scale_of_half_precision_outlives_a_stop(tmp_path: Path) -> None:
     def running(scale: float) -> TrainingState:
         model = build(config(**PLAIN).fusion, visual_width=8, text_width=8)
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        return TrainingState(model, torch.optim.AdamW(model.parameters()), scaler, step=3)
+        return TrainingState(model, torch.optim.AdamW(model.parameters()), scaler, step=3, history=[{"step": 3}])
 
     running(8.0).save(tmp_path, {})
     again = running(1024.0)
