@@ -75,6 +75,11 @@ def cannot_write(path: Path | str, error: Exception) -> FusionerError:
         return FusionerError(
             f"{path} can't be written: a {_kind(path)} of this name is there; move it, or choose another"
         )
+    if number == errno.EFBIG:
+        return FusionerError(
+            f"{path} can't be written: it would be larger than a file may be there; raise the limit (`ulimit -f` shows "
+            "it), or choose a place on another file system"
+        )
     if number == errno.ENAMETOOLONG:
         return FusionerError(f"{path.name[:40]}... can't be written: the name is too long; shorten it")
     reason = os.strerror(number) if number else " ".join(str(error).split())

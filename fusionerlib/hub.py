@@ -87,7 +87,7 @@ def upload(folder: Path, repo: str, *, private: bool, token: str | None, message
     """
     from huggingface_hub import HfApi, constants
 
-    from fusionerlib.download import PrivateAddress, guarded_hub
+    from fusionerlib.private_hosts import PrivateAddress, guarded_hub
 
     api = HfApi(endpoint=constants.ENDPOINT, token=token)
     try:
@@ -108,7 +108,7 @@ def _downloaded(repo: str, file: str, revision: str, address: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 
-    from fusionerlib.download import PrivateAddress, guarded_hub
+    from fusionerlib.private_hosts import PrivateAddress, guarded_hub
 
     try:
         # A commit never changes, so what is in the cache is not asked for again.

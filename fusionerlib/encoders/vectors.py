@@ -19,6 +19,9 @@ from torch import Tensor
 from fusionerlib.encoders.base import EncoderSpec, FrozenModule, LoadOptions, file_digest
 from fusionerlib.errors import FusionerError
 
+LENGTHS = (1e-9, 1e18)
+"""Lengths between which a vector of float32 can be scaled to unit length."""
+
 
 class Table(NamedTuple):
     """The content of a file: names, vectors (names, dim) as stored, ``space`` and ``template`` ("" if not given)."""
@@ -141,6 +144,12 @@ def read(file: Path) -> Table:
             raise FusionerError(f"{file}, row {number}: {name!r} is not a name")
         if vector is None or not np.isfinite(vector).all() or not np.any(vector):
             raise FusionerError(f"{file}, row {number}: the vector of {name!r} has no direction (zeros, gaps or NaN)")
+        length = np.linalg.norm(np.asarray(vector, np.float64) / (largest := np.abs(vector).max())) * largest
+        if not LENGTHS[0] < length < LENGTHS[1]:
+            raise FusionerError(
+                f"{file}, row {number}: the vector of {name!r} has length {length:.3g}, expected {LENGTHS[0]:g} to "
+                f"{LENGTHS[1]:g}: scale the vectors to length 1"
+            )
         if len(vector) != len(vectors[0]):
             raise FusionerError(
                 f"{file}, row {number}: the vector of {name!r} has {len(vector)} values, row 0's has {len(vectors[0])}"

@@ -97,7 +97,7 @@ def _from_hub(spec: EncoderSpec, file: WeightFile) -> Path | None:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
-    from fusionerlib.download import PrivateAddress, guarded_hub
+    from fusionerlib.private_hosts import PrivateAddress, guarded_hub
 
     try:
         with guarded_hub():

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
+from fusionerlib.datasets.folder import read_names
 from fusionerlib.datasets.scene import IGNORE
 from fusionerlib.errors import FusionerError
-from fusionerlib.files import plain_name, write_text
+from fusionerlib.files import plain_name, replacing, write_text
+from fusionerlib.inference.formats import check_index_names, names_text
 
 Tool = Literal["look", "brush", "erase", "box"]
 TOOLS: dict[str, Tool] = {"Look": "look", "Brush": "brush", "Eraser": "erase", "Box": "box"}
@@ -81,27 +83,30 @@ def save_strokes(folder: Path, strokes: Sequence[Stroke], photos: dict[int, tupl
 
     photos: title and pixels of each painted image, by its index. A pixel that nobody painted is 255, ignored: it says
     nothing. Files of images that are painted again are replaced, names that are listed already keep their index.
-    Raises FusionerError where nothing is painted.
+    Raises FusionerError where nothing is painted, where the folder's names can't be read, and where the system refuses.
     """
     drawn = {index: found for index in photos if (found := marks(strokes, index))}
     if not drawn:
         raise FusionerError("nothing is painted: choose Brush or Box and paint on a picture first")
     listed = folder / "names.txt"
-    names = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    known = read_names(listed) if listed.exists() else {}
+    names = list(known.values())
+    if list(known) != list(range(1, len(known) + 1)):
+        raise FusionerError(f"the names in {listed} are not numbered 1, 2, 3, ...: give another folder")
     names += [name for name in dict.fromkeys(name for found in drawn.values() for name in found) if name not in names]
     if len(names) >= IGNORE:
         raise FusionerError(
             f"{listed} would have {len(names)} names, a mask can hold {IGNORE - 1}: give another folder"
         )
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+    check_index_names(names)
     for index, found in drawn.items():
         title, photo = photos[index]
         labels = np.full(photo.shape[:2], IGNORE, dtype=np.uint8)
         for name, marked in found.items():
             labels[marked] = names.index(name) + 1
         stem = f"{index:03d}-{plain_name(Path(title).stem)}"
-        Image.fromarray(photo).save(folder / "images" / f"{stem}.png")
-        Image.fromarray(labels).save(folder / "masks" / f"{stem}.png")
-    write_text(listed, "".join(f"{name}\n" for name in names))
+        for kind, pixels in (("images", photo), ("masks", labels)):
+            with replacing(folder / kind / f"{stem}.png") as part:
+                Image.fromarray(pixels).save(part, format="png")
+    write_text(listed, names_text(names))
     return len(drawn)

@@ -1,5 +1,6 @@
 """The training loop. A step is a function of (seed, step), so an interrupted training goes on to bit-equal weights."""
 
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -94,6 +95,13 @@ def _train(
         )
     run = in_steps(in_precision_of(run, str(distributed.device)), pairs=len(pairs))
     config = run.training
+    if config.warmup >= config.steps and not quiet:
+        most = config.lr * (config.steps - 1) / max(1, config.warmup - config.peak_in_warmup)
+        print(
+            f"the warm-up of {config.warmup} steps is not shorter than the training of {config.steps}: the learning "
+            f"rate ends at {most:.2g} instead of rising to {config.lr:g}",
+            file=sys.stderr,
+        )
     vocabulary = names_of(pairs)
     text_cache.add(vocabulary)
     start = starting_point(run)

@@ -96,6 +96,12 @@ def test_templates_that_were_never_applied_are_refused(tmp_path: Path) -> None:
             "row 2: the vector of 'traffic light' has 1 values, row 0's has 2",
         ),
         ({"vector": [[1.0], None, [1.0], [1.0]]}, "row 1: the vector of 'Dining_Table' has no direction"),
+        (
+            {"vector": [[1.0], [1e300], [1.0], [1.0]]},
+            r"row 1: the vector of 'Dining_Table' has length 1e\+300, expected",
+        ),
+        ({"vector": [[1.0], [1.0], [-1e30], [1.0]]}, r"row 2: the vector of 'traffic light' has length 1e\+30"),
+        ({"vector": [[1.0], [1.0], [1e-300], [1.0]]}, "row 2: the vector of 'traffic light' has length 1e-300"),
         ({"vector": [[1.0], [0.0], [1.0], [1.0]]}, "row 1: the vector of 'Dining_Table' has no direction"),
         ({"vector": [[1.0], [1.0], [float("nan")], [1.0]]}, "row 2: the vector of 'traffic light' has no direction"),
         ({"vector": [[1.0], [1.0], [None], [1.0]]}, "row 2: the vector of 'traffic light' has no direction"),

@@ -8,7 +8,7 @@ import tarfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,11 +19,12 @@ import torch
 from fusionerlib import FusionerError
 from fusionerlib.datasets.download.archives import HEADER_BYTES, unpack
 from fusionerlib.datasets.download.prepare import prepare
-from fusionerlib.download import check, fetch, private, unverified
+from fusionerlib.download import _refuse_redirect, _Refused, check, fetch, unverified
 from fusionerlib.encoders import weights
 from fusionerlib.encoders.base import WeightFile
 from fusionerlib.encoders.published import read
 from fusionerlib.hub import checkpoint_of, upload
+from fusionerlib.private_hosts import private
 from tests.datasets.published import FSS_COUNTS, described, fss_files, pack
 from tests.encoders.hub_server import COMMIT, spec_of
 
@@ -264,6 +265,24 @@ def test_a_mirror_that_was_configured_may_be_private_and_redirect(web: Web, tmp_
 def test_a_public_redirect_to_a_public_address_is_followed(proxied: Web, tmp_path: Path) -> None:
     proxied.answers = {"files.example": "http://93.184.216.34/file"}
     assert fetch(["http://files.example/start"], tmp_path / "file", pause=0.0, quiet=True) == SHA256
+
+
+@pytest.mark.parametrize(
+    ("asked", "location", "refused"),
+    [
+        ("https://files.example/a", "http://93.184.216.34/a", "from https to http"),
+        ("https://93.184.216.34/a", "http://93.184.216.34/b", "from https to http"),
+        ("https://127.0.0.1/a", "http://127.0.0.1/b", "from https to http"),
+        ("https://93.184.216.34/a", "https://127.0.0.1/a", "private network"),
+        ("https://93.184.216.34/a", "//93.184.216.34/b", ""),
+        ("http://93.184.216.34/a", "https://93.184.216.34/a", ""),
+        ("http://93.184.216.34/a", "http://93.184.216.34/b", ""),
+    ],
+)
+def test_an_encrypted_address_may_not_redirect_to_a_plain_one(asked: str, location: str, refused: str) -> None:
+    response = httpx2.Response(302, headers={"location": location}, request=httpx2.Request("GET", asked))
+    with pytest.raises(_Refused, match=refused) if refused else nullcontext():
+        _refuse_redirect(response)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,13 @@ from typer.testing import CliRunner
 
 from fusionerlib import FusionerError, Segmenter, checkpoints
 from fusionerlib.cli.app import KEPT, app
+from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import cannot_write, writing
+from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.files import ready_folder, write_bytes, write_text
+from fusionerlib.training.loop import train
 from tests.conftest import ROOT
+from tests.launched import config, source_of
 
 PAGE = 4096
 
@@ -128,6 +134,44 @@ def test_an_overlay_replaces_the_last_one_only_when_it_is_whole(photo: Path, sma
     target.write_bytes(b"the last one")
     refused(["segment", str(photo), "cat", "-o", str(target)])
     assert target.read_bytes() == b"the last one"
+
+
+def test_a_training_whose_disk_fills_keeps_its_last_checkpoint_and_goes_on(tmp_path: Path, small_disk: Path) -> None:
+    run, folder = config(steps=6), small_disk / "training"
+    text_cache = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"])
+    source, filler = source_of(run, tmp_path / "store"), small_disk / "filler"
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)  # room for three checkpoints
+    steps: list[int] = []
+
+    def validate(model: object) -> dict[str, float]:
+        steps.append(len(steps) + 1)
+        if len(steps) == 3:
+            with suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+        return {}
+
+    asked = {"run": run, "source": source, "text_cache": text_cache, "quiet": True}
+    with pytest.raises(FusionerError, match=r"step-0000004 can't be written: the disk is full; make room there"):
+        train(**asked, directory=folder, validate=validate)
+    assert [path.name for path in folder.glob("step-*")] == ["step-0000002"]
+    filler.unlink()
+    model, history = train(**asked, directory=folder)
+    straight, whole = train(**asked, directory=tmp_path / "straight")
+    assert [row["loss"] for row in history] == [row["loss"] for row in whole]
+    assert all(torch.equal(weight, model.state_dict()[key]) for key, weight in straight.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["segment", "train"])
+@pytest.mark.skipif(os.name != "posix", reason="a limit of POSIX")
+def test_a_limit_of_the_size_of_files_is_told(photo: Path, name: str) -> None:
+    arguments = commands(photo, photo.parent / "out")[name]
+    limited = f"ulimit -f 8; exec {shlex.quote(sys.executable)} -m fusionerlib.cli.app {shlex.join(arguments)}"
+    run = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr
+    assert "larger than a file may be there" in run.stderr and "ulimit -f" in run.stderr, run.stderr
 
 
 OTHERS = {

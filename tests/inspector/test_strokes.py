@@ -56,15 +56,45 @@ def test_strokes_are_saved_as_a_data_set_that_the_project_reads(tmp_path):
     drawn = [stroke("cat", np.s_[:10]), stroke("dog", np.s_[50:], index=2)]
     assert save_strokes(tmp_path, drawn, photos) == 2
     data = read_folder(tmp_path)
-    assert len(data) == 2 and (tmp_path / "names.txt").read_text() == "cat\ndog\n"
+    assert len(data) == 2 and (tmp_path / "names.txt").read_text() == "1 cat\n2 dog\n"
     mask = np.asarray(Image.open(tmp_path / "masks" / "002-dog.png"))
     assert (mask[50:] == 2).all() and (mask[:50] == 255).all(), "what nobody painted says nothing"
     # Painted again, in another order: the indices of the names stay.
     save_strokes(tmp_path, [*drawn[1:], stroke("bird", np.s_[:10], index=2)], photos)
-    assert (tmp_path / "names.txt").read_text() == "cat\ndog\nbird\n"
+    assert (tmp_path / "names.txt").read_text() == "1 cat\n2 dog\n3 bird\n"
     assert (np.asarray(Image.open(tmp_path / "masks" / "002-dog.png"))[:10] == 3).all()
     with pytest.raises(FusionerError, match="nothing is painted"):
         save_strokes(tmp_path, [], photos)
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "said"),
+    [
+        (b"1 cat\n\xff\n", "cat", "UTF-8"),
+        (b"1 cat\n1 dog\n", "cat", "names.txt"),
+        (b"3 cat\n", "cat", "not numbered"),
+        (b"0 background\n1 cat\n", "cat", "not numbered"),
+        (None, "#cat", "would not be read back"),
+        ("folder", "cat", "names.txt"),
+    ],
+)
+def test_strokes_over_names_that_can_t_be_read_leave_all_as_it_was(tmp_path, names, name, said):
+    listed = tmp_path / "names.txt"
+    if names == "folder":
+        listed.mkdir()
+    elif names is not None:
+        listed.write_bytes(names)
+    with pytest.raises(FusionerError, match=said):
+        save_strokes(tmp_path, [stroke(name, np.s_[:10])], {0: ("cat", np.zeros((*SIZE, 3), np.uint8))})
+    assert not list(tmp_path.rglob("*.png"))
+    assert names in (None, "folder") or listed.read_bytes() == names
+
+
+def test_strokes_where_the_system_refuses(tmp_path):
+    (tmp_path / "masks").write_text("a file")
+    with pytest.raises(FusionerError, match="is a file, not a folder"):
+        save_strokes(tmp_path, [stroke("cat", np.s_[:10])], {0: ("cat", np.zeros((*SIZE, 3), np.uint8))})
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_stroke_teaches_its_name_alone_and_is_taken_back(taught):

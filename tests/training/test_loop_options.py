@@ -16,12 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fusionerlib.config import RunConfig
+from fusionerlib.encoders.registry import load_text
 from fusionerlib.errors import FusionerError
+from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import SegmentationModel, build
+from fusionerlib.training.loop import train
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.resume import TrainingState
 from tests.conftest import ROOT
-from tests.launched import config, trained
+from tests.launched import config, source_of, trained
 
 PLAIN: dict[str, Any] = {"preset": "small", "dropout": 0.0, "steps": 3, "checkpoint_every": 3, "text_noise": 0.3}
 MAPS: dict[str, Any] = {"kind": "cost_aggregation", "similarity": "learned", "dropout": 0.0, "steps": 3}
@@ -168,3 +171,18 @@ def test_headless_progress_is_plain_lines_with_images_per_second_and_time_left(
 def test_an_unknown_number_of_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FusionerError, match=r"batch of 4 can't be shared equally by 1 process, each in 3 parts"):
         trained(config(**PLAIN, accumulate=3), tmp_path)
+
+
+@pytest.mark.parametrize(("warmup", "told"), [(1, ""), (2, "ends at 0.0005"), (30, "ends at 3.3e-05")])
+def test_a_warm_up_that_is_longer_than_the_training_is_told(
+    warmup: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = config(steps=2, lr=0.001, warmup=warmup)
+    text_cache = TextEmbeddingCache(encoder=load_text("arbitrary"), templates=["{}"])
+    _, history = train(
+        run=run, source=source_of(run, tmp_path / "store"), text_cache=text_cache, directory=tmp_path / "training"
+    )
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warm-up" in line]
+    assert len(lines) == bool(told) and all(told in line for line in lines), lines
+    if told:
+        assert f"ends at {history[-1]['lr']:.2g} instead of rising to 0.001" in lines[0]
