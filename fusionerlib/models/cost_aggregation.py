@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,6 +31,8 @@ MAX_SIMILARITY = 3.0
 """Confidence rescaling clamps the mean similarity to +-this, in standard deviations or log odds."""
 RESIDUAL_WIDTH = 32
 """Channels inside ``ExampleResidual``."""
+SMALL_MAP = 1024
+"""Positions from which torch's group norm is fast on a CPU."""
 LOGIT_UNIT = 4.0
 """Logits of the text are divided by it where they are an input of convolutions, and clamped to twice this."""
 
@@ -114,7 +116,9 @@ class ClassPosteriorSimilarity(SimilarityStatistics):
     def cost_channels(self, patches: Patches, text: TextTokens) -> CostChannels:
         """The maps of ``COST_CHANNELS``."""
         posterior = text / text.sum(-1, keepdim=True).clamp(min=1e-12)
-        probability = torch.einsum("bnd,bkd->bkn", _sum_to_one(patches), posterior)
+        # Divided by its sum after the product: there are fewer names than classes.
+        total = patches.sum(-1).clamp(min=1e-12)[:, None]
+        probability = torch.einsum("bnd,bkd->bkn", patches, posterior) / total
         odds = probability / (posterior @ self.prior)[..., None].clamp(min=1e-12)
         ratios = (odds, odds.mean(-1, keepdim=True), top_mean(odds))
         plain = (probability + 1e-4).log() / 2 + 2
@@ -162,8 +166,8 @@ class ExampleResidual(nn.Module):
         """Logits for each map: a name in an image. known, costs: its channels. logits: of the text, on a finer grid."""
         at_patches = F.adaptive_avg_pool2d(logits, (known.shape[-2], known.shape[-1])) / LOGIT_UNIT
         of_name = torch.cat([known, costs, at_patches.clamp(-2, 2)], dim=1)
-        added: Tensor = _layers(self.layers, of_name, self.dropout(self.guidance(patches)))
-        return added
+        maps = _layers(self.layers[:-1], of_name, self.dropout(self.guidance(patches)))
+        return _one_channel(self.layers[-1], maps)  # type: ignore[arg-type]
 
 
 class CostAggregation(SegmentationModel):
@@ -325,7 +329,7 @@ def _layers(
     ahead = F.conv2d(of_image, shared, first.bias, padding=first.padding)
     # The channels of a name are a part of a larger tensor; as one, in this layout, they take two thirds of the time.
     maps = F.conv2d(of_name.contiguous(memory_format=torch.channels_last), own, padding=first.padding)
-    maps = maps + repeat(ahead, "b c h w -> (b k) c h w", k=len(of_name) // len(of_image))
+    maps = (maps.unflatten(0, (len(of_image), -1)) + ahead[:, None]).flatten(0, 1)
     done: Tensor = layers[1:](layers[0][1:](maps))  # type: ignore[index]
     return done
 
@@ -347,8 +351,26 @@ def _enlarging(inputs: int, width: int, factor: int) -> nn.Sequential:
     It costs a quarter of a convolution after bilinear resizing by 2, and most of the time of a model was that one.
     """
     convolution = nn.Conv2d(inputs, width * factor**2, 3, padding=1)
-    return nn.Sequential(convolution, nn.PixelShuffle(factor), nn.GroupNorm(8, width), nn.GELU())
+    return nn.Sequential(convolution, nn.PixelShuffle(factor), _MapNorm(8, width), nn.GELU())
 
 
 def _block(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU())
+    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), _MapNorm(8, width), nn.GELU())
+
+
+class _MapNorm(nn.GroupNorm):
+    """Group norm. On a CPU torch's takes three times as long for small maps whose channels are last, which is why they
+    are normalised here where no gradient is wanted.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or maps.device.type != "cpu" or maps.shape[-2] * maps.shape[-1] >= SMALL_MAP:
+            normalised: Tensor = super().forward(maps)
+            return normalised
+        flat = rearrange(maps.float(), "n c h w -> n (h w) c")
+        groups = torch.stack([flat.mean(1), (flat * flat).mean(1)])
+        groups = groups.unflatten(2, (self.num_groups, -1)).mean(3, keepdim=True)
+        mean, square = groups.expand(-1, -1, -1, maps.shape[1] // self.num_groups).flatten(2)
+        scale = self.weight * (square - mean * mean).clamp(min=0).add(self.eps).rsqrt()
+        scaled = torch.addcmul((self.bias - mean * scale)[:, None], flat, scale[:, None])
+        return rearrange(scaled, "n (h w) c -> n c h w", h=maps.shape[-2])

@@ -42,6 +42,30 @@ def test_no_name_changes_anothers_logit(tokens, similarity) -> None:
     torch.testing.assert_close(reordered, together, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_logits_without_a_gradient_are_those_with_one_and_another_name_changes_no_bit(tokens, scale, threads) -> None:
+    patches, words = tokens
+    model = make(similarity="cosine")
+    model.update_statistics(patches)
+    model.eval()
+    for number, parameter in enumerate(model.parameters()):  # norms that shift and scale each channel
+        if parameter.ndim == 1:
+            parameter.data += scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    with_gradient = model(patches, words, grid=GRID, size=SIZE)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            without = model(patches, words, grid=GRID, size=SIZE)
+            other = model(patches, torch.cat([words[:, 1:2], words[:, 1:]], dim=1), grid=GRID, size=SIZE)
+    finally:
+        torch.set_num_threads(before)
+    off = (without - with_gradient).abs().max() / with_gradient.abs().max()
+    assert with_gradient.requires_grad and not without.requires_grad and off < 1e-5, off
+    assert torch.equal(without[:, 1:], other[:, 1:]) and not torch.equal(without[:, 0], other[:, 0])
+
+
 def test_statistics_are_updated_by_training_alone(tokens) -> None:
     patches, words = tokens
     model = make()
