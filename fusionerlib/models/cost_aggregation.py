@@ -373,4 +373,4 @@ class _MapNorm(nn.GroupNorm):
         mean, square = groups.expand(-1, -1, -1, maps.shape[1] // self.num_groups).flatten(2)
         scale = self.weight * (square - mean * mean).clamp(min=0).add(self.eps).rsqrt()
         scaled = torch.addcmul((self.bias - mean * scale)[:, None], flat, scale[:, None])
-        return rearrange(scaled, "n (h w) c -> n c h w", h=maps.shape[-2])
+        return rearrange(scaled.to(maps.dtype), "n (h w) c -> n c h w", h=maps.shape[-2])
