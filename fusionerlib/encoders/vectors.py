@@ -155,7 +155,7 @@ def read(file: Path) -> Table:
                 f"{file}, row {number}: the vector of {name!r} has {len(vector)} values, row 0's has {len(vectors[0])}"
             )
     metadata = table.schema.metadata or {}
-    space, template = (metadata.get(key, b"").decode() for key in (b"space", b"template"))
+    space, template = (metadata.get(key, b"").decode("utf-8", "replace") for key in (b"space", b"template"))
     numbers = torch.from_numpy(np.stack(vectors).astype(np.float32))
     return Table(names=names, vectors=numbers, space=space, template=template)
 

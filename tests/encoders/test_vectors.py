@@ -21,7 +21,7 @@ NAMES = ["cat", "Dining_Table", "traffic light", "cat"]
 VECTORS = np.array([[3, 4, 0], [0, 0, 2], [1, 1, 1], [0, 5, 0]], dtype=np.float16)
 
 
-def write(file: Path, *, metadata: dict[str, str] | None = None, **columns: Any) -> str:
+def write(file: Path, *, metadata: dict[str, str | bytes] | None = None, **columns: Any) -> str:
     """A table in the layout of published ones: fixed-width vectors of half floats; the encoder's name."""
     given = {"name": NAMES, "vector": VECTORS, **columns}
     arrays = {
@@ -80,6 +80,10 @@ def test_templates_that_were_never_applied_are_refused(tmp_path: Path) -> None:
     assert torch.equal(told(["cat"], ["a {}"]), told(["cat"], ["{}"]))
     with pytest.raises(FusionerError, match=r"made with 'a \{\}', so .*'a photo of a \{\}\.' can't be applied"):
         told(["cat"], ["a photo of a {}."])
+
+
+def test_metadata_that_is_no_text_is_read_without_an_error(tmp_path: Path) -> None:
+    assert load_text(write(tmp_path / "words.parquet", metadata={"space": b"\xff\xfe"})).space == "\ufffd\ufffd"
 
 
 @pytest.mark.parametrize(
