@@ -69,5 +69,5 @@ def learn(
             if mask.any():
                 pairs.append((scene.image, mask))
         segmenter.learn(name, pairs)
-        typer.echo(f"{name}: {len(pairs)} examples learnt")
+        typer.echo(f"{name}: learnt from {len(pairs)} example{'s' * (len(pairs) != 1)}")
     typer.echo(f"checkpoint: {segmenter.save_pretrained(output)}")
