@@ -1,7 +1,8 @@
 """The command ``fusioner learn``: names from labelled pictures, without training."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,11 @@ from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.files import PACKAGED
 from fusionerlib.hub import find_checkpoint
 from fusionerlib.name_forms import spelt_as
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fusionerlib.datasets.scene import Scenes
 
 
 def learn(
@@ -61,13 +67,20 @@ def learn(
         segmenter.forget(name)
         typer.echo(f"{name}: forgotten")
     for name, own in shown.items():
-        of_name = [index for index in range(len(scenes)) if own in scenes.names(index)]
-        pairs = []
-        for index in of_name:
-            scene = scenes[index]
-            mask = scene.labels == scene.names.index(own) + 1
-            if mask.any():
-                pairs.append((scene.image, mask))
-        segmenter.learn(name, pairs)
-        typer.echo(f"{name}: learnt from {len(pairs)} example{'s' * (len(pairs) != 1)}")
+        used: list[int] = []
+        segmenter.learn(name, _regions(scenes, own, used))
+        typer.echo(f"{name}: learnt from {len(used)} example{'s' * (len(used) != 1)}")
     typer.echo(f"checkpoint: {segmenter.save_pretrained(output)}")
+
+
+def _regions(scenes: "Scenes", name: str, used: list[int]) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+    """Each image of ``scenes`` that shows ``name``, and its mask, one at a time; ``used`` gets their indices."""
+    from fusionerlib.progress import each
+
+    of_name = [index for index in range(len(scenes)) if name in scenes.names(index)]
+    for index in each(of_name, f"learning {name}", total=len(of_name), unit="image"):
+        scene = scenes[index]
+        mask = scene.labels == scene.names.index(name) + 1
+        if mask.any():
+            used.append(index)
+            yield scene.image, mask

@@ -1,8 +1,7 @@
 """Regions of images as examples of a name: what ``Segmenter.learn`` reads from images and masks."""
 
 import os
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,8 @@ MaskLike = np.ndarray | Image.Image | str | os.PathLike[str]
 """A boolean array (H, W), or an image or its file, where every pixel but those of value 0 is marked."""
 BATCH = 8
 """Most images that go through the encoder at once."""
+MOST_WAITING = 32
+"""Most images in memory that wait for others of their size."""
 
 
 def read_mask(mask: MaskLike) -> Bool[np.ndarray, "height width"]:
@@ -73,7 +74,13 @@ def example_regions(
     not go through again where it is the example's.
     Raises FusionerError where there is no example, and for a mask of another size than its image or without a pixel.
     """
-    read: list[tuple[np.ndarray, np.ndarray]] = []
+    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
+    regions: list[Tensor] = []
+
+    def encode(shapes: Iterable[tuple[int, ...]]) -> None:
+        for shape in shapes:
+            regions.extend(_regions(waiting.pop(shape), visual=visual, width=width, seen=seen))
+
     for number, example in enumerate(examples, start=1):
         try:
             image, mask = example
@@ -89,21 +96,28 @@ def example_regions(
             raise FusionerError(
                 f"example {number}: the mask has no pixel: mark the pixels that show the name, or leave the example out"
             )
-        read.append((encoder_input(pixels, size=size, multiple=visual.multiple), inside))
-    if not read:
+        prepared = encoder_input(pixels, size=size, multiple=visual.multiple)
+        same = waiting.setdefault(prepared.shape, [])
+        same.append((prepared, inside))
+        if len(same) == BATCH:
+            encode([prepared.shape])
+        elif sum(map(len, waiting.values())) == MOST_WAITING:
+            encode(sorted(waiting))
+    encode(sorted(waiting))
+    if not regions:
         raise FusionerError("no example: pass [(image, mask), ...] with at least one pair")
-    regions: list[Tensor] = []
-    for _, same in groupby(sorted(read, key=lambda pair: pair[0].shape), key=lambda pair: pair[0].shape):
-        group = list(same)
-        for start in range(0, len(group), BATCH):
-            part = group[start : start + BATCH]
-            if seen is not None and all(np.array_equal(pixels, seen.input) for pixels, _ in part):
-                main = seen.tokens.main
-            else:
-                main = visual(torch.from_numpy(np.stack([pixels for pixels, _ in part])).permute(0, 3, 1, 2)).main
-            tokens = rearrange(main.tokens[..., :width].float().cpu(), "b (h w) d -> b h w d", h=main.grid[0])
-            tokens = tokens.expand(len(part), -1, -1, -1)
-            for grid, (_, inside) in zip(tokens, part, strict=True):
-                share = F.adaptive_avg_pool2d(torch.from_numpy(inside)[None, None].float(), main.grid)[0, 0]
-                regions.append(region_token(grid, share))
     return torch.stack(regions)
+
+
+def _regions(
+    part: Sequence[tuple[np.ndarray, np.ndarray]], *, visual: VisualEncoder, width: int, seen: WholeImage | None
+) -> list[Float[Tensor, " visual"]]:
+    """``example_regions`` of encoder inputs of one size, with their masks."""
+    if seen is not None and all(np.array_equal(pixels, seen.input) for pixels, _ in part):
+        main = seen.tokens.main
+    else:
+        main = visual(torch.from_numpy(np.stack([pixels for pixels, _ in part])).permute(0, 3, 1, 2)).main
+    tokens = rearrange(main.tokens[..., :width].float().cpu(), "b (h w) d -> b h w d", h=main.grid[0])
+    tokens = tokens.expand(len(part), -1, -1, -1)
+    shares = (F.adaptive_avg_pool2d(torch.from_numpy(inside)[None, None].float(), main.grid) for _, inside in part)
+    return [region_token(grid, share[0, 0]) for grid, share in zip(tokens, shares, strict=True)]
