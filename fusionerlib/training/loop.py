@@ -22,7 +22,7 @@ from fusionerlib.training.rehearsal import Rehearsal, old_names
 from fusionerlib.training.replay import stopped
 from fusionerlib.training.resume import LOCK, History, TrainingState
 from fusionerlib.training.start import starting_point
-from fusionerlib.training.steps import NonFiniteError, Stepper, in_steps
+from fusionerlib.training.steps import NonFiniteError, Stepper, in_steps, learning_rate
 
 Validate = Callable[[SegmentationModel], dict[str, float]]
 """Figures of a model (in eval mode) by name, such as {"miou": 0.5}."""
@@ -96,7 +96,7 @@ def _train(
     run = in_steps(in_precision_of(run, str(distributed.device)), pairs=len(pairs))
     config = run.training
     if config.warmup >= config.steps and not quiet:
-        most = config.lr * (config.steps - 1) / max(1, config.warmup - config.peak_in_warmup)
+        most = learning_rate(config, config.steps - 1)
         print(
             f"the warm-up of {config.warmup} steps is not shorter than the training of {config.steps}: the learning "
             f"rate ends at {most:.2g} instead of rising to {config.lr:g}",

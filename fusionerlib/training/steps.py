@@ -55,17 +55,23 @@ def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.op
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=0.0)
 
 
-def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
-    """Set the learning rate and weight decay of step ``step`` (from 0); returns the fusion's learning rate.
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The fusion's learning rate in step ``step`` (from 0).
 
-    Learning rate: linear from 0 in the first step to lr in the last step of the warm-up (``peak_in_warmup``, the
-    authors' runs) or in the step after it, then a cosine to final_lr (paper).
-    Weight decay: a cosine to final_weight_decay.
+    Linear from 0 in the first step to lr in the last step of the warm-up (``peak_in_warmup``, the authors' runs) or in
+    the step after it, then a cosine to final_lr (paper).
     """
     if step < config.warmup:
-        lr = config.lr * step / max(1, config.warmup - config.peak_in_warmup)
-    else:
-        lr = cosine(config.lr, config.final_lr, (step - config.warmup) / max(1, config.steps - config.warmup))
+        return config.lr * step / max(1, config.warmup - config.peak_in_warmup)
+    return cosine(config.lr, config.final_lr, (step - config.warmup) / max(1, config.steps - config.warmup))
+
+
+def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
+    """Set the learning rate and weight decay of step ``step`` (from 0); returns the fusion's ``learning_rate``.
+
+    Weight decay: a cosine to final_weight_decay.
+    """
+    lr = learning_rate(config, step)
     decay = cosine(config.weight_decay, config.final_weight_decay, step / config.steps)
     for group in optimiser.param_groups:
         group["lr"] = config.lr if group["fixed"] else lr
