@@ -18,20 +18,18 @@ SETTINGS = {"notification": {"fetchNews": "false", "checkForUpdates": False}}
 PATIENCE = 120
 """Seconds that a step may take on a slow machine."""
 TIMED = """([event, place]) => { window.waited = new Promise(done => {
-  const image = document.querySelectorAll('.fusioner-frame img')[place];
+  const image = document.querySelectorAll('.fusioner-image')[place];
   document.addEventListener(event, () => {
     const start = performance.now();
     const watch = new MutationObserver(() => {
       watch.disconnect();
       requestAnimationFrame(() => done(performance.now() - start));
     });
-    watch.observe(image, { attributes: true, attributeFilter: ['src'] });
+    watch.observe(image, { attributes: true, attributeFilter: ['data-drawn'] });
     setTimeout(() => done(null), 20000);
   }, { capture: true, once: true });
 }); }"""
-"""Milliseconds from the next ``event`` until panel ``place`` has another picture, which is decoded before it is set.
-
-null where it has none after 20 s: a change that moves no pixel across the threshold leaves the picture as it is."""
+"""Milliseconds from the next ``event`` to the frame after panel ``place`` is drawn again; null after 20 s."""
 
 
 @contextmanager
@@ -81,7 +79,7 @@ def open_inspector(browser: Any, address: str, *, asked: set[str] | None = None)
     page.locator(".jp-Notebook .cm-content").first.click()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.keyboard.press("Control+Enter")
-    page.locator(".fusioner-frame img").nth(2).wait_for()
+    page.locator(".fusioner-image").nth(2).wait_for()
     return page
 
 

@@ -141,7 +141,7 @@ def in_browser(checkpoint: str, names: list[str], *, turns: int, learns: bool) -
 
 
 def _timed_kinds(page: Any, names: list[str], *, turns: int, learns: bool) -> dict[str, dict[str, float]]:
-    box = page.locator(".fusioner-frame img").first.bounding_box()
+    box = page.locator(".fusioner-image").first.bounding_box()
 
     def at(down: float, right: float) -> tuple[float, float]:
         return box["x"] + box["width"] * right, box["y"] + box["height"] * down
@@ -189,7 +189,7 @@ def _timed_kinds(page: Any, names: list[str], *, turns: int, learns: bool) -> di
             spent.append(page.evaluate("window.waited"))
         answered = [float(waited) for waited in spent[1:] if waited is not None]
         if 2 * len(answered) < len(spent):
-            raise SystemExit(f"{kind}: {len(answered)} of {len(spent)} changes were answered by another picture")
+            raise SystemExit(f"{kind}: {len(answered)} of {len(spent)} changes were answered by a new picture")
         rows[kind] = {"median": statistics.median(answered), "slowest": max(answered)}
         print(f"{kind}, in the browser: {rows[kind]['median']:.0f} ms", flush=True)
     return rows

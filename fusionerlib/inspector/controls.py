@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fusionerlib.inspector.drawing import swatch
 from fusionerlib.inspector.export import encode_panel
-from fusionerlib.inspector.panels import swatch
 from fusionerlib.inspector.strokes import TOOLS, Point
 
 FOLDER = Path(__file__).parent
@@ -35,10 +35,13 @@ class NameLine:
 class Controls:
     """Labelled ipywidgets; ``box`` holds them together with ``pictures``. ``Inspector`` connects them to its state.
 
-    on_switch: called with the index of a name and whether it is to be asked.
+    threshold, opacity: sliders of ``share_slider``. on_switch: called with the index of a name and whether it is to be
+    asked.
     """
 
-    def __init__(self, *, pictures: Sequence[Any], on_switch: Callable[[int, bool], None]) -> None:
+    def __init__(
+        self, *, pictures: Sequence[Any], threshold: Any, opacity: Any, on_switch: Callable[[int, bool], None]
+    ) -> None:
         import ipywidgets as w
 
         self._on_switch = on_switch
@@ -54,11 +57,9 @@ class Controls:
         self.add = w.Combobox(description="Add", continuous_update=False, **_sized())
         self.add.placeholder, self.add.tooltip = "a name with masks", "names that the model was trained on"
         self.word = w.Dropdown(description="Look at", **_sized())
-        two = {"readout_format": ".2f"}
-        self.threshold = w.FloatSlider(description="Threshold", min=0, max=1, step=0.01, **two, **_sized())
-        self.opacity = w.FloatSlider(description="Opacity", min=0, max=1, step=0.05, **two, **_sized())
+        self.threshold, self.opacity = threshold, opacity
         self.temperature = w.FloatLogSlider(
-            description="Temperature", base=2, min=-3, max=3, step=0.1, **two, **_sized()
+            description="Temperature", base=2, min=-3, max=3, step=0.1, readout_format=".2f", **_sized()
         )
         self.layer = w.IntSlider(description="Layer", min=1, max=1, **_sized())
         self.tool = w.ToggleButtons(description="Tool", options=list(TOOLS.items()), **_sized())
@@ -139,8 +140,18 @@ class Controls:
         return NameLine(box=box, switch=switch, number=number)
 
 
+def share_slider(description: str, *, value: float, step: float) -> Any:
+    """A slider from 0 to 1."""
+    import ipywidgets as w
+
+    return w.FloatSlider(
+        description=description, value=value, min=0, max=1, step=step, readout_format=".2f", **_sized()
+    )
+
+
 def picture_widget(
     *,
+    maps: Any,
     on_place: Callable[[float, float], None],
     on_move: Callable[[int, int], None],
     on_enlarge: Callable[[], tuple[bytes, str]],
@@ -152,14 +163,17 @@ def picture_widget(
     on_place: called with the clicked place, as shares (0-1) of the height and the width. on_move: called for an arrow
     key with its steps (-1, 0, 1) down and to the right. on_enlarge: called when it is enlarged, for the encoded image
     to show there and its media type. on_stroke: called with the points of a stroke, where ``tool`` is not "look".
-    shown: the traits ``content`` (an encoded image), ``media`` (its media type), ``title``, ``caption``, and ``there``:
+    maps: the widget of ``page_maps_widget``. shown: the traits ``kind`` (the panel that the page draws from ``maps``,
+    or ""), ``content`` (else an encoded image), ``media`` (its media type), ``title``, ``caption``, and ``there``:
     False for a panel that has nothing to show.
     """
-    widget = _picture_class()(**shown)
+    widget = _picture_class()(maps=maps, **shown)
 
     def received(_: Any, message: dict[str, Any], __: Any) -> None:
         if "ask" in message:  # a page that was loaded while the kernel was busy may have missed the content
-            widget.send_state(["content", "media", "title", "caption", "there"])
+            widget.send_state(["kind", "content", "media", "title", "caption", "there"])
+            if message["ask"] == "maps":
+                maps.send_state()
         elif "enlarge" in message:
             content, media = on_enlarge()
             widget.send({"large": media}, buffers=[content])
@@ -178,11 +192,14 @@ def picture_widget(
 def _picture_class() -> Any:
     # Defined on first use, so that the package imports without the extra `workbook`.
     import anywidget
+    import ipywidgets
     import traitlets
 
     class InspectedPicture(anywidget.AnyWidget):
         _esm = FOLDER / "picture.js"
         _css = FOLDER / "picture.css"
+        maps = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)
+        kind = traitlets.Unicode("").tag(sync=True)
         content = traitlets.Bytes(b"").tag(sync=True)
         media = traitlets.Unicode("image/png").tag(sync=True)
         title = traitlets.Unicode("").tag(sync=True)

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from fusionerlib.inference.overlay import printable, shorten
-from fusionerlib.inspector.panels import Picture, draw_large, draw_panel, pixel_probabilities, swatch, title
+from fusionerlib.inspector.drawing import Picture, swatch
+from fusionerlib.inspector.panels import draw_large, draw_panel, pixel_probabilities, title
 from fusionerlib.inspector.state import HEIGHT, PANELS, WIDTH, InspectorState
 
 GAP = 16

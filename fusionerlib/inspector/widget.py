@@ -17,7 +17,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_bytes
 from fusionerlib.images import open_image
 from fusionerlib.inference.segmenter import Segmenter
-from fusionerlib.inspector.controls import Controls, picture_widget
+from fusionerlib.inspector.controls import Controls, picture_widget, share_slider
 from fusionerlib.inspector.export import (
     encode_panel,
     encoded_message,
@@ -26,7 +26,8 @@ from fusionerlib.inspector.export import (
     parameter_line,
     table_title,
 )
-from fusionerlib.inspector.panels import draw_panel, pixel_probabilities, title
+from fusionerlib.inspector.page_maps import DRAWN_BY_PAGE, page_maps, page_maps_widget
+from fusionerlib.inspector.panels import panel, pixel_probabilities, title
 from fusionerlib.inspector.state import PANELS, Changed, InspectorState
 from fusionerlib.inspector.strokes import Point
 from fusionerlib.progress import headless
@@ -69,18 +70,35 @@ class Inspector:
         self._following = False
 
     @cached_property
+    def maps(self) -> Any:
+        """The widget from which the page draws panels by itself, with the sliders that it follows."""
+        return page_maps_widget(
+            self.state,
+            threshold=share_slider("Threshold", value=self.state.threshold, step=0.01),
+            opacity=share_slider("Opacity", value=self.state.opacity, step=0.05),
+        )
+
+    @cached_property
     def pictures(self) -> dict[str, Any]:
         """The widget of each panel, created with its content, so that a front end never has an empty one."""
         asked: dict[str, Any] = {"on_place": self._place, "on_move": self._move, "on_stroke": self._paint}
         return {
-            key: picture_widget(**asked, on_enlarge=partial(enlarged, self.state, key), **self._drawn(key))
+            key: picture_widget(
+                maps=self.maps, **asked, on_enlarge=partial(enlarged, self.state, key), **self._shown(key)
+            )
             for key in PANELS
         }
 
     @cached_property
     def controls(self) -> Controls:
         """The controls, connected to the state."""
-        state, controls = self.state, Controls(pictures=list(self.pictures.values()), on_switch=self._switch)
+        state = self.state
+        controls = Controls(
+            pictures=list(self.pictures.values()),
+            threshold=self.maps.threshold,
+            opacity=self.maps.opacity,
+            on_switch=self._switch,
+        )
         for widget, operation in (
             (controls.image, state.go),
             (controls.names, lambda text: state.set_names(parsed(text), off=tuple(state.off))),
@@ -213,21 +231,25 @@ class Inspector:
         return NOTHING
 
     def _follow(self, controls: Controls, changed: Changed) -> None:
-        """Update the changed pictures, and all controls, from the state."""
+        """Update the maps, the changed pictures, and all controls, from the state."""
+        if changed:
+            _set(self.maps, page_maps(self.state))
         for key in PANELS:
             if key in changed:
-                with self.pictures[key].hold_sync():
-                    for name, value in self._drawn(key).items():
-                        setattr(self.pictures[key], name, value)
+                _set(self.pictures[key], self._shown(key))
         with self._quiet():
             _follow_state(controls, self.state, typed=not changed)
 
-    def _drawn(self, key: str) -> dict[str, Any]:
+    def _shown(self, key: str) -> dict[str, Any]:
         """The traits of the picture ``key``. A panel without labels or attention to show is not there."""
-        picture, caption = draw_panel(self.state, key)
-        content, media = encode_panel(picture, key) if caption else encoded_message(picture.tobytes(), picture.shape)
-        there = bool(caption) or key not in OPTIONAL
-        return {"content": content, "media": media, "title": title(self.state, key), "caption": caption, "there": there}
+        found = panel(self.state, key)
+        there = bool(found.caption) or key not in OPTIONAL
+        words: dict[str, Any] = {"title": title(self.state, key), "caption": found.caption, "there": there}
+        if found.caption and key in DRAWN_BY_PAGE:
+            return {**words, "kind": key, "content": b""}
+        picture = found.draw()
+        drawn = encode_panel(picture, key) if found.caption else encoded_message(picture.tobytes(), picture.shape)
+        return {**words, "kind": "", "content": drawn[0], "media": drawn[1]}
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -275,6 +297,13 @@ def _follow_state(controls: Controls, state: InspectorState, *, typed: bool) -> 
     rows = [(name, name not in state.off, values.get(name)) for name in state.names]
     controls.list_names(rows, heading=table_title(state))
     controls.write_line(parameter_line(state))
+
+
+def _set(widget: Any, traits: dict[str, Any]) -> None:
+    """Set ``traits`` of ``widget`` in one message, which holds those that changed."""
+    with widget.hold_sync():
+        for name, value in traits.items():
+            setattr(widget, name, value)
 
 
 def _offer(chooser: Any, options: list[Any], value: Any) -> None:

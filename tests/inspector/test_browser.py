@@ -18,8 +18,12 @@ from PIL import Image
 from skimage.data import chelsea, coffee
 
 from benchmarks.browser import jupyterlab, open_inspector
-from fusionerlib import checkpoints
+from fusionerlib import Segmenter, checkpoints
 from fusionerlib.config import RunConfig
+from fusionerlib.inspector import inspect
+from fusionerlib.inspector.page_maps import DRAWN_BY_PAGE
+from fusionerlib.inspector.panels import draw_panel
+from fusionerlib.inspector.state import PANELS
 from fusionerlib.models import build
 from tests.conftest import CHROMIUM, MakeNotebook
 
@@ -30,6 +34,17 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 CELL = """from fusionerlib import Segmenter
 from fusionerlib.inspector import inspect
 inspect(Segmenter.load("checkpoint"), ["cat.png"], names=["cat"])"""
+COMPARE = """import numpy as np
+from fusionerlib import Segmenter
+from fusionerlib.inspector import inspect
+from PIL import Image
+case = "cat.png", np.asarray(Image.open("labels.png")), ["cat"]
+inspect(Segmenter.load("checkpoint"), [case], names=["cat", "wall"], threshold=0.5, beside_threshold=0.45)"""
+PIXELS = """place => {
+  const canvas = document.querySelectorAll('.fusioner-image')[place];
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return { size: [canvas.width, canvas.height], pixels: Array.from(data) };
+}"""
 PAINT = """import numpy as np
 from fusionerlib import Segmenter
 from fusionerlib.inspector import inspect
@@ -60,11 +75,11 @@ def lab(folder: Path, tmp_path: Path) -> Iterator[str]:
 def test_type_slide_and_click(lab: str, browser: Any) -> None:
     asked: set[str] = set()
     page = open_inspector(browser, f"{lab}/doc/tree/look.ipynb", asked=asked)
-    frames = page.locator(".fusioner-frame img")
+    frames = page.locator(".fusioner-image")
     frames.nth(6).wait_for()
     # No ground truth is known: its two panels are not there. No picture is empty, and the still below is hidden.
     assert [frame.is_visible() for frame in frames.all()] == [True] * 3 + [False] * 2 + [True] * 2 + [False] * 2
-    assert all(page.evaluate("[...document.querySelectorAll('.fusioner-frame img')].map(img => img.naturalWidth > 0)"))
+    assert all(page.evaluate("[...document.querySelectorAll('.fusioner-image')].map(image => image.dataset.drawn > 0)"))
     page.locator(".jp-RenderedImage img").wait_for(state="hidden")
     assert page.locator(".jp-RenderedImage img").count() == 1
     page.get_by_role("slider", name="Threshold").wait_for()
@@ -98,7 +113,7 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     assert (slid != named).any() and (slid == 0).all(-1).mean() > (named == 0).all(-1).mean()
 
     overlay, alike = look(0), look(6)
-    box = page.locator(".fusioner-frame img").first.bounding_box()
+    box = page.locator(".fusioner-image").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
     page.get_by_text(re.compile(r"Pixel at row 1[45]\d, column 11\d")).wait_for()
     assert page.locator("meter").count() == 2
@@ -146,6 +161,46 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     page.get_by_role("alert").filter(has_text="has stopped").wait_for()
     assert frames.first.is_visible() and line.is_visible()
     shot("stopped")
+    page.close()
+
+
+def test_the_page_draws_the_panels_of_the_files(
+    lab: str, folder: Path, browser: Any, make_notebook: MakeNotebook
+) -> None:
+    """Each panel that the page draws has the pixels of ``draw_panel``, also after a slider that only the page reads."""
+    rows, columns = np.ogrid[:300, :451]
+    labels = ((rows - 150) ** 2 + (columns - 200) ** 2 < 120**2).astype(np.uint8)
+    labels[:40, :60] = 255
+    Image.fromarray(labels).save(folder / "labels.png")
+    make_notebook(folder / "look.ipynb", COMPARE)
+    page = open_inspector(browser, f"{lab}/doc/tree/look.ipynb")
+    segmenter = Segmenter.load(folder / "checkpoint")
+    case = folder / "cat.png", labels, ["cat"]
+    state = inspect(segmenter, [case], names=["cat", "wall"], threshold=0.5, beside_threshold=0.45).state
+
+    def compare() -> None:
+        for key in DRAWN_BY_PAGE:
+            expected, _ = draw_panel(state, key)
+            height, width = expected.shape[:2]
+            found = page.evaluate(PIXELS, PANELS.index(key))
+            assert found["size"] == [width, height], key
+            shown = np.array(found["pixels"], np.uint8).reshape(height, width, 4)
+            off = np.abs(shown[..., :3].astype(int) - expected).max(-1)
+            # One level of rounding; a probability within 1/65535 of the threshold may fall to either side.
+            assert (off > 1).mean() < 1e-3, f"{key}: {(off > 1).mean():.2%} of the pixels differ"
+
+    page.wait_for_function("document.querySelectorAll('.fusioner-image')[8].dataset.drawn > 0")
+    compare()
+    for name, presses in (("Threshold", 3), ("Opacity", 4)):
+        slider = page.get_by_role("slider", name=name)
+        slider.focus()
+        for _ in range(presses):
+            slider.press("ArrowLeft")
+    page.locator(".fusioner-line").filter(has_text="threshold=0.47, opacity=0.35").wait_for()
+    page.wait_for_timeout(300)
+    state.set_threshold(0.47)
+    state.set_opacity(0.35)
+    compare()
     page.close()
 
 

@@ -10,8 +10,8 @@ from skimage.data import astronaut, coffee
 
 from fusionerlib.datasets.scene import Scene
 from fusionerlib.inspector import InspectorState, panels
+from fusionerlib.inspector.drawing import PATTERNS, draw_labels, draw_overlay, hatches
 from fusionerlib.inspector.export import export_image
-from fusionerlib.inspector.panels import PATTERNS, draw_labels, draw_overlay, hatches
 from fusionerlib.inspector.state import EVERYTHING
 from tests.inspector.conftest import NAMES, changed, pictures
 

@@ -12,6 +12,7 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.inspector import inspect, panels
 from fusionerlib.inspector.export import export_image
 from fusionerlib.inspector.state import PANELS
+from fusionerlib.inspector.strokes import Stroke
 from fusionerlib.inspector.widget import parsed
 from fusionerlib.progress import FRONTENDS, HEADLESS
 from tests.inspector.conftest import NAMES
@@ -30,11 +31,11 @@ def live(monkeypatch):
 
 def contents(app):
     assert app.controls
-    return {key: app.pictures[key].content for key in PANELS}
+    return {key: panels.draw_panel(app.state, key)[0] for key in PANELS}
 
 
 def changed(before, app):
-    return {key for key, content in contents(app).items() if content != before[key]}
+    return {key for key, picture in contents(app).items() if not np.array_equal(picture, before[key])}
 
 
 def upload(name, content):
@@ -183,12 +184,76 @@ def test_with_a_front_end_the_still_is_an_output_of_its_own(app, live, monkeypat
 
 
 def test_pictures_are_made_with_their_content_and_send_it_again_when_asked(app, monkeypatch):
-    assert all(picture.content and picture.title for picture in app.pictures.values())
+    pictures = app.pictures
+    assert all(picture.title and bool(picture.content) != bool(picture.kind) for picture in pictures.values())
+    assert [key for key, picture in pictures.items() if picture.kind] == ["overlay", "probability", "argmax"]
     sent = []
-    picture = app.pictures["overlay"]
+    picture = pictures["overlay"]
     monkeypatch.setattr(picture, "send_state", sent.append)
+    monkeypatch.setattr(app.maps, "send_state", lambda: sent.append("maps"))
     picture._handle_custom_msg({"ask": True}, [])
-    assert sent == [["content", "media", "title", "caption", "there"]]
+    assert sent == [["kind", "content", "media", "title", "caption", "there"]]
+    picture._handle_custom_msg({"ask": "maps"}, [])
+    assert sent[2:] == ["maps"]
+
+
+def numbers(app, name):
+    found = np.frombuffer(getattr(app.maps, name), np.uint16)
+    return found.reshape(app.maps.size) if len(found) else None
+
+
+def test_the_maps_are_those_of_the_answer(app):
+    """What the page decides from them is what the state decides, at every threshold of the slider."""
+    state = app.state
+    for index in (0, 1):
+        app.controls.image.value = index
+        app.controls.switches[0].value = False
+        assert app.maps.photo == state.small.tobytes() and len(app.maps.styles) == len(state.names)
+        for step in range(0, 101, 5):
+            app.controls.threshold.value = step / 100
+            above = numbers(app, "best") > int(state.threshold * 65535)
+            expected = panels.all_names(state, panels.predicted(state))
+            assert (np.where(above, numbers(app, "winner"), 0) == expected).mean() > 0.9995
+        np.testing.assert_allclose(numbers(app, "value") / 65535, state.probability(), atol=2e-5)
+        truth = numbers(app, "truth")
+        assert (truth is None) == (index == 0)
+        app.controls.switches[0].value = True
+    truth, asked = numbers(app, "truth"), panels.truth(state)
+    np.testing.assert_array_equal(np.where(truth == 65535, 255, truth), asked)
+    assert numbers(app, "second") is None and numbers(app, "painted") is None
+
+
+def test_a_slider_sends_no_map_and_a_word_only_its_own(app, monkeypatch):
+    sent, controls = [], app.controls
+    monkeypatch.setattr(app.maps, "send_state", lambda key=None: sent.append(set(key or ())))
+
+    def told(widget, value):
+        sent.clear()
+        widget.value = value
+        return set().union(*sent)
+
+    assert told(controls.threshold, 0.8) == told(controls.opacity, 0.3) == set()
+    assert told(controls.word, "sky") == {"value"}
+    assert told(controls.temperature, 2.0) == {"best", "value"}
+    sent.clear()
+    app.pictures["overlay"]._handle_custom_msg({"click": [0.5, 0.5]}, [])
+    assert set().union(*sent) == {"pixel"}
+    # The photo and its hatches are sent again with another image alone.
+    assert told(controls.names, "dog") == {"best", "winner", "value", "styles"}
+    assert {"photo", "truth"} <= told(controls.image, 1)
+
+
+def test_strokes_and_a_second_model_are_maps_too(make_segmenter, segmenter, photo):
+    app = inspect([segmenter, make_segmenter("late")], [photo], names=NAMES, threshold=0.3)
+    assert app.controls
+    np.testing.assert_array_equal(numbers(app, "second"), app.state.beside_view.labels)
+    assert {"beside", "difference"} <= {key for key, picture in app.pictures.items() if picture.kind}
+    marked = np.zeros(photo.shape[:2], dtype=bool)
+    marked[10:50, 20:90] = True
+    app.state.strokes = (Stroke(0, "cat", marked), Stroke(0, "gone", ~marked))
+    app._follow(app.controls, frozenset({"overlay"}))
+    painted = numbers(app, "painted")
+    assert set(np.unique(painted)) == {1, 2} and ((painted == 1).mean() - marked.mean()) ** 2 < 1e-4
 
 
 def test_a_panel_with_nothing_to_show_is_not_there(app):
