@@ -6,27 +6,47 @@
 // Any other panel is an encoded image.
 
 const LARGEST = 65535; // in a map: the probability 1, and the label of an ignored pixel
+const WHITE = 0xffffffff, BLACK = 0xff000000;
+const packed = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0; // one pixel of a canvas
 
-// A map of the answer as numbers, null where there is none; read once for all panels.
-function read(answer, name, Numbers = Uint16Array) {
-  const known = (answer.fusionerMaps ??= {}), bytes = answer.get(name);
-  if (known[name]?.bytes !== bytes) {
-    const filled = bytes?.byteLength > 0;
-    const copy = filled && bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
-    known[name] = { bytes, numbers: filled ? new Numbers(copy) : null };
-  }
-  return known[name].numbers;
+// What `make` gives of traits of the answer; made again when one of them has changed, once for all panels.
+function derived(answer, key, traits, make) {
+  const known = (answer.fusionerMaps ??= new Map()), values = traits.map((name) => answer.get(name));
+  const last = known.get(key);
+  if (last?.values.every((value, i) => value === values[i])) return last.made;
+  const made = make(...values);
+  known.set(key, { values, made });
+  return made;
 }
+
+// A map of the answer as numbers, null where there is none.
+const read = (answer, name, Numbers = Uint16Array) =>
+  derived(answer, name, [name], (bytes) =>
+    bytes?.byteLength ? new Numbers(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength)) : null);
+
+// The photo as pixels of a canvas, and its grey levels.
+const photoOf = (answer) =>
+  derived(answer, "pixels", ["photo"], () => {
+    const photo = read(answer, "photo", Uint8Array);
+    if (!photo) return null;
+    const pixels = new Uint32Array(photo.length / 3), grey = new Uint8Array(pixels.length);
+    for (let i = 0; i < pixels.length; i++) {
+      const [red, green, blue] = [photo[3 * i], photo[3 * i + 1], photo[3 * i + 2]];
+      pixels[i] = packed(red, green, blue);
+      grey[i] = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16;
+    }
+    return { pixels, grey };
+  });
 
 // The predicted labels at a threshold: 0 background, k + 1 name k.
 function predicted(answer, threshold) {
   const [best, winner] = [read(answer, "best"), read(answer, "winner")];
-  const known = answer.fusionerMaps.labels;
-  if (known?.best === best && known.winner === winner && known.threshold === threshold) return known.labels;
+  const last = derived(answer, "labels", ["best", "winner", "size"], () => ({}));
+  if (last.threshold === threshold) return last.labels;
   const [height, width] = answer.get("size"), limit = Math.floor(threshold * LARGEST);
   const labels = new Uint16Array(height * width);
   if (best) for (let i = 0; i < labels.length; i++) labels[i] = best[i] > limit ? winner[i] : 0;
-  answer.fusionerMaps.labels = { best, winner, threshold, labels };
+  Object.assign(last, { threshold, labels });
   return labels;
 }
 
@@ -34,84 +54,120 @@ function predicted(answer, threshold) {
 function outline(labels, width, thickness) {
   const edge = new Uint8Array(labels.length);
   for (let step = 1; step <= thickness; step++) {
-    for (let i = 0; i < labels.length; i++) {
-      const above = i - step * width;
-      if (above >= 0 && labels[i] !== labels[above]) edge[i] = edge[above] = 1;
-      if (i % width >= step && labels[i] !== labels[i - step]) edge[i] = edge[i - step] = 1;
+    const down = step * width;
+    for (let i = down; i < labels.length; i++) if (labels[i] !== labels[i - down]) edge[i] = edge[i - down] = 1;
+    for (let row = 0; row < labels.length; row += width) {
+      for (let i = row + step; i < row + width; i++) if (labels[i] !== labels[i - step]) edge[i] = edge[i - step] = 1;
     }
   }
   return edge;
 }
 
-// Colours and hatches of labels; `mixed` gives a channel of pixel i from the colour's value there.
-function drawLabels(pixels, labels, { styles, hatches }, edge, mixed) {
-  for (let i = 0; i < labels.length; i++) {
-    const style = labels[i] && styles[labels[i] - 1];
-    for (let c = 0; c < 3; c++) {
-      let value = mixed(i, c, style ? style[c] : null, edge[i]);
-      if (style && (hatches[i] >> style[3]) & 1) value = (value >> 1) + style[4];
-      pixels[4 * i + c] = value;
+function drawLabels(out, { labels, styles, hatches, width }) {
+  const edge = outline(labels, width, 1);
+  const lined = (style, colour) => packed(...colour.map((value) => (value >> 1) + style[4]));
+  const tables = styles.map((style) => [
+    packed(...style.slice(0, 3)), lined(style, style.slice(0, 3)), WHITE, lined(style, [255, 255, 255]),
+  ]);
+  for (let i = 0; i < out.length; i++) {
+    const place = labels[i] - 1;
+    out[i] = place < 0 ? BLACK : tables[place][2 * edge[i] + ((hatches[i] >> styles[place][3]) & 1)];
+  }
+}
+
+function drawOverlay(out, { photo, labels, styles, hatches, opacity, width }) {
+  const edge = outline(labels, width, 2);
+  for (let i = 0; i < out.length; i++) {
+    const own = photo.pixels[i];
+    if (!labels[i]) {
+      out[i] = own;
+      continue;
     }
+    const style = styles[labels[i] - 1], share = edge[i] ? 1 : opacity;
+    const half = (hatches[i] >> style[3]) & 1, ink = half && style[4];
+    const [red, green, blue] = [own & 255, (own >> 8) & 255, (own >> 16) & 255];
+    out[i] = packed(
+      (Math.trunc(red + share * (style[0] - red)) >> half) + ink,
+      (Math.trunc(green + share * (style[1] - green)) >> half) + ink,
+      (Math.trunc(blue + share * (style[2] - blue)) >> half) + ink,
+    );
   }
 }
 
 // A black and white line around the pixels where `inside` is 1.
-function contour(pixels, inside, width) {
+function contour(out, inside, width) {
   const edge = outline(inside, width, 1);
-  for (let i = 0; i < edge.length; i++) if (edge[i]) pixels.fill(inside[i] ? 255 : 0, 4 * i, 4 * i + 3);
+  for (let i = 0; i < out.length; i++) if (edge[i]) out[i] = inside[i] ? WHITE : BLACK;
 }
 
-const grey = (photo, i) => (photo[3 * i] * 19595 + photo[3 * i + 1] * 38470 + photo[3 * i + 2] * 7471 + 32768) >> 16;
-
-function drawOverlay(pixels, labels, shown, opacity) {
-  const { photo, width } = shown;
-  drawLabels(pixels, labels, shown, outline(labels, width, 2), (i, c, colour, edge) => {
-    const own = photo[3 * i + c];
-    return colour === null ? own : edge ? colour : Math.trunc(own + opacity * (colour - own));
+// By grey and level: three parts of the grey and seven of the level's colour.
+const heatOf = (answer) =>
+  derived(answer, "table", ["heat"], () => {
+    const heat = read(answer, "heat", Uint8Array);
+    return Uint32Array.from({ length: 256 * 256 }, (_, at) => {
+      const mixed = (c) => Math.trunc((3 * (at >> 8) + 7 * heat[3 * (at & 255) + c]) / 10);
+      return packed(mixed(0), mixed(1), mixed(2));
+    });
   });
+
+function drawHeat(out, { photo, heat, value, threshold, width }) {
+  const limit = Math.floor(threshold * LARGEST), inside = new Uint8Array(out.length);
+  for (let i = 0; i < out.length; i++) {
+    out[i] = heat[(photo.grey[i] << 8) | Math.trunc((value[i] * 255) / LARGEST)];
+    inside[i] = value[i] > limit ? 1 : 0;
+  }
+  contour(out, inside, width);
 }
 
-function drawErrors(pixels, labels, truth, { photo, errors, hatches }) {
-  for (let i = 0; i < labels.length; i++) {
+function drawErrors(out, { photo, labels, truth, errors, hatches }) {
+  const pale = (grey) => Math.trunc(grey / 3) + 150;
+  const colours = [null, ...errors].map((style) =>
+    Uint32Array.from({ length: 256 }, (_, grey) => {
+      const mixed = [0, 1, 2].map((c) => (style ? Math.trunc(pale(grey) * 0.25 + style[c] * 0.75) : pale(grey)));
+      return packed(...mixed);
+    }));
+  for (let i = 0; i < out.length; i++) {
     const kind = labels[i] === truth[i] ? 0 : !labels[i] ? 1 : !truth[i] ? 2 : 3; // missed, extra, wrong
-    const pale = Math.trunc(grey(photo, i) / 3) + 150, style = kind && errors[kind - 1];
-    for (let c = 0; c < 3; c++) {
-      let value = style ? Math.trunc(pale * 0.25 + style[c] * 0.75) : pale;
-      if (truth[i] === LARGEST || (style && (hatches[i] >> style[3]) & 1)) value = 255;
-      pixels[4 * i + c] = value;
-    }
+    const lined = kind && (hatches[i] >> errors[kind - 1][3]) & 1;
+    out[i] = lined || truth[i] === LARGEST ? WHITE : colours[kind][photo.grey[i]];
   }
 }
 
-// The panel `kind` as ImageData; null while the kernel has sent no maps.
-function drawn(kind, answer, threshold, opacity) {
-  const [height, width] = answer.get("size"), photo = read(answer, "photo", Uint8Array);
-  if (!photo) return null;
-  const hatches = read(answer, "hatches", Uint8Array), labels = predicted(answer, threshold);
-  const shown = { photo, hatches, width, styles: answer.get("styles"), errors: answer.get("errors") };
-  const image = new ImageData(width, height), pixels = image.data.fill(255);
-  const value = read(answer, "value"), other = read(answer, kind === "error" ? "truth" : "second");
-  if (kind === "overlay") {
-    drawOverlay(pixels, labels, shown, opacity);
-    const painted = read(answer, "painted");
-    for (const name of new Set(painted ?? [])) if (name) contour(pixels, painted.map((at) => +(at === name)), width);
-  } else if (kind === "beside" && other) {
-    drawOverlay(pixels, other, shown, opacity);
-  } else if (kind === "argmax") {
-    drawLabels(pixels, labels, shown, outline(labels, width, 1), (i, c, colour, edge) =>
-      colour === null ? 0 : edge ? 255 : colour);
-  } else if (kind === "probability" && value) {
-    const heat = read(answer, "heat", Uint8Array), limit = Math.floor(threshold * LARGEST);
-    for (let i = 0; i < value.length; i++) {
-      const level = Math.trunc((value[i] * 255) / LARGEST), three = 3 * grey(photo, i);
-      for (let c = 0; c < 3; c++) pixels[4 * i + c] = Math.trunc((three + 7 * heat[3 * level + c]) / 10);
-    }
-    contour(pixels, value.map((at) => +(at > limit)), width);
-  } else if (other) {
-    drawErrors(pixels, labels, other, shown);
-  } else {
-    return null;
-  }
+// What a panel is drawn from; it is drawn again when a part of it has changed.
+const PARTS = {
+  overlay: ["photo", "labels", "styles", "hatches", "opacity", "painted", "pixel"],
+  probability: ["photo", "heat", "value", "threshold"],
+  argmax: ["labels", "styles", "hatches"],
+  error: ["photo", "labels", "truth", "errors", "hatches"],
+  beside: ["photo", "second", "styles", "hatches", "opacity"],
+  difference: ["photo", "labels", "second", "errors", "hatches"],
+};
+const PART = {
+  photo: photoOf,
+  heat: heatOf,
+  hatches: (answer) => read(answer, "hatches", Uint8Array),
+  labels: (answer, sliders) => predicted(answer, sliders.threshold.get("value")),
+  threshold: (_, sliders) => sliders.threshold.get("value"),
+  opacity: (_, sliders) => sliders.opacity.get("value"),
+};
+for (const name of ["value", "truth", "second", "painted"]) PART[name] = (answer) => read(answer, name);
+for (const name of ["styles", "errors", "pixel", "size"]) PART[name] = (answer) => answer.get(name);
+const needed = (kind, answer, sliders) =>
+  Object.fromEntries(["size", ...PARTS[kind]].map((name) => [name, PART[name](answer, sliders)]));
+
+// The panel `kind` as ImageData; null while the kernel has not sent all that it needs.
+function drawn(kind, parts) {
+  if (PARTS[kind].some((name) => name !== "painted" && parts[name] == null)) return null;
+  const [height, width] = parts.size, image = new ImageData(width, height);
+  const out = new Uint32Array(image.data.buffer), { painted, second } = parts;
+  if (kind === "overlay") drawOverlay(out, { ...parts, width });
+  if (kind === "beside") drawOverlay(out, { ...parts, labels: second, width });
+  if (kind === "argmax") drawLabels(out, { ...parts, width });
+  if (kind === "probability") drawHeat(out, { ...parts, width });
+  if (kind === "error") drawErrors(out, parts);
+  if (kind === "difference") drawErrors(out, { ...parts, truth: second });
+  if (kind !== "overlay" || !painted) return image;
+  for (const name of new Set(painted)) if (name) contour(out, Uint8Array.from(painted, (at) => +(at === name)), width);
   return image;
 }
 
@@ -171,14 +227,21 @@ function render({ model, el }) {
     if (!stroke) ink.width = ink.width; // the new picture shows the stroke itself
     if (large) large.image.src = image.toDataURL();
   };
-  let answer = null, sliders = {}, waiting = 0;
+  let answer = null, sliders = {}, waiting = 0, parts = {};
   const draw = async () => {
     const turn = ++latest, kind = model.get("kind"), content = model.get("content");
-    if (kind) {
-      const found = answer && drawn(kind, answer, sliders.threshold.get("value"), sliders.opacity.get("value"));
-      const pixel = (found && kind === "overlay" && answer.get("pixel")) || [];
-      if (found) show(found.width, found.height, () => (pen.putImageData(found, 0, 0), pixel.length && cross(pen, pixel)));
-    } else if (content?.byteLength) {
+    if (kind && answer) {
+      const now = { kind, ...needed(kind, answer, sliders) };
+      if (Object.keys(now).every((name) => now[name] === parts[name])) return;
+      const picture = drawn(kind, now);
+      if (!picture) return;
+      parts = now;
+      show(picture.width, picture.height, () => {
+        pen.putImageData(picture, 0, 0);
+        if (now.pixel?.length) cross(pen, now.pixel);
+      });
+    } else if (!kind && content?.byteLength) {
+      parts = {};
       const next = await createImageBitmap(new Blob([content], { type: model.get("media") }));
       if (turn === latest) show(next.width, next.height, () => pen.drawImage(next, 0, 0));
     }
@@ -342,7 +405,7 @@ function render({ model, el }) {
     if (!large || !message || !message.large || !buffers.length) return;
     large.image.src = URL.createObjectURL(new Blob([buffers[0]], { type: message.large }));
   });
-  model.on("change:content change:kind", redraw);
+  model.on("change:content change:kind", draw);
   model.on("change:title change:caption change:there", words);
   words();
   draw();
