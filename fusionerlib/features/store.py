@@ -47,8 +47,8 @@ MARK = ".tokens"
 """Suffix of the one tensor that every scene has; what comes before it is the id."""
 SHARD = 256
 """Scenes of a group that is computed, stored and listed together."""
-BATCH = 16
-"""Images of one pass through the encoder."""
+BATCH, BATCH_ON_CPU = 16, 4
+"""Images of one pass through the encoder; on a CPU, more would leave its cache and take almost twice as long."""
 MOST_REPAIRS = 64
 """Damaged shards that are computed again within one read."""
 THREADS = 8
@@ -103,6 +103,7 @@ class FeatureStore:
         on_cpu = all(weight.device.type == "cpu" for weight in weights)
         # A GPU computes one batch at a time, and has no memory for more.
         self._turn: AbstractContextManager[Any] = nullcontext() if on_cpu else Lock()
+        self._batch = BATCH_ON_CPU if on_cpu else BATCH
         self.folder = Path(root) / f"{plain_name(encoder.name)}-{encoder.fingerprint[:16]}-{number_format}"
         self._shards = Shards(self.folder)
 
@@ -205,13 +206,13 @@ class FeatureStore:
         new: set[str] = set()
         waiting: dict[tuple[int, ...], dict[str, Scene]] = {}
         encoded: list[Future[dict[str, Tensor]]] = []
-        for entry, scene in ahead(opened, group, pool=pool, most=2 * BATCH):
+        for entry, scene in ahead(opened, group, pool=pool, most=2 * self._batch):
             entries.append(entry)
             if entry.id not in self._shards and entry.id not in new:
                 new.add(entry.id)
                 batch = waiting.setdefault(scene.image.shape, {})
                 batch[entry.id] = scene
-                if len(batch) == BATCH:
+                if len(batch) == self._batch:
                     encoded.append(pool.submit(self._tensors, waiting.pop(scene.image.shape)))
             shown.update()
         encoded += [pool.submit(self._tensors, batch) for batch in waiting.values()]

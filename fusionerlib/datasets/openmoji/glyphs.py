@@ -156,15 +156,15 @@ def background(size: int, rng: np.random.Generator) -> Image.Image:
     mixed = Image.composite(one, other, Image.fromarray((share * np.float32(255)).astype(np.uint8)))
     # The same grey noise on all channels: random bytes mapped to a normal distribution around 128, the offset of add().
     deviation = rng.uniform(0, 8)
-    levels = [round(128 + deviation * value) for value in _normal()]
+    levels = np.rint(128 + deviation * _normal()).astype(int).tolist()
     noise = Image.frombytes("L", (size, size), rng.bytes(size * size)).point(levels)
     return ImageChops.add(mixed, Image.merge("RGB", (noise, noise, noise)), offset=-128)
 
 
 @lru_cache(maxsize=1)
-def _normal() -> list[float]:
+def _normal() -> np.ndarray:
     """For each of 256 equally likely bytes the quantile of the standard normal distribution."""
-    return [NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)]
+    return np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
 
 
 def _filling(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
