@@ -1,7 +1,7 @@
 """The effect of the background threshold: one pass over a test gives mIoU, risk and confusion at every threshold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,15 +64,11 @@ class ThresholdTable:
 
     def iou(self, threshold: float) -> dict[str, float]:
         """IoU (0-1) by name, of the names with at least one labelled pixel."""
-        matrix = self.confusion(threshold)
-        shared, shown = np.diag(matrix)[1:], matrix.sum(axis=1)[1:]
-        levels = per_class_iou(shared, shown + matrix.sum(axis=0)[1:] - shared)
-        return {name: float(level) for name, level, pixels in zip(self.names, levels, shown, strict=True) if pixels}
+        return self._iou(self.confusion(threshold))
 
     def miou(self, threshold: float) -> float:
         """Mean IoU (0-1) over the names with at least one labelled pixel; NaN where there is none."""
-        levels = list(self.iou(threshold).values())
-        return float(np.mean(levels)) if levels else math.nan
+        return self._miou(self.confusion(threshold))
 
     def row(self, threshold: float) -> dict[str, float]:
         """A point of the risk curve, all values 0-1, NaN where the denominator is 0.
@@ -80,30 +76,50 @@ class ThresholdTable:
         coverage: share of the foreground pixels that are predicted as some name. risk: share of the pixels predicted
         as a name that are wrong. painted: the predicted area, as a share of all pixels. Also threshold and miou.
         """
-        matrix = self.confusion(threshold)
-        predicted, foreground = matrix[:, 1:].sum(), matrix[1:].sum()
-        right = np.trace(matrix) - matrix[0, 0]
-        return {
-            "threshold": threshold,
-            "miou": self.miou(threshold),
-            "coverage": float(matrix[1:, 1:].sum() / foreground) if foreground else math.nan,
-            "risk": float(1 - right / predicted) if predicted else math.nan,
-            "painted": float(predicted / matrix.sum()) if matrix.sum() else math.nan,
-        }
+        return self._row(threshold, self.confusion(threshold))
 
     def rows(self, *, every: int = 5) -> list[dict[str, Any]]:
         """The risk curve: ``row`` at every ``every``-th step between 0 and 1."""
-        return [self.row(step / STEPS) for step in range(every, STEPS, every)]
+        return [self._row(*point) for point in self._confusions(range(every, STEPS, every))]
 
     def best(self) -> float:
         """The threshold with the highest mIoU; of equal ones the nearest to 0.5.
 
         Raises FusionerError where no scene shows any of the names.
         """
-        scores = {step / STEPS: self.miou(step / STEPS) for step in range(1, STEPS)}
+        scores = {threshold: self._miou(matrix) for threshold, matrix in self._confusions(range(1, STEPS))}
         if np.isnan(list(scores.values())).all():
             raise FusionerError("no scene shows any of the names: there is nothing to calibrate a threshold on")
         return max(scores, key=lambda threshold: (round(scores[threshold], 9), -abs(threshold - 0.5)))
+
+    def _confusions(self, steps: range) -> Iterator[tuple[float, Int64[np.ndarray, "true predicted"]]]:
+        """Each threshold of ``steps``, rising, with its ``confusion``: one pass over the counts, not one for each."""
+        matrix, last = self.confusion(steps.start / STEPS), steps.start
+        for step in steps:
+            fallen = self._counts[last + 1 : step + 1].sum(axis=0)
+            matrix, last = matrix - fallen, step
+            matrix[:, 0] += fallen.sum(axis=1)
+            yield step / STEPS, matrix
+
+    def _iou(self, matrix: Int64[np.ndarray, "true predicted"]) -> dict[str, float]:
+        shared, shown = np.diag(matrix)[1:], matrix.sum(axis=1)[1:]
+        levels = per_class_iou(shared, shown + matrix.sum(axis=0)[1:] - shared)
+        return {name: float(level) for name, level, pixels in zip(self.names, levels, shown, strict=True) if pixels}
+
+    def _miou(self, matrix: Int64[np.ndarray, "true predicted"]) -> float:
+        levels = list(self._iou(matrix).values())
+        return float(np.mean(levels)) if levels else math.nan
+
+    def _row(self, threshold: float, matrix: Int64[np.ndarray, "true predicted"]) -> dict[str, float]:
+        predicted, foreground = matrix[:, 1:].sum(), matrix[1:].sum()
+        right = np.trace(matrix) - matrix[0, 0]
+        return {
+            "threshold": threshold,
+            "miou": self._miou(matrix),
+            "coverage": float(matrix[1:, 1:].sum() / foreground) if foreground else math.nan,
+            "risk": float(1 - right / predicted) if predicted else math.nan,
+            "painted": float(predicted / matrix.sum()) if matrix.sum() else math.nan,
+        }
 
     def _step(self, threshold: float) -> int:
         step = round(threshold * STEPS)

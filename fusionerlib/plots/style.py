@@ -71,10 +71,18 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 200) -> Path:
     copies = [path.with_suffix(suffix) for suffix in VECTOR] if path.suffix.lower() == ".png" else []
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _lay_out(figure)
         for file in (path, *copies):
             _write(figure, file, dpi=dpi)
     plt.close(figure)
     return path
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the parts of ``figure`` once: its layout engine would do that again for every file, twice each."""
+    with style():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
