@@ -10,6 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from fusionerlib.errors import writing
 from fusionerlib.inference.overlay import printable
@@ -53,7 +54,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
-        _write(self, stream, dpi=140)
+        _write(self, stream, box=_laid_out(self), dpi=140)
         return stream.getvalue()
 
 
@@ -71,25 +72,29 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 200) -> Path:
     copies = [path.with_suffix(suffix) for suffix in VECTOR] if path.suffix.lower() == ".png" else []
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _lay_out(figure)
+        box = _laid_out(figure)
         for file in (path, *copies):
-            _write(figure, file, dpi=dpi)
+            _write(figure, file, box=box, dpi=dpi)
     plt.close(figure)
     return path
 
 
-def _lay_out(figure: Figure) -> None:
-    """Place the parts of ``figure`` once: its layout engine would do that again for every file, twice each."""
+def _laid_out(figure: Figure) -> Bbox:
+    """The box, in inches, that holds all of ``figure`` and a margin, after its parts have been placed.
+
+    Once for all files: ``savefig`` would place them again for each, and draw the figure once more to find the box.
+    """
     with style():
         figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
+        return figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
 
 
-def _write(figure: Figure, target: Path | io.BytesIO, *, dpi: int) -> None:
+def _write(figure: Figure, target: Path | io.BytesIO, *, box: Bbox, dpi: int) -> None:
     # Without a date, equal figures are equal files. Type 42: text in a PDF can be searched and edited.
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(getattr(target, "suffix", ""))
     with style(), matplotlib.rc_context({"svg.hashsalt": "fusioner", "pdf.fonttype": 42}):
-        figure.savefig(target, dpi=dpi, bbox_inches="tight", facecolor="white", metadata=dated)
+        figure.savefig(target, dpi=dpi, bbox_inches=box, facecolor="white", metadata=dated)
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
