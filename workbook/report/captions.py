@@ -27,7 +27,7 @@ CAPTIONS = {
     "05_mosaics": "Mosaics: four images side by side, and the four names that are asked at once.",
     "05_shapes": "The tensors from four samples to the tiles that go to their own name, with their shapes.",
     "05_mosaic4": "Mosaics: tiles that go to their own name, and mIoU with its two controls.",
-    "05_scenes": "The two best and the two worst mosaics of the hardest split.",
+    "05_scenes": "The two best and the two worst of the first 100 mosaics of the hardest split.",
     "05_kinds": "One mosaic of each harder kind, with its prediction.",
     "05_kind_bars": "The harder kinds of mosaic beside the plain one.",
     "05_robustness": "Mosaics with smaller tiles, blur, noise, compression, and more absent names.",
