@@ -196,7 +196,7 @@ def _picture_class() -> Any:
     import traitlets
 
     class InspectedPicture(anywidget.AnyWidget):
-        _esm = FOLDER / "picture.js"
+        _esm = "\n".join((FOLDER / file).read_text("utf-8") for file in ("drawing.js", "picture.js"))
         _css = FOLDER / "picture.css"
         maps = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)
         kind = traitlets.Unicode("").tag(sync=True)

@@ -1,7 +1,7 @@
 """How the panels of the inspector are drawn: label maps, heat maps, error maps and messages as RGB pictures.
 
 Every class has a colour, an outline and a hatch, so that classes can be distinguished without colour. The page draws
-the same from the maps of the answer (picture.js).
+the same from the maps of the answer (drawing.js).
 """
 
 import textwrap

@@ -1,6 +1,6 @@
 """What the page needs to draw panels by itself, so that a slider or a click does not wait for the kernel.
 
-The kernel sends the maps of an answer once; picture.js applies threshold and opacity to them while a slider moves.
+The kernel sends the maps of an answer once; drawing.js applies threshold and opacity to them while a slider moves.
 """
 
 from functools import lru_cache
