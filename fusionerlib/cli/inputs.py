@@ -137,7 +137,8 @@ def no_such_file(argument: str) -> FusionerError:
     path = Path(argument)
     if os.path.lexists(path):
         if path.is_dir():
-            return FusionerError(f"{argument!r} is a folder, not a file: give a file in it")
+            remedy = "give a file in it, or segment all of it with `fusioner predict`"
+            return FusionerError(f"{argument!r} is a folder, not a file: {remedy}")
         if path.is_symlink() and not path.exists():
             return FusionerError(f"{argument!r} is a link to {os.readlink(path)}, which is not there: renew the link")
         return FusionerError(f"{argument!r} is a device or a pipe, not a file: save what it gives as a file first")

@@ -34,7 +34,7 @@ MARGIN = 1e-4
 """How far below another name, relative to the largest logit of a tile, a name is left out there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """The result of ``Segmenter.segment``; everything of length K (names) is in the order of ``names``.
 
@@ -59,6 +59,10 @@ class Segmentation:
     background: bool = True
     notes: tuple[str, ...] = ()
     guide: Guide | None = None
+
+    def __repr__(self) -> str:
+        (height, width), names = self.image.shape[:2], ", ".join(map(repr, self.names))
+        return f"Segmentation({names}; {height} x {width} pixels, threshold {self.threshold})"
 
     @property
     def fine(self) -> Float[Tensor, "names rows columns"]:

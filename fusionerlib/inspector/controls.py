@@ -179,6 +179,7 @@ def picture_widget(
             widget.send({"large": media}, buffers=[content])
         elif "stroke" in message:
             on_stroke([(float(down), float(right)) for down, right in message["stroke"]])
+            widget.send({"stroked": True})  # what the page drew of it can go
         elif "click" in message:
             on_place(*(float(part) for part in message["click"]))
         elif "move" in message:

@@ -58,7 +58,8 @@ def export_png(state: InspectorState) -> bytes:
 def parameter_line(state: InspectorState) -> str:
     """The line of Python that reproduces the state, given the same ``segmenter`` and ``images``.
 
-    An image file is written into the line; an uploaded image is named in a comment.
+    Where two models are compared, the other one is called ``second``.
+    An image file is written into the line; an uploaded image is named in a comment, strokes are told there.
     """
     images, index, comment = "images", state.index, ""
     if state.case is not None and isinstance(state.case.image, str | os.PathLike) and state.case.labels is None:
@@ -67,20 +68,28 @@ def parameter_line(state: InspectorState) -> str:
         comment = (
             f"  # image {state.index} was uploaded: put {printable(state.case.title)!r} there" if state.case else ""
         )
+    first, beside = "segmenter", {}
+    if state.compares_models:
+        first = "[segmenter, second]"
+    if state.beside is not None:
+        beside = {"beside_threshold": state.beside_threshold}
     settings = {
         "names": list(state.names),
         "off": [name for name in state.names if name in state.off],
         "threshold": state.threshold,
         "opacity": state.opacity,
-        "temperature": state.temperature,
+        "temperature": float(f"{state.temperature:.12g}"),
         "image": max(0, index),
         "word": state.word,
         "layer": state.layer,
         "pixel": state.pixel,
+        **beside,
     }
-    always = ("names", "threshold", "opacity", "temperature")
+    always = ("names", "threshold", "opacity", "temperature", *beside)
     arguments = [f"{key}={value!r}" for key, value in settings.items() if key in always or value]
-    return f"inspect(segmenter, {', '.join([images, *arguments])}){comment}"
+    if state.strokes:
+        comment += "  # without the strokes: save them as a data set"
+    return f"inspect({first}, {', '.join([images, *arguments])}){comment}"
 
 
 def export_image(state: InspectorState) -> Image.Image:

@@ -30,7 +30,7 @@ def page_maps(state: InspectorState) -> dict[str, Any]:
     shares (0-1) of height and width.
     """
     view, second, value = state.view, state.beside_view, state.probability()
-    labels, painted = truth(state), painted_labels(state)
+    labels, painted = truth(state), painted_labels(state, *state.small.shape[:2])
     found = {"best": _levels(view.best.sigmoid().numpy()), "winner": all_names(state, view.winner + 1)} if view else {}
     maps = {
         **found,

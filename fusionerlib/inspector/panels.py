@@ -83,11 +83,15 @@ def draw_large(state: InspectorState, key: str, *, longest: int) -> Picture:
         size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
         photo = np.array(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
         labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    return draw_overlay(photo, labels, opacity=state.opacity) if key == "overlay" else draw_labels(labels)
+    if key == "argmax":
+        return draw_labels(labels)
+    return _with_marks(state, draw_overlay(photo, labels, opacity=state.opacity))
 
 
 def title(state: InspectorState, key: str) -> str:
     """The title above the panel ``key``."""
+    if key == "beside" and state.beside is not None and not state.compares_models:
+        return f"Masks at threshold {state.beside_threshold:.2f}"
     word = key in ("probability", "attention") and state.word
     return f"{TITLES[key]} of “{short(state.word, 20)}”" if word else TITLES[key]
 
@@ -122,15 +126,14 @@ def all_names(state: InspectorState, labels: np.ndarray) -> np.ndarray:
     return table.take(labels)
 
 
-def painted_labels(state: InspectorState) -> Integer[np.ndarray, "rows columns"] | None:
-    """The strokes on the image at the panels' size: k for the k-th painted name, 0 elsewhere; None without strokes."""
+def painted_labels(state: InspectorState, height: int, width: int) -> Integer[np.ndarray, "rows columns"] | None:
+    """The strokes on the image at this size: k for the k-th painted name, 0 elsewhere; None without strokes."""
     painted = marks(state.strokes, state.index)
     if not painted:
         return None
     labels = np.zeros(state.photo.shape[:2], dtype=np.int32)
     for number, marked in enumerate(painted.values(), start=1):
         labels[marked] = number
-    height, width = state.small.shape[:2]
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
@@ -142,11 +145,7 @@ def _overlay(state: InspectorState) -> Panel:
     labels = predicted(state)
 
     def draw() -> Picture:
-        picture = draw_overlay(state.small, all_names(state, labels), opacity=state.opacity)
-        if (painted := painted_labels(state)) is not None:
-            for number in range(1, painted.max() + 1):
-                picture = draw_contour(picture, np.equal(painted, number))
-        return picture if state.pixel is None else _with_cross(state, picture)
+        return _with_marks(state, draw_overlay(state.small, all_names(state, labels), opacity=state.opacity))
 
     area = "no name is asked" if state.view is None else f"{(labels > 0).mean():.0%} of the image has a name"
     return Panel(draw, area)
@@ -249,6 +248,14 @@ _PANELS: dict[str, Callable[[InspectorState], Panel]] = {
     "beside": _beside,
     "difference": _difference,
 }
+
+
+def _with_marks(state: InspectorState, picture: Picture) -> Picture:
+    """``picture`` with the outlines of the strokes and the cross of the clicked pixel."""
+    if (painted := painted_labels(state, *picture.shape[:2])) is not None:
+        for number in range(1, painted.max() + 1):
+            picture = draw_contour(picture, np.equal(painted, number))
+    return picture if state.pixel is None else _with_cross(state, picture)
 
 
 def _with_cross(state: InspectorState, picture: Picture) -> Picture:

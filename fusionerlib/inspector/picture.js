@@ -82,7 +82,8 @@ function render({ model, el }) {
   };
   image.addEventListener("click", (event) => {
     if (event.detail > 1 || model.get("tool") !== "look") return;
-    answer?.set("pixel", place(event)); // the cross is there at once, what the kernel says of the pixel follows
+    const inside = place(event).map((share) => Math.min(Math.max(share, 0), 1));
+    answer?.set("pixel", inside); // the cross is there at once, what the kernel says of the pixel follows
     model.send({ click: place(event) });
   });
 
@@ -193,10 +194,8 @@ function render({ model, el }) {
       upload.setAttribute("aria-label", "Upload a photo");
     }
   };
-  // The still picture that is saved below the widget is hidden while there is the widget.
-  const covered = () => el.closest(".jp-OutputArea")?.classList.add("fusioner-live");
   // The element joins the page after this function has returned.
-  for (const wait of [0, 300, 2000]) setTimeout(() => (named(), covered()), wait);
+  for (const wait of [0, 300, 2000]) setTimeout(named, wait);
 
   // A stopped kernel: the last pictures and the parameter line stay, below a notice. ipywidgets tells its widgets of a
   // restart alone; that a kernel died, was killed or shut down is known to JupyterLab's session.
@@ -216,6 +215,7 @@ function render({ model, el }) {
   session?.kernelChanged.connect(onKernel);
   model.on("comm_live_update", () => el.classList.contains("jupyter-widgets-disconnected") && stopped());
   model.on("msg:custom", (message, buffers) => {
+    if (message?.stroked) requestAnimationFrame(() => stroke || (ink.width = ink.width)); // after the new picture
     if (!large || !message || !message.large || !buffers.length) return;
     large.image.src = URL.createObjectURL(new Blob([buffers[0]], { type: message.large }));
   });

@@ -21,7 +21,7 @@ from fusionerlib.inference.requests import checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.segmenter import Segmenter
 from fusionerlib.inspector.cases import Case, as_cases
-from fusionerlib.inspector.strokes import Photo, Point, Stroke, Tool, marks, painted, save_strokes
+from fusionerlib.inspector.strokes import Photo, Point, Stroke, Tool, examples, painted, save_strokes
 from fusionerlib.models.decoder import resize
 
 Changed = frozenset[str]
@@ -78,6 +78,7 @@ class InspectorState:
         self.pixel: tuple[int, int] | None = None
         self.threshold = checked_threshold(threshold)
         self.opacity, self.temperature = _checked_opacity(opacity), _checked_temperature(temperature)
+        self.compares_models = beside is not None
         compared = beside or (segmenter if beside_threshold is not None else None)
         self.beside = None if compared is None else copy.copy(compared)
         self.beside_threshold = checked_threshold(threshold if beside_threshold is None else beside_threshold)
@@ -234,9 +235,9 @@ class InspectorState:
     def _repaint(self, strokes: tuple[Stroke, ...]) -> Changed:
         """The model as it was given, taught again with what is left of ``strokes``."""
         self.segmenter.model, self.strokes = copy.deepcopy(self._untaught), strokes
-        for index, (_, photo) in self._photos.items():
-            for name, marked in marks(strokes, index).items():
-                self.segmenter.learn(name, [(photo, marked)])
+        for stroke in examples(strokes):
+            _, photo = self._photos[stroke.index]
+            self.segmenter.learn(stroke.name, [(photo, stroke.marked)])
         self._ask(self.names, self.off)
         return ANSWERS
 

@@ -5,7 +5,7 @@ one's own data set (``images``, ``masks``, ``names.txt``), so that corrected pic
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +76,22 @@ def marks(strokes: Sequence[Stroke], index: int) -> dict[str, Marked]:
         if not stroke.erased:
             found[stroke.name] = found.get(stroke.name, np.zeros_like(stroke.marked)) | stroke.marked
     return {name: marked for name, marked in found.items() if marked.any()}
+
+
+def examples(strokes: Sequence[Stroke]) -> list[Stroke]:
+    """The strokes to learn from, in order: each without what was erased of its name later, or left out if that is all.
+
+    A stroke is one example, as when it was painted, so that a stroke that is taken back leaves what was there before.
+    """
+    found = []
+    for place, stroke in enumerate(strokes):
+        marked = stroke.marked
+        for later in strokes[place + 1 :]:
+            if later.erased and (later.index, later.name) == (stroke.index, stroke.name):
+                marked = marked & ~later.marked
+        if not stroke.erased and marked.any():
+            found.append(replace(stroke, marked=marked))
+    return found
 
 
 def save_strokes(folder: Path, strokes: Sequence[Stroke], photos: dict[int, tuple[str, Photo]]) -> int:

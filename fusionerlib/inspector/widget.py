@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_bytes
@@ -191,8 +191,9 @@ class Inspector:
             self.controls.add.value = ""
 
     def _set_tool(self, name: str, change: dict[str, Any]) -> None:
-        for picture in self.pictures.values():
-            setattr(picture, name, change["new"])
+        for key, picture in self.pictures.items():
+            if key not in ("beside", "difference"):  # a stroke teaches the first model
+                setattr(picture, name, change["new"])
         tool = self.controls.tool.value
         told = {"brush": "paint", "box": "draw a box round", "erase": "erase strokes of"}.get(tool, "")
         self.controls.say(f"{told} “{self.state.word}”; choose another name with “Look at”" if told else "")
@@ -204,7 +205,8 @@ class Inspector:
     def _saved_strokes(self) -> Changed:
         folder = self.folder / "strokes"
         count = self.state.save_strokes(folder)
-        self.controls.say(f"saved {count} painted images as a data set in {folder}: fusioner train --set root={folder}")
+        command = f"fusioner train --init packaged -o my-model --set dataset=folder --set root={folder}"
+        self.controls.say(f"saved {count} painted images as a data set in {folder}: {command}")
         return NOTHING
 
     def _uploaded(self, change: dict[str, Any]) -> None:
@@ -275,7 +277,8 @@ def opened(name: str, content: Any) -> Image.Image:
         raise
     # Pillow's readers raise many kinds of errors on a broken file.
     except Exception as error:
-        raise FusionerError(f"{name!r} can't be read as an image ({error}): upload a JPEG or PNG") from error
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise FusionerError(f"{name!r} can't be read as an image ({reason}): upload a JPEG or PNG") from error
     return image
 
 

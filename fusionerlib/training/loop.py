@@ -99,7 +99,7 @@ def _train(
         most = learning_rate(config, config.steps - 1)
         print(
             f"the warm-up of {config.warmup} steps is not shorter than the training of {config.steps}: the learning "
-            f"rate ends at {most:.2g} instead of rising to {config.lr:g}",
+            f"rate ends at {most:.2g} instead of rising to {config.lr:g}; set a smaller warmup",
             file=sys.stderr,
         )
     vocabulary = names_of(pairs)

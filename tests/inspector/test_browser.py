@@ -33,6 +33,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 CELL = """from fusionerlib import Segmenter
 from fusionerlib.inspector import inspect
+from PIL import Image
+display(Image.open("cat.png").resize((60, 40)))
 inspect(Segmenter.load("checkpoint"), ["cat.png"], names=["cat"])"""
 COMPARE = """import numpy as np
 from fusionerlib import Segmenter
@@ -80,8 +82,9 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     # No ground truth is known: its two panels are not there. No picture is empty, and the still below is hidden.
     assert [frame.is_visible() for frame in frames.all()] == [True] * 3 + [False] * 2 + [True] * 2 + [False] * 2
     assert all(page.evaluate("[...document.querySelectorAll('.fusioner-image')].map(image => image.dataset.drawn > 0)"))
-    page.locator(".jp-RenderedImage img").wait_for(state="hidden")
-    assert page.locator(".jp-RenderedImage img").count() == 1
+    stills = page.locator(".jp-RenderedImage img")
+    stills.nth(1).wait_for(state="hidden")
+    assert [still.is_visible() for still in stills.all()] == [True, False], "the cell's own picture stays"
     page.get_by_role("slider", name="Threshold").wait_for()
     line = page.locator(".fusioner-line")
     places = [frame.bounding_box() for frame in page.locator(".fusioner-picture").all()]
@@ -235,6 +238,9 @@ def test_twenty_painted_pixels_mend_a_missed_class_and_are_taken_back(
     page.mouse.up()
     page.locator(".fusioner-caption").filter(has_text=re.compile(r"IoU of “wood” 0\.[^0]")).wait_for()
     assert iou() > missed + 0.4
+    inked = "[...document.querySelectorAll('.fusioner-ink')].some(ink => ink.width && ink.getContext('2d')"
+    inked += ".getImageData(0, 0, ink.width, ink.height).data.some(Boolean))"
+    page.wait_for_function(f"!({inked})")
     assert (_steady(frame.screenshot) != before).any() and (_steady(probability.screenshot) != heat).any()
     if target := os.environ.get("FUSIONER_SCREENSHOTS"):
         page.screenshot(path=Path(target) / "inspector-painted.png")

@@ -77,6 +77,20 @@ def test_the_parameter_line_shows_the_same_again(segmenter, photo, labels, tmp_p
         assert panels.pixel_probabilities(again) == panels.pixel_probabilities(state) and parameter_line(again) == line
 
 
+def test_the_line_of_a_comparison_shows_it_again(segmenter, make_segmenter, photo):
+    given = {"inspect": inspect, "segmenter": segmenter, "second": make_segmenter("late"), "images": [photo]}
+    for first, told in (
+        (segmenter, "inspect(segmenter, "),
+        ([segmenter, given["second"]], "inspect([segmenter, second], "),
+    ):
+        state = inspect(first, [photo], names=["cat", "sky"], threshold=0.3, beside_threshold=0.62).state
+        state.set_temperature(4.000000000000003)
+        line = parameter_line(state)
+        assert line.startswith(told) and "beside_threshold=0.62" in line and "temperature=4.0," in line
+        again = eval(line, given).state
+        assert changed(pictures(state), pictures(again)) == set()
+
+
 def test_png_round_trip(state):
     state.click(10, 10)
     with Image.open(io.BytesIO(export_png(state))) as opened:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.data import chelsea
+from skimage.data import chelsea, coffee
 
 from fusionerlib.datasets.folder import read_folder
 from fusionerlib.errors import FusionerError
 from fusionerlib.inspector import InspectorState, inspect
+from fusionerlib.inspector.panels import draw_large
 from fusionerlib.inspector.strokes import Stroke, marks, painted, save_strokes
 from tests.small_runs import learner
 
@@ -119,6 +120,41 @@ def test_a_stroke_teaches_its_name_alone_and_is_taken_back(taught):
         state.undo()
 
 
+def test_each_stroke_is_taken_back_to_what_was_there_before(taught):
+    """Strokes of two names on two images, one of them over another, and an eraser: undo goes the same way back."""
+    state = InspectorState(taught, [chelsea(), coffee()], names=["whiskers", "sofa"])
+    seen = []
+    for index, word, tool, points in (
+        (0, "whiskers", "brush", [(0.5, 0.2), (0.5, 0.3)]),
+        (0, "sofa", "box", [(0.1, 0.1), (0.6, 0.4)]),
+        (0, "whiskers", "brush", [(0.7, 0.2), (0.7, 0.3)]),
+        (1, "sofa", "brush", [(0.2, 0.2)]),
+        (0, "whiskers", "erase", [(0.5, 0.2)]),
+        (0, "whiskers", "brush", [(0.3, 0.8)]),
+    ):
+        if state.index != index:
+            state.go(index)
+        state.set_names(["whiskers", "sofa"])
+        state.choose(word)
+        seen.append((index, state.view.coarse))
+        state.paint(tool, points, radius=0.05)
+    for index, logits in reversed(seen):
+        state.undo()
+        if state.index != index:
+            state.go(index)
+        torch.testing.assert_close(state.view.coarse, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_enlarged_picture_keeps_strokes_and_cross(taught):
+    state = InspectorState(taught, [chelsea()], names=["whiskers"])
+    bare = draw_large(state, "overlay", longest=1600)
+    state.click(100, 200)
+    crossed = draw_large(state, "overlay", longest=1600)
+    assert (crossed != bare).any(-1)[85:115, 185:215].any() and crossed.shape == state.photo.shape
+    state.paint("box", [(0.5, 0.5), (0.9, 0.9)], radius=0.05)
+    assert (draw_large(state, "overlay", longest=1600)[150:152, 230:400].std(axis=(0, 2)) > 0).any()
+
+
 def test_painting_needs_an_image_a_name_and_a_model_that_learns(taught, make_segmenter):
     with pytest.raises(FusionerError, match="nothing to paint"):
         InspectorState(taught, [chelsea()]).paint("brush", [(0.5, 0.5)], radius=0.1)
@@ -129,17 +165,20 @@ def test_painting_needs_an_image_a_name_and_a_model_that_learns(taught, make_seg
     assert fixed.strokes == () and torch.equal(fixed.view.coarse, before)
 
 
-def test_the_widgets_paint_undo_and_save(taught, tmp_path):
+def test_the_widgets_paint_undo_and_save(taught, tmp_path, monkeypatch):
     app = inspect(taught, [chelsea()], names=["whiskers", "sofa"], folder=tmp_path)
     app.controls.tool.value = "brush"
     picture = app.pictures["overlay"]
     assert picture.tool == "brush" and "whiskers" in app.controls.message.value
-    before = picture.content
+    assert app.pictures["beside"].tool == "look", "a stroke on the second model's masks would teach the first"
+    before, sent = app.maps.best, []
+    monkeypatch.setattr(picture, "send", sent.append)
     picture._handle_custom_msg({"stroke": [[0.5, 0.2], [0.5, 0.3]]}, [])
-    assert picture.content != before and len(app.state.strokes) == 1
+    assert app.maps.best != before and app.maps.painted and len(app.state.strokes) == 1
+    assert sent == [{"stroked": True}] and "without the strokes" in app.line
     app.controls.strokes.click()
     assert "saved 1 painted" in app.controls.message.value and len(read_folder(tmp_path / "strokes")) == 1
     app.controls.undo.click()
-    assert picture.content == before
+    assert app.maps.best == before and not app.maps.painted and "without the strokes" not in app.line
     app.controls.undo.click()
     assert "no stroke to take back" in app.controls.message.value

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from fusionerlib.datasets.names import unseen
 from fusionerlib.files import write_text
 from workbook.report.figures import data_uri
 from workbook.report.notebook_pages import POLICY
@@ -24,8 +25,8 @@ ASKED = (
 
 @dataclass(frozen=True)
 class Look:
-    """One photograph of the page. empty: names that no pixel was given to. unseen: the others that had no
-    training masks."""
+    """One photograph of the page. empty: names that no pixel was given to. unseen: names that had no training
+    masks."""
 
     title: str
     names: tuple[str, ...]
@@ -64,7 +65,7 @@ def write_first_look(folder: Path, *, steps: Sequence[tuple[str, str]] = ()) -> 
             Look(
                 title=photo,
                 names=names,
-                unseen=tuple(name for name in names if name not in segmenter.trained_names and name not in empty),
+                unseen=unseen(names, trained=segmenter.trained_names),
                 empty=empty,
                 overlay=found.overlay(),
             )
