@@ -158,10 +158,10 @@ def _meaning(
         yield "instead", f"{name!r} is no class of the image encoder: {words} stand for it, which may find little"
     elif found.kind == "none":
         if found.form in table.lacking or (found.similarity < FAR and found.entropy <= FLAT):
+            nearest = "" if found.of == found.form else f" ({found.of!r} is the nearest)"
             yield (
                 "lacking",
-                f"{name!r} is no class of the image encoder, nor near to one ({found.of!r} is the nearest): expect "
-                f"wrong masks{hint}",
+                f"{name!r} is no class of the image encoder, nor near to one{nearest}: expect wrong masks{hint}",
             )
         elif found.entropy > FLAT and not encoder.related(found.form, trained_names, least=NEAR):
             yield (

@@ -285,9 +285,11 @@ class Segmenter:
         """What is to be said of ``names``, in sentences, whatever the image shows; () for nothing.
 
         Such as: a name may be misspelt, is in another language, is asked as another one, is a part of a thing, or means
-        nothing to this model. Raises FusionerError for names that ``segment`` refuses.
+        nothing to this model. Nothing is said of a name that ``learn`` has taught.
+        Raises FusionerError for names that ``segment`` refuses.
         """
-        return self._notes(self._checked(names))
+        taught = set(self.example_names) - set(self.trained_names)
+        return self._notes(tuple(name for name in self._checked(names) if self.text_cache.form(name) not in taught))
 
     def predict(
         self,

@@ -45,6 +45,17 @@ def test_learning_changes_no_other_name_and_is_forgotten_again(segmenter, photo)
     assert torch.equal(segmenter.segment(["whiskers", "sofa"]).coarse, before) and segmenter.example_names == ()
 
 
+def test_nothing_is_said_of_a_name_that_was_taught(segmenter, photo) -> None:
+    assert "no English word" in segmenter.notes(["whiskerzz"])[0]
+    segmenter.learn("whiskerzz", [(photo, halves(photo)[0])])
+    result = segmenter.segment(["whiskerzz", "sofa"])
+    assert segmenter.notes(["whiskerzz"]) == result.notes == ()
+    assert len(segmenter.notes(["whiskerzz", "gribblefrotz"])) == 1, "others are told as before"
+    assert repr(result) == "Segmentation('whiskerzz', 'sofa'; 300 x 451 pixels, threshold 0.5)"
+    segmenter.forget("whiskerzz")
+    assert segmenter.notes(["whiskerzz"])
+
+
 def test_the_direction_points_to_the_masked_region(segmenter, photo) -> None:
     left, right = halves(photo)
     width = segmenter.model.examples.width
