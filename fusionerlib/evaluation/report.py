@@ -21,6 +21,8 @@ RECORD, PAGE, COUNTS = "scores.json", "scores.html", "scores"
 """The files of ``write``; ``COUNTS`` gets the suffix ``.parquet`` or ``.csv``."""
 COLUMNS = ("all_classes", "boundary", "single_prompt", "absent_prompt", "absent_area")
 """The counts of ``Scores`` that the Parquet or CSV file has, each as its two columns of pixels."""
+FEW_IMAGES = 10
+"""Below this many images a bootstrap has too few different resamples for its intervals to be trusted."""
 SIGNS = {"other": "+", "first": "-", "": ""}
 """Marks of a difference whose interval excludes 0: ``+`` where the other one is better than the first."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -83,7 +85,8 @@ def terminal_text(found: Mapping[str, Any], *, width: int = 120) -> str:
     with console.capture() as captured:
         for model in models:
             console.print(f"{model['label']}: {trained_text(model)}")
-        console.print(f"{found['images']} images, {found['level']:.0%} bootstrap intervals over images\n")
+        console.print(f"{found['images']} images, {found['level']:.0%} bootstrap intervals over images")
+        console.print(f"{caution(found)}\n" if caution(found) else "")
         console.print(figures, classes, sep="\n\n")
         if any(row["seen"] is False for row in models[0]["classes"]):
             console.print(f"* no name of the training of {models[0]['label']}")
@@ -106,7 +109,7 @@ def page_text(found: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    helpers = (interval_text, difference_text, difference_label, percent, verdict, trained_text)
+    helpers = (caution, interval_text, difference_text, difference_label, percent, verdict, trained_text)
     templates.globals.update({helper.__name__: helper for helper in helpers})
     return templates.get_template(PAGE).render(found=found, policy=_POLICY, labels=FIGURES, shares=_shares) + "\n"
 
@@ -139,6 +142,13 @@ def write(folder: Path, models: Mapping[str, Scores], found: Mapping[str, Any]) 
 def percent(share: float | None) -> str:
     """A share in percent with one digit; a dash where it is undefined."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def caution(found: Mapping[str, Any]) -> str:
+    """What is to be said of intervals over few images; "" for enough of them."""
+    if found["images"] >= FEW_IMAGES:
+        return ""
+    return f"with fewer than {FEW_IMAGES} images, intervals and the differences that they call certain say little"
 
 
 def interval_text(found: Mapping[str, Any], key: str = "value") -> str:

@@ -61,7 +61,9 @@ class Controls:
         self.temperature = w.FloatLogSlider(
             description="Temperature", base=2, min=-3, max=3, step=0.1, readout_format=".2f", **_sized()
         )
+        self.temperature.tooltip = "the logits are divided by it; 1 is as trained"
         self.layer = w.IntSlider(description="Layer", min=1, max=1, **_sized())
+        self.layer.tooltip = "the transformer block whose attention is shown"
         self.tool = w.ToggleButtons(description="Tool", options=list(TOOLS.items()), **_sized())
         self.tool.style.button_width = "auto"
         self.radius = w.FloatSlider(

@@ -64,6 +64,14 @@ def test_the_better_of_two_models_is_named_with_the_names_it_wins(models: dict[s
     assert "second minus first" in text and max(map(len, text.splitlines())) <= 120
 
 
+def test_intervals_over_few_images_come_with_a_caution() -> None:
+    rng = np.random.default_rng(6)
+    for images, told in ((9, True), (10, False)):
+        found = report.record({"one": simulated(rng, images, np.array([0.5, 0.6]))}, about={"data": "here"})
+        for text in (report.terminal_text(found), report.page_text(found)):
+            assert ("fewer than 10 images" in " ".join(text.split())) == told, images
+
+
 def test_figures_over_different_names_are_not_compared(models: dict[str, Scores]) -> None:
     other = {"first": models["first"], "second": replace(models["second"], trained_names=("name 0", "name 1"))}
     (compared,) = report.record(other, about={})["comparisons"]
