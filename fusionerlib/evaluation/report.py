@@ -86,7 +86,9 @@ def terminal_text(found: Mapping[str, Any], *, width: int = 120) -> str:
         for model in models:
             console.print(f"{model['label']}: {trained_text(model)}")
         console.print(f"{found['images']} images, {found['level']:.0%} bootstrap intervals over images")
-        console.print(f"{caution(found)}\n" if caution(found) else "")
+        if told := caution(found):
+            console.print(told)
+        console.print()
         console.print(figures, classes, sep="\n\n")
         if any(row["seen"] is False for row in models[0]["classes"]):
             console.print(f"* no name of the training of {models[0]['label']}")

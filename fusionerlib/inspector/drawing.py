@@ -48,7 +48,7 @@ def draw_overlay(photo: Picture, labels: Labels, *, opacity: float) -> Picture:
     Background pixels are not changed.
     """
     colours = _colours(labels)
-    # Pillow blends several times faster than numpy; this runs at every move of a slider.
+    # Pillow blends several times faster than numpy.
     blended = np.asarray(Image.blend(Image.fromarray(photo), Image.fromarray(colours), opacity))
     picture = np.where((labels > 0)[..., None], blended, photo)
     edge = outline(labels, thickness=2)
@@ -67,7 +67,7 @@ def draw_labels(labels: Labels) -> Picture:
 def draw_heat(photo: Picture, values: Float[np.ndarray, "height width"], *, low: float, high: float) -> Picture:
     """``values`` from ``low`` (dark) to ``high`` (bright) over the photo in grey levels."""
     levels = (((values - low) / max(high - low, 1e-12)).clip(0, 1) * 255).astype(np.uint8)
-    # One look into a table of all pairs of grey and level: this runs at every move of a slider.
+    # One look into a table of all pairs of grey and level is faster than mixing each pixel.
     return _over_grey()[np.asarray(Image.fromarray(photo).convert("L")), levels]
 
 

@@ -36,7 +36,7 @@ def encode_panel(picture: Picture, key: str) -> tuple[bytes, str]:
 
 @lru_cache(maxsize=16)
 def encoded_message(pixels: bytes, shape: tuple[int, ...]) -> tuple[bytes, str]:
-    """A panel that is only a message, encoded: the same few are wanted at every move of a slider."""
+    """A panel that is only a message, encoded: the same few are wanted again and again."""
     return encode_panel(np.frombuffer(pixels, np.uint8).reshape(shape), "argmax")
 
 
