@@ -29,7 +29,8 @@ from fusionerlib.encoders.prompts import templates
 from fusionerlib.encoders.registry import load_text, load_visual
 from fusionerlib.models import build
 from fusionerlib.models.losses import segmentation_loss
-from fusionerlib.training.steps import AUTOCAST, make_optimiser
+from fusionerlib.training.optimisers import make_optimiser
+from fusionerlib.training.steps import AUTOCAST
 
 BASE = {"images": 1, "names": 1, "pixels": 224, "depth": 12}
 Runs = dict[str, Callable[[], object]]

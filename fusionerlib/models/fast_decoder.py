@@ -8,6 +8,7 @@ each pixel by itself. The expensive products are done on the small map, before i
 - cosines with a resized map: products with the text features are resized, and the lengths of the resized features
   follow from products of neighbouring features (``cosine_logits``).
 
+Products are divided by the lengths, one number for each pixel and name, instead of all channels of each pixel.
 Maps are kept channels last, (batch, height, width, channels), which makes a 1x1 convolution one matrix product.
 """
 
@@ -145,17 +146,18 @@ class _InstanceNorm(torch.autograd.Function):
 
 
 def cosine_logits(features: FeatureMap, text: TextFeatures, *, temperature: float, size: Size | None = None) -> Logits:
-    """As ``decoder.cosine_logits``, without making the resized map of features."""
-    if size is None:
-        return decoder.cosine_logits(features, text, temperature=temperature)
+    """As ``decoder.cosine_logits``, without making a map of unit features, or the resized map."""
     text = F.normalize(text, dim=-1)
     # Squared lengths need single precision, whatever the rest runs in.
     with torch.autocast(features.device.type, enabled=False):
         single = torch.promote_types(features.dtype, torch.float32)
         features, text = features.to(single), text.to(single)
         dots = torch.einsum("bchw,bkc->bkhw", features, text)
-        lengths = resized_squares(rearrange(features, "b c h w -> b h w c"), size).clamp(min=SMALLEST**2).sqrt()
-        return resize(dots, size) / (lengths[:, None] * temperature)
+        if size is None:
+            squares = features.square().sum(1)
+        else:
+            squares, dots = resized_squares(rearrange(features, "b c h w -> b h w c"), size), resize(dots, size)
+        return dots / (squares.clamp(min=SMALLEST**2).sqrt()[:, None] * temperature)
 
 
 def resized_squares(features: Map, size: Size) -> Float[Tensor, "batch newheight newwidth"]:

@@ -17,12 +17,13 @@ from fusionerlib.models import SegmentationModel, build
 from fusionerlib.training.batch_sources import BatchSource, names_of
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.examples import collect
+from fusionerlib.training.optimisers import learning_rate
 from fusionerlib.training.progress import TrainingProgress
 from fusionerlib.training.rehearsal import Rehearsal, old_names
 from fusionerlib.training.replay import stopped
 from fusionerlib.training.resume import LOCK, History, TrainingState
 from fusionerlib.training.start import starting_point
-from fusionerlib.training.steps import NonFiniteError, Stepper, in_steps, learning_rate
+from fusionerlib.training.steps import NonFiniteError, Stepper, in_steps
 
 Validate = Callable[[SegmentationModel], dict[str, float]]
 """Figures of a model (in eval mode) by name, such as {"miou": 0.5}."""

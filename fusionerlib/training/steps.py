@@ -1,4 +1,4 @@
-"""One training step: AdamW with the paper's parameter groups, its schedules, forward and backward pass of a batch."""
+"""One training step: forward and backward pass of a batch, its loss, and the update of the weights."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from fusionerlib.checkpoints import is_finite, not_finite
-from fusionerlib.config import RunConfig, TrainingConfig
+from fusionerlib.config import RunConfig
 from fusionerlib.datasets.sampling import Sample
 from fusionerlib.errors import FusionerError
 from fusionerlib.features.text import TextEmbeddingCache
@@ -22,6 +22,7 @@ from fusionerlib.models.losses import segmentation_loss
 from fusionerlib.training.batch_sources import Batch
 from fusionerlib.training.distributed import Distributed
 from fusionerlib.training.examples import TrainingExamples
+from fusionerlib.training.optimisers import make_optimiser, set_schedule
 from fusionerlib.training.rehearsal import Rehearsal
 
 
@@ -34,54 +35,6 @@ def in_steps(run: RunConfig, *, pairs: int) -> RunConfig:
     steps = {"steps": config.epochs * epoch} if config.epochs else {}
     warmup = {"warmup": config.warmup_epochs * epoch} if config.warmup_epochs else {}
     return run.model_copy(update={"training": config.model_copy(update={**steps, **warmup})})
-
-
-def make_optimiser(model: SegmentationModel, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with three parameter groups: fusion weights, fusion biases and norms (no weight decay), and the decoder.
-
-    The paper trains the fusion with AdamW and the decoder with Adam; AdamW without weight decay is Adam.
-    """
-    decoder = model.decoder_parameters()
-    in_decoder = {id(parameter) for parameter in decoder}
-    undecayed = {id(parameter) for parameter in model.undecayed(category=not config.decay_category)}
-    fusion = [parameter for parameter in model.parameters() if id(parameter) not in in_decoder]
-    weights = [parameter for parameter in fusion if id(parameter) not in undecayed]
-    others = [parameter for parameter in fusion if id(parameter) in undecayed]
-    groups = [
-        {"params": weights, "decayed": True, "fixed": False},
-        {"params": others, "decayed": False, "fixed": False},
-        {"params": decoder, "decayed": not config.decoder_constant, "fixed": config.decoder_constant},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), weight_decay=0.0)
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The fusion's learning rate in step ``step`` (from 0).
-
-    Linear from 0 in the first step to lr in the last step of the warm-up (``peak_in_warmup``, the authors' runs) or in
-    the step after it, then a cosine to final_lr (paper).
-    """
-    if step < config.warmup:
-        return config.lr * step / max(1, config.warmup - config.peak_in_warmup)
-    return cosine(config.lr, config.final_lr, (step - config.warmup) / max(1, config.steps - config.warmup))
-
-
-def set_schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
-    """Set the learning rate and weight decay of step ``step`` (from 0); returns the fusion's ``learning_rate``.
-
-    Weight decay: a cosine to final_weight_decay.
-    """
-    lr = learning_rate(config, step)
-    decay = cosine(config.weight_decay, config.final_weight_decay, step / config.steps)
-    for group in optimiser.param_groups:
-        group["lr"] = config.lr if group["fixed"] else lr
-        group["weight_decay"] = decay if group["decayed"] else 0.0
-    return lr
-
-
-def cosine(start: float, end: float, progress: float) -> float:
-    """The value at ``progress`` (0-1): end + (start - end) * (1 + cos(pi * progress)) / 2."""
-    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fusionerlib.config import FusionConfig, RunConfig
 from fusionerlib.errors import FusionerError
 from fusionerlib.models import build
-from fusionerlib.training.steps import make_optimiser
+from fusionerlib.training.optimisers import make_optimiser
 
 GRID, SIZE = (2, 3), (16, 24)
 BASELINES = ("lseg", "spnet", "training_free")

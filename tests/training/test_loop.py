@@ -15,8 +15,9 @@ from fusionerlib.features.text import TextEmbeddingCache
 from fusionerlib.models import build
 from fusionerlib.training.batch_sources import OnlineBatchSource, StoredBatchSource
 from fusionerlib.training.loop import train
+from fusionerlib.training.optimisers import make_optimiser, set_schedule
 from fusionerlib.training.resume import TrainingState
-from fusionerlib.training.steps import make_optimiser, name_masks, set_schedule
+from fusionerlib.training.steps import name_masks
 from tests.shapes import Shapes
 
 
@@ -51,15 +52,17 @@ class Stopped(Exception):
     pass
 
 
-def test_resumed_run_ends_at_the_same_weights(source, text_cache, tmp_path) -> None:
-    straight, history = train(run=config(), source=source, text_cache=text_cache, directory=tmp_path / "a", quiet=True)
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_resumed_run_ends_at_the_same_weights(optimiser, source, text_cache, tmp_path) -> None:
+    run = config(optimiser=optimiser)
+    straight, history = train(run=run, source=source, text_cache=text_cache, directory=tmp_path / "a", quiet=True)
 
     def stop(model):
         raise Stopped
 
     with pytest.raises(Stopped):  # after the checkpoint of step 4, before that of step 5
         train(
-            run=config(validate_every=5),
+            run=run.changed(validate_every=5),
             source=source,
             text_cache=text_cache,
             directory=tmp_path / "b",
@@ -67,7 +70,7 @@ def test_resumed_run_ends_at_the_same_weights(source, text_cache, tmp_path) -> N
             quiet=True,
         )
     # The same data in other folders.
-    moved = config(validate_every=5, root="/elsewhere/things", coco="/elsewhere/coco", features="/elsewhere/features")
+    moved = run.changed(validate_every=5, root="/elsewhere/things", coco="/elsewhere", features="/elsewhere/features")
     resumed, again = train(run=moved, source=source, text_cache=text_cache, directory=tmp_path / "b", quiet=True)
     assert [row["loss"] for row in again] == [row["loss"] for row in history] and len(history) == 6
     for name, tensor in straight.state_dict().items():

@@ -23,7 +23,8 @@ from fusionerlib.features.text import TextEmbeddingCache, visual_of
 from fusionerlib.models import build
 from fusionerlib.training.batch_sources import Batch, OnlineBatchSource
 from fusionerlib.training.loop import train
-from fusionerlib.training.steps import in_steps, make_optimiser, set_schedule
+from fusionerlib.training.optimisers import make_optimiser, set_schedule
+from fusionerlib.training.steps import in_steps
 from tests.launched import Squares
 from tests.shapes import Shapes
 
