@@ -46,6 +46,21 @@ def thread_pool(most: int, *, threads: int = 0) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(here)  # of this thread nothing changed, but of threads that start later
 
 
+@contextmanager
+def one_core_free() -> Iterator[None]:
+    """A context manager in which torch uses one thread less than before, at least one.
+
+    For answers that a browser on the same machine shows: while it paints, threads that share an operation wait for the
+    one whose core it took, and on two cores the answer takes four times as long.
+    """
+    here = torch.get_num_threads()
+    torch.set_num_threads(max(1, here - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(here)
+
+
 def has_native_bf16(device: torch.device | str) -> bool:
     """Whether ``device`` has instructions that multiply bfloat16: without them it is slower than float32.
 

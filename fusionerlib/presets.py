@@ -67,11 +67,15 @@ TEMPLATES = {"templates": "eight"}
 
 DEMO: dict[str, Any] = {
     **TEMPLATES,
+    "width": 128,
     "depth": 1,
+    "heads": 4,
+    "decoder_width": 64,
     "hard_negatives": 0.75,
     "loss": "bce+dice",
     "text_noise": 0.7,
-    "steps": 880,
+    "optimiser": "muon",
+    "steps": 400,
 }
 """Used where neither preset nor recipe is given: ``small`` with changes that suit the drawn OpenMoji scenes."""
 
@@ -99,7 +103,7 @@ INPUTS: dict[str, dict[str, dict[str, str]]] = {
 FINE_TUNING: dict[str, Any] = {"lr": 5e-4, "rehearsal": 10.0}
 """Leaves of a training that starts from a checkpoint, where neither preset nor recipe are given."""
 
-OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise"}
+OPTIMISATION = frozenset(leaf for recipe in RECIPES.values() for leaf in recipe) | {"text_noise", "optimiser"}
 """Leaves of ``TrainingConfig`` that a recipe, or ``DEMO``, sets."""
 
 

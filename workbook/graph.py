@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module, resources
 from pathlib import Path
@@ -113,7 +114,9 @@ def run_profile(
     import_module("snakemake")  # before anything is made; the command line tells which extra brings it
     ready_folder(without_braces(folder))
     ready_cache()  # Snakemake needs it
-    with exclusive(folder / ".run.lock", f"a run in {folder}") as lock, tempfile.TemporaryDirectory() as scratch:
+    # A dry run only reads, so it may be made while a run goes on.
+    alone = nullcontext() if dry_run else exclusive(folder / ".run.lock", f"a run in {folder}")
+    with alone as lock, tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch if dry_run else folder) / "profile.json"
         # In the file, not on Snakemake's command line, which would read a folder called `run: 2` as YAML.
         content = {
@@ -124,7 +127,7 @@ def run_profile(
         config.write_text(json.dumps(content, indent=2), "utf-8")
         own_kernel()
         command = _command(root, folder, config, cores=cores, dry_run=dry_run)
-        given = {"cwd": root, "env": _environment(), **inherited(lock)}
+        given = {"cwd": root, "env": _environment(), **({} if lock is None else inherited(lock))}
         if dry_run:
             if subprocess.run(command, check=False, **given).returncode:
                 raise FusionerError(f"the graph of {folder} can't be made: see the messages above")

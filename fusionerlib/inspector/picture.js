@@ -60,14 +60,15 @@ function render({ model, el }) {
       if (turn === latest) show(next.width, next.height, () => pen.drawImage(next, 0, 0));
     }
   };
-  const redraw = () => (waiting ||= requestAnimationFrame(() => ((waiting = 0), draw())));
-  const redrawn = () => model.get("kind") && redraw();
+  const redrawn = () => model.get("kind") && draw();
+  // A slider changes more often than the screen: one picture a frame.
+  const moved = () => (waiting ||= requestAnimationFrame(() => ((waiting = 0), redrawn())));
   const referred = (reference) => model.widget_manager.get_model(reference.slice("IPY_MODEL_".length));
   const joined = (async () => {
     answer = await referred(model.get("maps"));
     for (const name of ["threshold", "opacity"]) sliders[name] = await referred(answer.get(name));
     answer.on("change", redrawn);
-    for (const slider of Object.values(sliders)) slider.on("change:value", redrawn);
+    for (const slider of Object.values(sliders)) slider.on("change:value", moved);
     if (!read(answer, "photo", Uint8Array)) model.send({ ask: "maps" });
     draw();
   })();
@@ -88,24 +89,28 @@ function render({ model, el }) {
   });
 
   // Brush, eraser and box: the stroke is drawn here at once, and sent when the button is released.
-  let stroke = null, corner = null;
+  let stroke = null, corner = null, before = null;
   const trace = (event) => {
     stroke.push(place(event));
     const [box, pen] = [frame.getBoundingClientRect(), ink.getContext("2d")];
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     const scale = Math.min(box.width / image.width, box.height / image.height);
     const reach = model.get("radius") * Math.min(image.width, image.height) * scale;
-    pen.fillStyle = pen.strokeStyle = model.get("tool") === "erase" ? "#fffc" : "#ff2fa0cc";
+    pen.strokeStyle = model.get("tool") === "erase" ? "#fffc" : "#ff2fa0cc";
     if (model.get("tool") === "box") {
       corner = corner || [x, y];
       pen.clearRect(0, 0, ink.width, ink.height);
       pen.lineWidth = 2;
       pen.strokeRect(corner[0], corner[1], x - corner[0], y - corner[1]);
     } else {
+      // A fast pointer is reported at a few places: a line joins them.
+      [pen.lineWidth, pen.lineCap] = [2 * Math.max(1, reach), "round"];
       pen.beginPath();
-      pen.arc(x, y, Math.max(1, reach), 0, 7);
-      pen.fill();
+      pen.moveTo(...(before || [x, y]));
+      pen.lineTo(x, y);
+      pen.stroke();
     }
+    before = [x, y];
   };
   frame.addEventListener("pointerdown", (event) => {
     if (model.get("tool") === "look" || event.button || image.hidden) return;
@@ -119,7 +124,7 @@ function render({ model, el }) {
   const release = () => {
     if (!stroke) return;
     model.send({ stroke: stroke });
-    stroke = corner = null;
+    stroke = corner = before = null;
   };
   frame.addEventListener("pointerup", release);
   frame.addEventListener("pointercancel", release);
@@ -228,7 +233,7 @@ function render({ model, el }) {
     close();
     joined.then(() => {
       answer.off("change", redrawn);
-      for (const slider of Object.values(sliders)) slider.off("change:value", redrawn);
+      for (const slider of Object.values(sliders)) slider.off("change:value", moved);
     });
     session?.statusChanged.disconnect(onStatus);
     session?.kernelChanged.disconnect(onKernel);

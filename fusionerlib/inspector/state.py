@@ -28,6 +28,8 @@ Changed = frozenset[str]
 """What an operation changes: names of panels, and "pixel" for the table of the clicked pixel."""
 WIDTH, HEIGHT = 400, 300
 """Size in pixels of the box into which a panel fits, except a panorama's."""
+PANORAMA = 2
+"""Ratio of the longer to the shorter side above which an image is a panorama."""
 LONGEST = 1600
 """Longest side of a panel in pixels."""
 PANELS = ("overlay", "probability", "argmax", "truth", "error", "attention", "similarity", "beside", "difference")
@@ -123,8 +125,16 @@ class InspectorState:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the names asked (``Segmenter.notes``), image or not."""
-        return self.segmenter.notes(self.on) if self.on else ()
+        """What is to be said of the image's proportions, and of the names asked (``Segmenter.notes``)."""
+        said = self.segmenter.notes(self.on) if self.on else ()
+        longer, shorter = sorted(self.photo.shape[:2], reverse=True)
+        if self.segmenter.size is None or self.segmenter.stride is not None or longer <= PANORAMA * shorter:
+            return said
+        squeezed = (
+            f"This image of {self.photo.shape[1]} x {self.photo.shape[0]} pixels is resized to a square. To keep its "
+            "proportions, load the segmenter with sliding=True."
+        )
+        return (squeezed, *said)
 
     @property
     def suggestions(self) -> tuple[str, ...]:
@@ -266,7 +276,9 @@ class InspectorState:
 
     def _open(self, index: int, names: Sequence[str] | None) -> Changed:
         if not 0 <= index < len(self.cases):
-            raise FusionerError(f"there is no image {index} (from 0) among {len(self.cases)}: pick or upload one")
+            raise FusionerError(
+                f"image {index} is none of the {len(self.cases)} images, which are counted from 0: pick or upload one"
+            )
         case, off = self.cases[index], self.off
         if names is None and case.names:
             names, off = self._checked(case.names), frozenset()
@@ -314,7 +326,7 @@ def fitted_size(height: int, width: int) -> tuple[int, int]:
     into it would be a stripe.
     """
     scale = min(HEIGHT / height, WIDTH / width)
-    if max(height, width) > 2 * min(height, width):
+    if max(height, width) > PANORAMA * min(height, width):
         scale = min(math.sqrt(WIDTH * HEIGHT / (height * width)), LONGEST / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

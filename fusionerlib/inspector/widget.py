@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from fusionerlib.devices import one_core_free
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_bytes
 from fusionerlib.images import open_image
@@ -100,7 +101,7 @@ class Inspector:
             on_switch=self._switch,
         )
         for widget, operation in (
-            (controls.image, state.go),
+            (controls.image, lambda index: self._walk(lambda: state.go(index))),
             (controls.names, lambda text: state.set_names(parsed(text), off=tuple(state.off))),
             (controls.word, state.choose),
             (controls.threshold, state.set_threshold),
@@ -111,8 +112,8 @@ class Inspector:
             widget.observe(partial(self._observed, operation), names="value")
         controls.add.observe(self._added, names="value")
         controls.upload.observe(self._uploaded, names="value")
-        controls.previous.on_click(lambda _: self._do(lambda: state.step(-1)))
-        controls.next.on_click(lambda _: self._do(lambda: state.step(1)))
+        controls.previous.on_click(lambda _: self._do(lambda: self._walk(lambda: state.step(-1))))
+        controls.next.on_click(lambda _: self._do(lambda: self._walk(lambda: state.step(1))))
         controls.export.on_click(lambda _: self._do(self._saved))
         controls.undo.on_click(lambda _: self._do(state.undo))
         controls.strokes.on_click(lambda _: self._do(self._saved_strokes))
@@ -159,17 +160,27 @@ class Inspector:
             return
         self.controls.say("")
         changed = NOTHING
-        try:
-            changed = operation()
-        except FusionerError as error:
-            self.controls.say(str(error), bad=True)
-        # The traceback of a callback would only go to the log of the kernel.
-        except Exception as error:
-            self.controls.say(f"{type(error).__name__}: {error}", bad=True)
-        self._follow(self.controls, changed)
+        with one_core_free():
+            try:
+                changed = operation()
+            except FusionerError as error:
+                self.controls.say(str(error), bad=True)
+            # The traceback of a callback would only go to the log of the kernel.
+            except Exception as error:
+                self.controls.say(f"{type(error).__name__}: {error}", bad=True)
+            self._follow(self.controls, changed)
 
     def _observed(self, operation: Callable[[Any], Changed], change: dict[str, Any]) -> None:
         self._do(lambda: operation(change["new"]))
+
+    def _walk(self, operation: Callable[[], Changed]) -> Changed:
+        """Show another image by ``operation``; where its own names take the place of typed ones, say so."""
+        before, case = self.state.names, self.state.case
+        changed = operation()
+        if before and before != self.state.names and (case is None or tuple(case.names) != before):
+            asked = ", ".join(before)
+            self.controls.say(f"This image comes with names of its own, which are asked now instead of: {asked}")
+        return changed
 
     def _switch(self, place: int, on: bool) -> None:
         self._do(lambda: self.state.toggle(self.state.names[place], on))

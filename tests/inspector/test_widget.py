@@ -73,6 +73,28 @@ def test_notes_on_names_stand_where_messages_stand(app):
     assert app.state.notes == () and "&nbsp;" in app.controls.message.value
 
 
+def test_typed_names_that_another_image_replaces_are_told(app):
+    said = app.controls.message
+    app.controls.names.value = "cat, door"
+    app.controls.next.click()
+    assert app.state.names == ("cat", "dog") and "instead of: cat, door" in said.value
+    app.controls.next.click()
+    assert app.state.names == ("cat", "dog") and "instead" not in said.value, "an image without names keeps them"
+    app.controls.names.value = "wall"
+    app.controls.image.value = 1
+    assert "instead of: wall" in said.value
+
+
+def test_a_panorama_that_is_squeezed_is_told(make_segmenter, photo):
+    wide = np.concatenate([photo, photo[:, ::-1]], axis=1)
+    for segmenter, told in ((make_segmenter(), 1), (make_segmenter(stride=48), 0), (make_segmenter(size=None), 0)):
+        app = inspect(segmenter, [photo, wide], names=["cat"])
+        assert app.state.notes == ()
+        app.controls.next.click()
+        assert len(app.state.notes) == told and ("sliding=True" in app.controls.message.value) == told
+        assert not told or "400 x 120 pixels" in app.state.notes[0]
+
+
 def test_names_with_masks_are_suggested_and_added(make_segmenter, photo):
     app = inspect(make_segmenter(trained_names=("dog", "cat", "tv")), [photo], names=["Cats"])
     assert app.controls.add.options == ("dog", "tv")

@@ -106,6 +106,8 @@ def test_a_run_goes_on_after_kill_9_and_after_a_failure(tiny_clone: Path, capfd:
     wait_for(run / "training" / "state.json", 3, process)
     with pytest.raises(FusionerError, match="going on"):
         run_profile(str(tiny_clone / "tiny.json"), clone=tiny_clone)
+    run_profile(str(tiny_clone / "tiny.json"), clone=tiny_clone, dry_run=True)
+    assert process.poll() is None, "a dry run reads beside the run"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run / "checkpoint" / "model.safetensors").exists()
