@@ -173,8 +173,8 @@ def _timed_kinds(page: Any, names: list[str], *, turns: int, learns: bool) -> di
     def hold_brush(turn: int) -> None:
         page.get_by_role("button", name="Brush").click()
 
-    # The event, the panel that shows the change (0 masks, 1 probability, 6 similarity), what is done before it, and what
-    # makes it. The page draws the cross of a click by itself; the similarity to the clicked patch comes from the kernel.
+    # The event, the panel that shows the change (0 masks, 1 probability, 6 similarity), what is done before it, and
+    # what makes it. The page draws the cross of a click by itself; the similarity comes from the kernel.
     kinds = {"threshold": ("keydown", 0, hold_slider, slide), "word": ("keydown", 1, type_word, word)}
     kinds["click"], kinds["click, similarity"] = ("click", 0, None, click), ("click", 6, None, click)
     kinds |= {"stroke": ("pointerup", 1, hold_brush, stroke)} if learns else {}

@@ -9,7 +9,7 @@ import torch
 
 from fusionerlib import checkpoints, devices
 from fusionerlib.config import RunConfig
-from fusionerlib.devices import bf16_instructions, chosen_device, has_native_bf16, thread_pool
+from fusionerlib.devices import bf16_instructions, chosen_device, has_native_bf16, one_core_free, thread_pool
 from fusionerlib.errors import FusionerError
 from fusionerlib.evaluation.queries import present_queries
 from fusionerlib.evaluation.scoring import evaluate
@@ -26,6 +26,19 @@ def test_a_device_is_chosen_by_name() -> None:
     for name in ("cuda:99", "gpu"):
         with pytest.raises(FusionerError, match=rf"device '{name}' can't be used here .*give cpu"):
             chosen_device(name)
+
+
+def test_one_core_is_left_free() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, left in ((1, 1), (2, 1), (5, 4)):
+            torch.set_num_threads(threads)
+            with pytest.raises(ValueError, match="inside"), one_core_free():
+                assert torch.get_num_threads() == left
+                raise ValueError("inside")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_notebook_is_told_of_a_device_that_is_not_there() -> None:

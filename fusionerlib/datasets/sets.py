@@ -25,6 +25,9 @@ from fusionerlib.datasets.transforms import Concat, Resized, Subset, Views, With
 from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.files import fingerprint
 
+PUBLISHED = {"pascal": "pascal-5i", "photos": "pascal-5i", "coco": "coco-20i"}
+"""The table of published results by the data set of a run."""
+
 
 @dataclass(frozen=True)
 class DataSets:

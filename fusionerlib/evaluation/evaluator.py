@@ -9,7 +9,7 @@ import numpy as np
 from fusionerlib.checkpoints import Checkpoint
 from fusionerlib.datasets.names import unseen
 from fusionerlib.datasets.scene import Scenes, vocabulary
-from fusionerlib.datasets.sets import Benchmark, other_benchmarks, own_benchmarks
+from fusionerlib.datasets.sets import PUBLISHED, Benchmark, other_benchmarks, own_benchmarks
 from fusionerlib.datasets.transforms import Subset
 from fusionerlib.evaluation.queries import (
     Inference,
@@ -37,8 +37,6 @@ TEST_NAMES = {
     "validation": "validation",
 }
 """The keys of ``metrics.json`` by the names of the benchmarks."""
-PUBLISHED = {"pascal": "pascal-5i", "photos": "pascal-5i", "coco": "coco-20i"}
-"""The table of published results by the data set of a run."""
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ def _annotate_tenths(axes: Axes, thresholds: np.ndarray, coverage: np.ndarray, r
         x, y = float(coverage[place]), float(risk[place])
         if abs(thresholds[place] - tenth / 10) > 1e-6 or math.isnan(x) or math.isnan(y):
             continue
-        if last is None or math.hypot(x - last[0], (y - last[1]) / top) > 0.055:
+        # A label takes about a twelfth of the width and of the height.
+        if last is None or max(abs(x - last[0]), abs(y - last[1]) / top) > 0.085:
             axes.annotate(f"{tenth / 10:.1f}", (x, y), (4, -9), textcoords="offset points")
             last = (x, y)
 

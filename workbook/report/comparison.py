@@ -171,7 +171,7 @@ def percent(value: float) -> str:
 
 
 def _protocols(run: Values, metrics: Values) -> list[Comparison]:
-    from fusionerlib.evaluation.evaluator import PUBLISHED as TABLES
+    from fusionerlib.datasets.sets import PUBLISHED as TABLES
     from studies.published import beside
 
     data, fusion = part(run, "data"), part(run, "fusion")
