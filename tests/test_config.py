@@ -34,7 +34,7 @@ def test_defaults_are_the_papers_table() -> None:
 
 
 def test_a_preset_fills_in_and_what_is_given_wins() -> None:
-    run = RunConfig.flat(depth=5, steps=7)
+    run = RunConfig.flat(preset="small", depth=5, steps=7)
     assert (run.fusion.preset, run.fusion.width, run.fusion.depth, run.training.steps) == ("small", 192, 5, 7)
     assert RunConfig.flat(preset="bmvc2022").fusion.width == 512
 

@@ -59,7 +59,7 @@ def training_cell(**changes: Any) -> TrainingNotebook:
 def test_a_preset_alone_trains_what_it_says(preset: str) -> None:
     run = training_cell(preset=preset).run
     assert run.fusion == FusionConfig.model_validate({"preset": preset})
-    assert run.training == TrainingConfig.model_validate({"recipe": preset, "validate_every": 440})
+    assert run.training == TrainingConfig.model_validate({"recipe": preset, "validate_every": 200})
     assert training_cell(preset=preset, recipe="small").run.training.batch == 16
     given = training_cell(preset=preset, depth=3, negatives=1, dropout=0.0).run
     assert (given.fusion.depth, given.training.negatives, given.fusion.dropout) == (3, 1, 0.0)
@@ -80,9 +80,11 @@ def test_modern_brings_its_tokens_for_the_packaged_pair_alone() -> None:
 def test_without_a_preset_it_is_the_demo() -> None:
     run = training_cell().run
     fusion, training = run.fusion, run.training
-    assert (fusion.kind, fusion.width, fusion.depth, fusion.heads, fusion.dropout) == ("fusioner", 192, 1, 6, 0.1)
+    assert (fusion.kind, fusion.width, fusion.depth, fusion.heads, fusion.dropout) == ("fusioner", 128, 1, 4, 0.1)
     assert (training.batch, training.positives, training.negatives, training.hard_negatives) == (16, 4, 6, 0.75)
     assert (training.loss, training.lr, training.warmup, training.text_noise) == ("bce+dice", 1e-3, 40, 0.7)
+    assert (training.optimiser, training.steps, run.pair.templates) == ("muon", 400, "none")
+    assert training_cell(text="bert-base").run.pair.templates == "eight", "other text encoders want sentences"
     assert run == training_cell(**load_profile("demo").notebooks["02_training"]).run == training_cell(recipe=None).run
 
 
