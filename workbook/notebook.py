@@ -112,13 +112,13 @@ class RunParameters(NotebookParameters):
             meant = meanings(type(section))
             lines.append(f"{title}")
             for name, value in section.model_dump(mode="json").items():
-                lines.append(
-                    f"  {name:22} {shorten(str(value), 24, placeholder=' …'):24} {meant.get(name, '')}".rstrip()
-                )
+                shown = str(value)
+                shown = shown if len(shown) <= 18 else f"{shown[:17]}…"
+                lines.append(f"  {name:20} {shown:18} {meant.get(name, '')}".rstrip())
         return "\n".join(lines)
 
 
-def meanings(model: type[BaseModel], *, width: int = 76) -> dict[str, str]:
+def meanings(model: type[BaseModel], *, width: int = 60) -> dict[str, str]:
     """What each field of ``model`` means, by its name, from its docstring; cut to ``width`` characters."""
     text = " ".join((model.__doc__ or "").split())
     names = "|".join(map(re.escape, model.model_fields))

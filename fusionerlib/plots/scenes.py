@@ -109,6 +109,7 @@ def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) ->
 def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
     """One row for each scene: image, ground truth, predictions, and a legend of the names that were asked.
 
+    A name with a star is not in the image: the legend keeps it, because the model was asked for it in vain.
     opacity: of the labels, 0-1. Raises FusionerError where ``rows`` is empty.
     """
     if not rows:
@@ -116,7 +117,7 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
     with style():
         titles = ("image", "ground truth", "prediction", *rows[0].beside)
         width = min(2.3, (COLUMN - 1.6) / len(titles))
-        lines = [min(len(row.names), 13) + 0.3 + len(wrapped(row.title, 20, 4).split("\n")) for row in rows]
+        lines = [min(len(row.names), 13) + 1.3 + len(wrapped(row.title, 20, 4).split("\n")) for row in rows]
         heights = [
             max(width * row.image.shape[0] / row.image.shape[1], 0.17 * count)
             for row, count in zip(rows, lines, strict=True)
@@ -137,14 +138,16 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
             areas = [int((drawn == k + 1).any(axis=0).sum()) for k in range(len(row.names))]
             present = {printable(name) for k, name in enumerate(row.names) if (row.truth == k + 1).any()}
             entries = legend_entries(row.names, areas, total=row.truth.size, limit=12)
-            handles = [_legend_patch(entry, absent=entry.text not in present) for entry in entries]
+            absent = [entry.swatch is not None and entry.text not in present for entry in entries]
+            handles = list(map(_legend_patch, entries, absent))
+            note = "\n* not in the image" if any(absent) else ""
             axes[-1].legend(
                 handles=handles,
                 loc="center left",
                 bbox_to_anchor=(0, 0.5),
                 handlelength=1.0,
                 handleheight=1.0,
-                title=wrapped(row.title, 20, 4),
+                title=wrapped(row.title, 20, 4) + note,
                 alignment="left",
                 title_fontproperties={"weight": "bold"},
                 labelspacing=0.25,
@@ -152,9 +155,9 @@ def scene_rows(rows: Sequence[SceneRow], *, opacity: float = 0.6) -> Figure:
         return result
 
 
-def _legend_patch(entry: Entry, *, absent: bool) -> Patch:
-    """The line of a name; an absent one stays in the legend: it says what the model was asked for in vain."""
+def _legend_patch(entry: Entry, absent: bool) -> Patch:
+    """The line of a name, with a star where it is ``absent`` from the image."""
     if entry.swatch is None:
         return Patch(color="none", label=short(entry.text))
-    text = f"{short(entry.text, 12)} (absent)" if absent else short(entry.text, 20)
+    text = f"{short(entry.text, 18)} *" if absent else short(entry.text, 20)
     return Patch(color=tuple(part / 255 for part in entry.swatch), label=text)

@@ -184,8 +184,10 @@ def test_scene_rows_show_image_truth_and_prediction_with_names():
     assert changed[2][:, 200:].mean() > 0.95 and not changed[2][:, :199].any()
     legend = figure.axes[3].get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts[:2] == ["cat", "red ball (absent)"]
-    assert texts[2].startswith("a name that") and texts[2].endswith("… (absent)")
+    assert texts[:2] == ["cat", "red ball *"]
+    assert texts[2].startswith("a name that") and texts[2].endswith("… *")
+    assert legend.get_title().get_text().endswith("\n* not in the image")
+    assert "*" not in figure.axes[-1].get_legend().get_title().get_text(), "every name is there"
     assert [tuple(patch.get_facecolor()[:3]) for patch in legend.get_patches()[:1]] == [(230 / 255, 159 / 255, 0)]
     assert_nothing_clipped(figure)
     assert legend.get_window_extent().x1 <= figure.bbox.x1
