@@ -96,7 +96,7 @@ def scenes(shown: Sequence[Scene], *, columns: int = 4, opacity: float = 0.6) ->
             )
             colours = [tuple(part / 255 for part in colour) for colour in palette(len(scene.names)).tolist()]
             handles = [
-                Patch(color=colour, label=short(name, int(width / LETTER) - 2))
+                Patch(color=colour, label=short(name, int(width / LETTER) - 4))
                 for colour, name in zip(colours, scene.names, strict=True)
             ]
             legend = names.legend(
