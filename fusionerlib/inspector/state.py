@@ -276,9 +276,8 @@ class InspectorState:
 
     def _open(self, index: int, names: Sequence[str] | None) -> Changed:
         if not 0 <= index < len(self.cases):
-            raise FusionerError(
-                f"image {index} is none of the {len(self.cases)} images, which are counted from 0: pick or upload one"
-            )
+            there = f"the {len(self.cases)} images are counted from 0" if self.cases else "there are none yet"
+            raise FusionerError(f"there is no image {index}, {there}: pick or upload one")
         case, off = self.cases[index], self.off
         if names is None and case.names:
             names, off = self._checked(case.names), frozenset()

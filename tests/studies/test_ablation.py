@@ -64,7 +64,7 @@ def test_unknown_names_are_told_before_anything_trains(given: dict, told: str) -
 def test_a_pair_starts_from_its_own_tokens() -> None:
     run = RunConfig.flat(visual_tokens="class_posteriors", text_tokens="class_posteriors")
     run = run.changed(**chosen_variants(["pair"])["pair"][PAIRS[1]])
-    assert run == RunConfig.flat(text="arbitrary")
+    assert run == RunConfig.flat(text="arbitrary", templates="none"), "the run's own templates"
 
 
 def test_a_leaf_that_no_section_has_is_refused() -> None:
