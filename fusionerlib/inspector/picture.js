@@ -202,6 +202,10 @@ function render({ model, el }) {
   // The element joins the page after this function has returned.
   for (const wait of [0, 300, 2000]) setTimeout(named, wait);
 
+  // For Enter in a text field ipywidgets sends the kernel a message of its own before the new text, which then waits.
+  const quiet = (event) => event.key === "Enter" && event.target.closest(".fusioner-inspector") && event.stopPropagation();
+  document.addEventListener("keypress", quiet, { capture: true });
+
   // A stopped kernel: the last pictures and the parameter line stay, below a notice. ipywidgets tells its widgets of a
   // restart alone; that a kernel died, was killed or shut down is known to JupyterLab's session.
   const stopped = () => {
@@ -235,6 +239,7 @@ function render({ model, el }) {
       answer.off("change", redrawn);
       for (const slider of Object.values(sliders)) slider.off("change:value", moved);
     });
+    document.removeEventListener("keypress", quiet, { capture: true });
     session?.statusChanged.disconnect(onStatus);
     session?.kernelChanged.disconnect(onKernel);
   };
