@@ -82,11 +82,18 @@ def orthogonal(matrix: Tensor) -> Tensor:
     Those below a five-hundredth of its Frobenius norm stay smaller.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    found = wide / wide.norm().clamp(min=1e-7)
+    unit = wide / wide.norm().clamp(min=1e-7)
     first, third, fifth = NEWTON_SCHULZ
+    # Each iteration multiplies the matrix by a polynomial of its Gram matrix. The polynomials are multiplied first:
+    # they are small and square, and commute.
+    gram, factors = unit @ unit.T, None
     for _ in range(ITERATIONS):
-        square = found @ found.T
-        found = first * found + (third * square + fifth * square @ square) @ found
+        factor = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
+        factor.diagonal().add_(first)
+        gram = factor @ gram @ factor
+        factors = factor if factors is None else factor @ factors
+    assert factors is not None
+    found = factors @ unit
     return found if wide is matrix else found.T
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from fusionerlib.config import RunConfig, TrainingConfig
 from fusionerlib.models import build
-from fusionerlib.training.optimisers import LENGTH, Muon, make_optimiser, orthogonal
+from fusionerlib.training.optimisers import ITERATIONS, LENGTH, NEWTON_SCHULZ, Muon, make_optimiser, orthogonal
 
 
 def gradients(shape: tuple[int, ...], *, steps: int) -> list[torch.Tensor]:
@@ -47,6 +47,22 @@ def test_the_update_of_a_matrix_has_singular_values_near_one_and_its_length() ->
     moved = trained(Muon([parameter], lr=1.0, weight_decay=0.0), parameter, steps=1)
     assert float(moved.square().mean().sqrt()) == pytest.approx(LENGTH, rel=0.25)
     assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (12, 60), (60, 12)])
+@pytest.mark.parametrize("digits", [0, 4, 8])
+def test_iterating_the_gram_matrix_is_iterating_the_matrix(shape: tuple[int, int], digits: int) -> None:
+    generator = torch.Generator().manual_seed(digits)
+    left, _, right = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    matrix = left @ torch.diag(torch.logspace(0, -digits, min(shape))) @ right
+    found = matrix.double() / matrix.norm()
+    for _ in range(ITERATIONS):
+        square = found @ found.T
+        found = sum(
+            (factor * torch.linalg.matrix_power(square, power) @ found for power, factor in enumerate(NEWTON_SCHULZ)),
+            torch.zeros_like(found),
+        )
+    assert float((orthogonal(matrix) - found).norm() / found.norm()) < 1e-3
 
 
 def test_a_kernel_moves_as_the_matrix_of_its_rows() -> None:
