@@ -27,6 +27,7 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
     check_parameters(notebook, parameters)
     check_numbers(notebook, parameters)
     own_kernel()
+    without_iri_grammar()
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -65,6 +66,14 @@ def execute_notebook(notebook: Path, output: Path, *, parameters: Mapping[str, A
             if output.is_file():
                 make_shareable(output, clone=clone, given=parameters)
     echo.write(f"done in {time.monotonic() - started:.0f} s\n")
+
+
+def without_iri_grammar() -> None:
+    """Keep jsonschema, which papermill and nbconvert import, from compiling a grammar of URIs that no notebook needs.
+
+    It takes 2.5 seconds in each process. Where the package is missing, jsonschema does not check that one format.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def _own_sockets(folder: str) -> dict[str, Any]:

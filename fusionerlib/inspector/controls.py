@@ -83,6 +83,7 @@ class Controls:
         )
         for control in (self.image, self.names, self.tool):
             control.add_class(WIDE)
+        self.names.add_class("fusioner-names")  # picture.js sends what is being typed there
         self.box = w.VBox([_grid(bars, "0 12px"), self.message, _grid(cells, "8px 12px"), self.line])
         self.box.layout.width = "100%"
         self.box.add_class("fusioner-inspector")
@@ -158,6 +159,7 @@ def picture_widget(
     on_move: Callable[[int, int], None],
     on_enlarge: Callable[[], tuple[bytes, str]],
     on_stroke: Callable[[list[Point]], None],
+    on_typing: Callable[[str], None],
     **shown: Any,
 ) -> Any:
     """A picture that reports clicks and arrow keys, which the image of ipywidgets does not.
@@ -165,6 +167,7 @@ def picture_widget(
     on_place: called with the clicked place, as shares (0-1) of the height and the width. on_move: called for an arrow
     key with its steps (-1, 0, 1) down and to the right. on_enlarge: called when it is enlarged, for the encoded image
     to show there and its media type. on_stroke: called with the points of a stroke, where ``tool`` is not "look".
+    on_typing: called with the text of the names when typing pauses.
     maps: the widget of ``page_maps_widget``. shown: the traits ``kind`` (the panel that the page draws from ``maps``,
     or ""), ``content`` (else an encoded image), ``media`` (its media type), ``title``, ``caption``, and ``there``:
     False for a panel that has nothing to show.
@@ -182,6 +185,8 @@ def picture_widget(
         elif "stroke" in message:
             on_stroke([(float(down), float(right)) for down, right in message["stroke"]])
             widget.send({"stroked": True})  # what the page drew of it can go
+        elif "typing" in message:
+            on_typing(str(message["typing"]))
         elif "click" in message:
             on_place(*(float(part) for part in message["click"]))
         elif "move" in message:

@@ -2,6 +2,34 @@
 // it: then the wheel zooms and dragging moves, Escape closes. A panel with a kind ("overlay", "probability", ...) is drawn
 // by drawing.js, any other is an encoded image.
 
+const PAUSE = 150; // milliseconds without a key, after which the kernel is told what is being typed
+
+// What the controls around the pictures need, once an inspector.
+function attend(box, model) {
+  if (!box) return;
+  // The sliders of ipywidgets and its upload button have no accessible names of their own.
+  for (const slider of box.querySelectorAll(".widget-slider")) {
+    const label = slider.querySelector(".widget-label"), handle = slider.querySelector("[role=slider]");
+    if (label && handle) handle.setAttribute("aria-label", label.textContent);
+  }
+  for (const upload of box.querySelectorAll(".widget-upload, .jupyter-widget-upload")) {
+    upload.setAttribute("aria-label", "Upload a photo");
+  }
+  if (box.fusionerAttended) return;
+  box.fusionerAttended = true;
+  // For Enter in a text field ipywidgets sends the kernel a message of its own before the new text, which then waits.
+  box.addEventListener("keypress", (event) => event.key === "Enter" && event.stopPropagation(), { capture: true });
+  // The kernel prepares the answer while a name is typed, and Enter shows it.
+  let pause = 0;
+  const typing = (event) => {
+    clearTimeout(pause);
+    if (!event.target.closest(".fusioner-names")) return;
+    pause = setTimeout(() => model.send({ typing: event.target.value }), PAUSE);
+  };
+  box.addEventListener("input", typing);
+  box.addEventListener("change", () => clearTimeout(pause));
+}
+
 function render({ model, el }) {
   const make = (kind, parent, name) => {
     const node = document.createElement(kind);
@@ -189,22 +217,8 @@ function render({ model, el }) {
     event.key === "Enter" ? enlarge() : model.send({ move: moves[event.key] });
   });
 
-  // The sliders of ipywidgets and its upload button have no accessible names of their own.
-  const named = () => {
-    for (const slider of document.querySelectorAll(".fusioner-inspector .widget-slider")) {
-      const label = slider.querySelector(".widget-label"), handle = slider.querySelector("[role=slider]");
-      if (label && handle) handle.setAttribute("aria-label", label.textContent);
-    }
-    for (const upload of document.querySelectorAll(".fusioner-inspector .widget-upload, .fusioner-inspector .jupyter-widget-upload")) {
-      upload.setAttribute("aria-label", "Upload a photo");
-    }
-  };
   // The element joins the page after this function has returned.
-  for (const wait of [0, 300, 2000]) setTimeout(named, wait);
-
-  // For Enter in a text field ipywidgets sends the kernel a message of its own before the new text, which then waits.
-  const quiet = (event) => event.key === "Enter" && event.target.closest(".fusioner-inspector") && event.stopPropagation();
-  document.addEventListener("keypress", quiet, { capture: true });
+  for (const wait of [0, 300, 2000]) setTimeout(() => attend(el.closest(".fusioner-inspector"), model), wait);
 
   // A stopped kernel: the last pictures and the parameter line stay, below a notice. ipywidgets tells its widgets of a
   // restart alone; that a kernel died, was killed or shut down is known to JupyterLab's session.
@@ -239,7 +253,6 @@ function render({ model, el }) {
       answer.off("change", redrawn);
       for (const slider of Object.values(sliders)) slider.off("change:value", moved);
     });
-    document.removeEventListener("keypress", quiet, { capture: true });
     session?.statusChanged.disconnect(onStatus);
     session?.kernelChanged.disconnect(onKernel);
   };

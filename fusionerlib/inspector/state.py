@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -32,6 +33,8 @@ PANORAMA = 2
 """Ratio of the longer to the shorter side above which an image is a panorama."""
 LONGEST = 1600
 """Longest side of a panel in pixels."""
+ANSWERS_KEPT = 8
+"""Most answers for the current image that are kept, so that names which come back are not asked again."""
 PANELS = ("overlay", "probability", "argmax", "truth", "error", "attention", "similarity", "beside", "difference")
 EVERYTHING = frozenset({*PANELS, "pixel"})
 ANSWERS = EVERYTHING - {"similarity"}
@@ -88,6 +91,7 @@ class InspectorState:
         self.strokes: tuple[Stroke, ...] = ()
         self._photos: dict[int, tuple[str, Photo]] = {}
         self._untaught = self.segmenter.model
+        self._answers: dict[tuple[str, ...], tuple[list[Tensor], list[Segmentation]]] = {}
         self._raw: Segmentation | None = None
         self._view: Segmentation | None = None
         self._heat: np.ndarray | None = None
@@ -161,6 +165,13 @@ class InspectorState:
         names = self._checked(names) if isinstance(names, str) or len(names) else ()
         self._ask(names, frozenset(off) & set(names))
         return ANSWERS
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Compute the answer for ``names`` without asking for them, so that ``set_names`` finds it.
+
+        Raises FusionerError as ``set_names`` does.
+        """
+        self._answered(tuple(name for name in self._checked(names) if name not in self.off))
 
     def add_name(self, name: str) -> Changed:
         """Ask for ``name`` too."""
@@ -295,6 +306,7 @@ class InspectorState:
         self.segmenter.set_image(photo, answer_size=(height, width))
         if self.beside is not None:
             self.beside.set_image(photo, answer_size=(height, width))
+        self._answers.clear()
         self.index, self.photo, self.pixel = index, photo, None
         self.small = np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
         self._ask(names, off)
@@ -302,12 +314,26 @@ class InspectorState:
 
     def _ask(self, names: tuple[str, ...], off: frozenset[str]) -> None:
         on = tuple(name for name in names if name not in off)
-        raw = self.segmenter.segment(on) if on and self.case else None
+        raw, beside = [*self._answered(on), None, None][:2]
         self.names, self.off, self._raw, self._attention = names, off, raw, None
         self.word = self.word if self.word in on else next(iter(on), "")
-        asked = self.beside.segment(on) if self.beside is not None and on and self.case else None
-        self.beside_view = None if asked is None else asked.at(self.beside_threshold)
+        self.beside_view = None if beside is None else beside.at(self.beside_threshold)
         self._rescale()
+
+    def _answered(self, on: tuple[str, ...]) -> list[Segmentation]:
+        """What the segmenter, and the one beside it, answer for the names ``on``; nothing without names or image."""
+        if not on or self.case is None:
+            return []
+        asked = [self.segmenter, *([] if self.beside is None else [self.beside])]
+        tokens = [segmenter.text_tokens(on) for segmenter in asked]
+        kept = self._answers.pop(on, None)
+        # A segmenter that has learnt since, here or elsewhere, has other tokens of the name.
+        if kept is None or not all(map(torch.equal, kept[0], tokens)):
+            kept = tokens, [segmenter.segment(on) for segmenter in asked]
+        self._answers[on] = kept
+        if len(self._answers) > ANSWERS_KEPT:
+            del self._answers[next(iter(self._answers))]
+        return kept[1]
 
     def _rescale(self) -> None:
         self._heat = None

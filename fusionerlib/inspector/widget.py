@@ -6,7 +6,7 @@
 import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class Inspector:
     def pictures(self) -> dict[str, Any]:
         """The widget of each panel, created with its content, so that a front end never has an empty one."""
         asked: dict[str, Any] = {"on_place": self._place, "on_move": self._move, "on_stroke": self._paint}
+        asked["on_typing"] = self._prepare
         return {
             key: picture_widget(
                 maps=self.maps, **asked, on_enlarge=partial(enlarged, self.state, key), **self._shown(key)
@@ -172,6 +173,11 @@ class Inspector:
 
     def _observed(self, operation: Callable[[Any], Changed], change: dict[str, Any]) -> None:
         self._do(lambda: operation(change["new"]))
+
+    def _prepare(self, text: str) -> None:
+        """Compute the answer for the names that are being typed; Enter then shows it at once."""
+        with one_core_free(), suppress(FusionerError):  # half a text may be wrong: Enter tells
+            self.state.prepare(parsed(text))
 
     def _walk(self, operation: Callable[[], Changed]) -> Changed:
         """Show another image by ``operation``; where its own names take the place of typed ones, say so."""

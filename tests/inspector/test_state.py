@@ -9,10 +9,11 @@ from PIL import Image
 from skimage.data import astronaut, coffee
 
 from fusionerlib.datasets.scene import Scene
+from fusionerlib.errors import FusionerError
 from fusionerlib.inspector import InspectorState, panels
 from fusionerlib.inspector.drawing import PATTERNS, draw_labels, draw_overlay, hatches
 from fusionerlib.inspector.export import export_image
-from fusionerlib.inspector.state import EVERYTHING
+from fusionerlib.inspector.state import ANSWERS_KEPT, EVERYTHING
 from tests.inspector.conftest import NAMES, changed, pictures
 
 
@@ -41,6 +42,26 @@ def test_the_tower_runs_once_an_image(runs, segmenter, photo):
     assert len(runs) == 1
     state.step(1)
     assert len(runs) == 2
+
+
+def test_an_answer_is_computed_once_and_names_can_be_prepared(segmenter, photo):
+    passes = []
+    handle = segmenter.model.register_forward_hook(lambda *_: passes.append(1))
+    state = InspectorState(segmenter, [photo, astronaut()[::4, ::4]], names=NAMES)
+    first = state.answer
+    state.prepare(["cat", "dog"])
+    assert state.names == NAMES and torch.equal(state.answer.coarse, first.coarse) and len(passes) == 2
+    state.set_names(["cat", "dog"])
+    state.set_names(NAMES)
+    assert torch.equal(state.answer.coarse, first.coarse) and len(passes) == 2
+    for turn in range(2 * ANSWERS_KEPT):
+        state.prepare(["cat", f"dog {turn}"])
+    assert len(state._answers) == ANSWERS_KEPT
+    with pytest.raises(FusionerError, match="given twice"):
+        state.prepare(["cat", "cat"])
+    state.step(1)
+    assert not torch.equal(state.answer.coarse, first.coarse), "answers are of one image"
+    handle.remove()
 
 
 def test_two_states_of_one_segmenter_keep_their_images(segmenter, photo):

@@ -98,6 +98,19 @@ def test_strokes_where_the_system_refuses(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_what_the_segmenter_learns_elsewhere_changes_the_answer(taught):
+    half = np.zeros(chelsea().shape[:2], dtype=bool)
+    half[:, :200] = True
+    state = InspectorState(taught, [chelsea()], names=["whiskers", "sofa"])
+    before = state.view.coarse
+    taught.learn("whiskers", [(chelsea(), half)])
+    state.set_names(["whiskers", "sofa"])
+    assert not torch.equal(state.view.coarse, before)
+    taught.forget("whiskers")
+    state.set_names(["whiskers", "sofa"])
+    assert torch.equal(state.view.coarse, before)
+
+
 def test_a_stroke_teaches_its_name_alone_and_is_taken_back(taught):
     state = InspectorState(taught, [chelsea()], names=["whiskers", "sofa"])
     before = state.view.coarse
@@ -179,6 +192,9 @@ def test_the_widgets_paint_undo_and_save(taught, tmp_path, monkeypatch):
     app.controls.strokes.click()
     assert "saved 1 painted" in app.controls.message.value and len(read_folder(tmp_path / "strokes")) == 1
     app.controls.undo.click()
-    assert app.maps.best == before and not app.maps.painted and "without the strokes" not in app.line
+    # The sigmoid of one thread and that of two may differ in the last bit.
+    levels = [np.frombuffer(best, "<u2").astype(int) for best in (app.maps.best, before)]
+    assert np.abs(np.subtract(*levels)).max() <= 1
+    assert not app.maps.painted and "without the strokes" not in app.line
     app.controls.undo.click()
     assert "no stroke to take back" in app.controls.message.value

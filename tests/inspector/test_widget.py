@@ -63,6 +63,18 @@ def test_every_control_sets_the_state_and_its_panels(app):
     assert state.index == 0 and controls.image.value == 0
 
 
+def test_the_answer_is_prepared_while_names_are_typed(app):
+    controls, before = app.controls, contents(app)
+    passes = []
+    handle = app.state.segmenter.model.register_forward_hook(lambda *_: passes.append(1))
+    app.pictures["overlay"]._handle_custom_msg({"typing": "cat, wal"}, [])
+    app.pictures["overlay"]._handle_custom_msg({"typing": "cat, cat"}, [])  # half a text may be wrong
+    assert len(passes) == 1 and changed(before, app) == set() and "alert" not in controls.message.value
+    controls.names.value = "cat, wal"
+    assert len(passes) == 1 and app.state.names == ("cat", "wal")
+    handle.remove()
+
+
 def test_notes_on_names_stand_where_messages_stand(app):
     app.controls.names.value = "a photo of a cat, dog"
     assert "&#x27;a photo of a cat&#x27; is asked as &#x27;cat&#x27;" in app.controls.message.value

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusionerlib.errors import FusionerError
 from fusionerlib.files import write_text
+from workbook.execution import without_iri_grammar
 from workbook.sharing import clone_around, places_of, shareable
 
 POLICY = (
@@ -40,6 +41,7 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html", stem
     stems: the notebooks of the run that have pages, in their order.
     Raises FusionerError where the file is no notebook.
     """
+    without_iri_grammar()
     import nbformat
     from nbconvert import HTMLExporter
 

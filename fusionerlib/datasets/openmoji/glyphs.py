@@ -91,21 +91,20 @@ def draw(code: int, *, size: int = GLYPH) -> Image.Image:
 def tint(glyph: Image.Image, colour: str) -> Image.Image:
     """The glyph in one colour: fillings become that colour, scaled by their brightness; dark outlines stay dark."""
     pixels = np.asarray(glyph, dtype=np.float32)
-    brightness, filling = _filling(pixels)
-    coloured = np.array(COLOURS[colour], dtype=np.float32) * (0.55 + 0.5 * brightness)
-    mixed = filling * coloured + (1 - filling) * pixels[..., :3]
-    return Image.fromarray(np.concatenate([np.clip(mixed, 0, 255), pixels[..., 3:]], axis=-1).astype(np.uint8), "RGBA")
+    coloured = _tinted(pixels[..., :3], *_filling(pixels), colour)
+    return Image.fromarray(np.concatenate([coloured, np.asarray(glyph)[..., 3:]], axis=-1), "RGBA")
 
 
 def distinct_colours(glyph: Image.Image) -> list[str]:
     """The colours that change the glyph by at least ``LEAST_CHANGE``, in the order of ``COLOURS``."""
     pixels = np.asarray(glyph, dtype=np.float32)
-    mask = pixels[..., 3] >= 128
-    own = pixels[mask][:, :3]
-    if not len(own) or (_filling(pixels)[1][mask] >= 0.75).mean() < LEAST_FILLED:
+    pixels = pixels[pixels[..., 3] >= 128]
+    brightness, filling = _filling(pixels)
+    if not len(pixels) or (filling >= 0.75).mean() < LEAST_FILLED:
         return []
-    tints = {colour: np.asarray(tint(glyph, colour), dtype=np.float32)[mask][:, :3] for colour in COLOURS}
-    return [colour for colour, tinted in tints.items() if np.abs(tinted - own).mean() >= LEAST_CHANGE]
+    own = pixels[:, :3]
+    changes = {colour: np.abs(_tinted(own, brightness, filling, colour) - own).mean() for colour in COLOURS}
+    return [colour for colour, change in changes.items() if change >= LEAST_CHANGE]
 
 
 def posed(glyph: Image.Image, *, size: int, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
@@ -171,6 +170,12 @@ def _filling(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Brightness (0-1) of RGBA pixels, and how much each is filling (1) rather than dark outline (0)."""
     brightness = (pixels[..., :3] @ _LUMA)[..., None] / 255
     return brightness, np.clip((brightness - 0.12) / 0.15, 0, 1)
+
+
+def _tinted(rgb: np.ndarray, brightness: np.ndarray, filling: np.ndarray, colour: str) -> np.ndarray:
+    """``rgb`` (0-255) with its filling in ``colour``, as uint8; ``brightness`` and ``filling`` as of ``_filling``."""
+    coloured = np.array(COLOURS[colour], dtype=np.float32) * (0.55 + 0.5 * brightness)
+    return np.clip(filling * coloured + (1 - filling) * rgb, 0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=4)
