@@ -3,8 +3,9 @@
 // that of picture.js: a widget is one module.
 
 const LARGEST = 65535; // in a map: the probability 1, and the label of an ignored pixel
-const WHITE = 0xffffffff, BLACK = 0xff000000;
-const packed = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0; // one pixel of a canvas
+// One pixel of a canvas, as a signed number: the engine keeps large unsigned ones as slower floating point.
+const packed = (red, green, blue) => (255 << 24) | (blue << 16) | (green << 8) | red;
+const WHITE = packed(255, 255, 255), BLACK = packed(0, 0, 0);
 
 // What `make` gives of traits of the answer; made again when one of them has changed, once for all panels.
 function derived(answer, key, traits, make) {
@@ -26,9 +27,9 @@ const photoOf = (answer) =>
   derived(answer, "pixels", ["photo"], () => {
     const photo = read(answer, "photo", Uint8Array);
     if (!photo) return null;
-    const pixels = new Uint32Array(photo.length / 3), grey = new Uint8Array(pixels.length);
+    const pixels = new Int32Array(photo.length / 3), grey = new Uint8Array(pixels.length);
     for (let i = 0; i < pixels.length; i++) {
-      const [red, green, blue] = [photo[3 * i], photo[3 * i + 1], photo[3 * i + 2]];
+      const red = photo[3 * i], green = photo[3 * i + 1], blue = photo[3 * i + 2];
       pixels[i] = packed(red, green, blue);
       grey[i] = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16;
     }
@@ -63,30 +64,39 @@ function outline(labels, width, thickness) {
 function drawLabels(out, { labels, styles, hatches, width }) {
   const edge = outline(labels, width, 1);
   const lined = (style, colour) => packed(...colour.map((value) => (value >> 1) + style[4]));
-  const tables = styles.map((style) => [
-    packed(...style.slice(0, 3)), lined(style, style.slice(0, 3)), WHITE, lined(style, [255, 255, 255]),
-  ]);
+  const hatch = Uint8Array.from(styles, (style) => style[3]);
+  // By name, whether it is on an edge, and whether it is in a line of the hatch.
+  const colours = Int32Array.from(
+    styles.flatMap((style) => [
+      packed(...style.slice(0, 3)), lined(style, style.slice(0, 3)), WHITE, lined(style, [255, 255, 255]),
+    ]),
+  );
   for (let i = 0; i < out.length; i++) {
     const place = labels[i] - 1;
-    out[i] = place < 0 ? BLACK : tables[place][2 * edge[i] + ((hatches[i] >> styles[place][3]) & 1)];
+    out[i] = place < 0 ? BLACK : colours[4 * place + 2 * edge[i] + ((hatches[i] >> hatch[place]) & 1)];
   }
 }
 
 function drawOverlay(out, { photo, labels, styles, hatches, opacity, width }) {
-  const edge = outline(labels, width, 2);
+  const edge = outline(labels, width, 2), { pixels } = photo;
+  const [hatch, inks] = [3, 4].map((part) => Uint8Array.from(styles, (style) => style[part]));
+  // By name, whether it is on an edge, colour channel, and the photo's value.
+  const mixed = new Uint8Array(styles.length * 2 * 3 * 256);
+  for (let at = 0; at < mixed.length; at++) {
+    const own = at & 255, colour = styles[Math.trunc(at / 1536)][(at >> 8) % 3];
+    mixed[at] = own + (Math.trunc(at / 768) & 1 ? 1 : opacity) * (colour - own);
+  }
   for (let i = 0; i < out.length; i++) {
-    const own = photo.pixels[i];
-    if (!labels[i]) {
+    const own = pixels[i], place = labels[i] - 1;
+    if (place < 0) {
       out[i] = own;
       continue;
     }
-    const style = styles[labels[i] - 1], share = edge[i] ? 1 : opacity;
-    const half = (hatches[i] >> style[3]) & 1, ink = half && style[4];
-    const [red, green, blue] = [own & 255, (own >> 8) & 255, (own >> 16) & 255];
+    const half = (hatches[i] >> hatch[place]) & 1, ink = half * inks[place], at = 1536 * place + 768 * edge[i];
     out[i] = packed(
-      (Math.trunc(red + share * (style[0] - red)) >> half) + ink,
-      (Math.trunc(green + share * (style[1] - green)) >> half) + ink,
-      (Math.trunc(blue + share * (style[2] - blue)) >> half) + ink,
+      (mixed[at + (own & 255)] >> half) + ink,
+      (mixed[at + 256 + ((own >> 8) & 255)] >> half) + ink,
+      (mixed[at + 512 + ((own >> 16) & 255)] >> half) + ink,
     );
   }
 }
@@ -101,16 +111,16 @@ function contour(out, inside, width) {
 const heatOf = (answer) =>
   derived(answer, "table", ["heat"], () => {
     const heat = read(answer, "heat", Uint8Array);
-    return Uint32Array.from({ length: 256 * 256 }, (_, at) => {
+    return Int32Array.from({ length: 256 * 256 }, (_, at) => {
       const mixed = (c) => Math.trunc((3 * (at >> 8) + 7 * heat[3 * (at & 255) + c]) / 10);
       return packed(mixed(0), mixed(1), mixed(2));
     });
   });
 
 function drawHeat(out, { photo, heat, value, threshold, width }) {
-  const limit = Math.floor(threshold * LARGEST), inside = new Uint8Array(out.length);
+  const limit = Math.floor(threshold * LARGEST), inside = new Uint8Array(out.length), { grey } = photo;
   for (let i = 0; i < out.length; i++) {
-    out[i] = heat[(photo.grey[i] << 8) | Math.trunc((value[i] * 255) / LARGEST)];
+    out[i] = heat[(grey[i] << 8) | (value[i] / 257)]; // 65535 / 257 = 255
     inside[i] = value[i] > limit ? 1 : 0;
   }
   contour(out, inside, width);
@@ -119,7 +129,7 @@ function drawHeat(out, { photo, heat, value, threshold, width }) {
 function drawErrors(out, { photo, labels, truth, errors, hatches }) {
   const pale = (grey) => Math.trunc(grey / 3) + 150;
   const colours = [null, ...errors].map((style) =>
-    Uint32Array.from({ length: 256 }, (_, grey) => {
+    Int32Array.from({ length: 256 }, (_, grey) => {
       const mixed = [0, 1, 2].map((c) => (style ? Math.trunc(pale(grey) * 0.25 + style[c] * 0.75) : pale(grey)));
       return packed(...mixed);
     }));
@@ -156,7 +166,7 @@ const needed = (kind, answer, sliders) =>
 function drawn(kind, parts) {
   if (PARTS[kind].some((name) => name !== "painted" && parts[name] == null)) return null;
   const [height, width] = parts.size, image = new ImageData(width, height);
-  const out = new Uint32Array(image.data.buffer), { painted, second } = parts;
+  const out = new Int32Array(image.data.buffer), { painted, second } = parts;
   if (kind === "overlay") drawOverlay(out, { ...parts, width });
   if (kind === "beside") drawOverlay(out, { ...parts, labels: second, width });
   if (kind === "argmax") drawLabels(out, { ...parts, width });
@@ -164,7 +174,7 @@ function drawn(kind, parts) {
   if (kind === "error") drawErrors(out, parts);
   if (kind === "difference") drawErrors(out, { ...parts, truth: second });
   if (kind !== "overlay" || !painted) return image;
-  for (const name of new Set(painted)) if (name) contour(out, Uint8Array.from(painted, (at) => +(at === name)), width);
+  for (const name of new Set(painted)) if (name) contour(out, painted.map((at) => +(at === name)), width);
   return image;
 }
 

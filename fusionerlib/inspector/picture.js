@@ -59,7 +59,7 @@ function render({ model, el }) {
   // The old picture stays until the new one is there; of two on their way the later one counts.
   let latest = 0, count = 0;
   const show = (width, height, put) => {
-    [image.width, image.height] = [width, height];
+    if (image.width !== width || image.height !== height) [image.width, image.height] = [width, height];
     put();
     image.hidden = false;
     image.dataset.drawn = ++count;
@@ -85,7 +85,10 @@ function render({ model, el }) {
     } else if (!kind && content?.byteLength) {
       parts = {};
       const next = await createImageBitmap(new Blob([content], { type: model.get("media") }));
-      if (turn === latest) show(next.width, next.height, () => pen.drawImage(next, 0, 0));
+      if (turn === latest) show(next.width, next.height, () => {
+        pen.clearRect(0, 0, next.width, next.height);
+        pen.drawImage(next, 0, 0);
+      });
     }
   };
   const redrawn = () => model.get("kind") && draw();
