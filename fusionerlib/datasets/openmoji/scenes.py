@@ -14,6 +14,7 @@ from fusionerlib.datasets.openmoji.drawing import SPLITS, Splits, build, load_sp
 from fusionerlib.datasets.openmoji.glyphs import COLOURS
 from fusionerlib.datasets.scene import Scene, Scenes, resized
 from fusionerlib.datasets.transforms import Concat
+from fusionerlib.digests import content_digests
 from fusionerlib.files import fingerprint
 
 OBJECT_SIDE = (0.32, 0.5)
@@ -55,6 +56,8 @@ def drawn_scenes(config: DataConfig) -> tuple[Scenes, dict[str, Scenes]]:
     drawn = (config.root / SPLITS).is_file()
     # An existing set is used as it is, whatever settings it was drawn with.
     splits = load_splits(config.root) if drawn else build(config.root, objects=config.objects)
+    # In one go: each part by itself would read and write again what is kept of the others.
+    content_digests([file for kind in ("jpg", "png") for file in sorted(config.root.glob(f"*/*.{kind}"))])
     numbers = splits.train_numbers()
     plain = {name: numbers[name] for name in splits.train if name.split("_")[0] not in COLOURS}
     train, uncoloured = FSSFolder(config.root, numbers=numbers), FSSFolder(config.root, numbers=plain)
