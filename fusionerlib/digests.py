@@ -22,8 +22,9 @@ from fusionerlib.errors import FusionerError
 from fusionerlib.files import exclusive, user_cache, write_text
 from fusionerlib.progress import bar
 
-READERS = 4
-"""Threads that read files: reading and hashing do not hold Python's lock."""
+READERS, AT_ONCE = 2, 64
+"""Threads that read files, and files that a thread reads in turn: handing each one over would take longer than to read
+a small file that the system has in memory."""
 BLOCK = 1 << 20
 """Bytes that are read at once."""
 SETTLED = 2 * 10**9
@@ -143,9 +144,10 @@ def content_digests(files: Sequence[Path]) -> list[str]:
             ThreadPoolExecutor(READERS) as pool,
             bar("checking files", total=len(new), unit="file", quiet=len(new) < SHOWN_FROM) as shown,
         ):
-            for path, digest in zip(new, pool.map(file_digest, new), strict=True):
-                fresh[path] = (states[path], digest)
-                shown.update()
+            parts = [new[start : start + AT_ONCE] for start in range(0, len(new), AT_ONCE)]
+            for part, digests in zip(parts, pool.map(lambda part: list(map(file_digest, part)), parts), strict=True):
+                fresh |= {path: (states[path], digest) for path, digest in zip(part, digests, strict=True)}
+                shown.update(len(part))
         settled = {path: (state, digest) for path, (state, digest) in fresh.items() if max(state[1:3]) < now - SETTLED}
         _known.update(settled)
         _store(cache, settled)
@@ -184,7 +186,7 @@ def _cache_file(paths: Sequence[str]) -> Path | None:
     if not paths:
         return None
     try:
-        common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath([*map(os.path.dirname, paths)])
+        common = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(set(map(os.path.dirname, paths)))
         return user_cache() / "fusioner" / "digests" / f"{text_digest(common)}.json"
     except ValueError:  # files on two Windows drives; a user without a home
         return None
