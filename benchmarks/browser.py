@@ -67,13 +67,17 @@ def jupyterlab(folder: Path, scratch: Path, *, theme: str = "JupyterLab Light") 
             server.wait(timeout=2 * PATIENCE)
 
 
-def open_inspector(browser: Any, address: str, *, asked: set[str] | None = None) -> Any:
+def open_inspector(
+    browser: Any, address: str, *, asked: set[str] | None = None, sent: list[str | bytes] | None = None
+) -> Any:
     """A page with the notebook ``address``, whose first cell has been run and shows the inspector's pictures.
 
-    asked: what the page asks the network for is added to it.
+    asked: what the page asks the network for is added to it. sent: so are the messages of its web sockets.
     """
     page = browser.new_page(viewport={"width": 1280, "height": 1150})
     page.on("request", lambda request: None if asked is None else asked.add(request.url))
+    if sent is not None:
+        page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
     page.set_default_timeout(1000 * PATIENCE)
     page.goto(address)
     page.locator(".jp-Notebook .cm-content").first.click()

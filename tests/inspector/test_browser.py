@@ -76,7 +76,8 @@ def lab(folder: Path, tmp_path: Path) -> Iterator[str]:
 
 def test_type_slide_and_click(lab: str, browser: Any) -> None:
     asked: set[str] = set()
-    page = open_inspector(browser, f"{lab}/doc/tree/look.ipynb", asked=asked)
+    sent: list[str | bytes] = []
+    page = open_inspector(browser, f"{lab}/doc/tree/look.ipynb", asked=asked, sent=sent)
     frames = page.locator(".fusioner-image")
     frames.nth(6).wait_for()
     # No ground truth is known: its two panels are not there. No picture is empty, and the still below is hidden.
@@ -100,6 +101,13 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     shot("start")
     before = look(2)
     names = page.get_by_label("Names", exact=True)
+    names.press("ControlOrMeta+a")
+    names.press_sequentially("cat, w")
+    page.wait_for_timeout(3000)
+    texts = [frame if isinstance(frame, str) else frame.decode(errors="replace") for frame in sent]
+    typing = [text for text in texts if '"typing"' in text]
+    assert typing and "cat, w" in typing[-1] and len(typing) <= 2, "told in pauses, not at every key"
+    assert "'w'" not in line.inner_text()
     names.fill("cat, wall")
     names.press("Enter")
     line.filter(has_text="names=['cat', 'wall']").wait_for()
