@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from fusionerlib.config import Frozen, RunConfig, checked
 from fusionerlib.evaluation.queries import Inference, Rule
+from fusionerlib.inference.overlay import short
 from studies.cost_aggregation.study import CostAggregationStudy
 from studies.encoder_pairs.study import Study
 from workbook.clone import base_folder, located, located_checkpoint
@@ -112,8 +113,7 @@ class RunParameters(NotebookParameters):
             meant = meanings(type(section))
             lines.append(f"{title}")
             for name, value in section.model_dump(mode="json").items():
-                shown = str(value)
-                shown = shown if len(shown) <= 18 else f"{shown[:17]}…"
+                shown = short(str(value), 18)
                 lines.append(f"  {name:20} {shown:18} {meant.get(name, '')}".rstrip())
         return "\n".join(lines)
 

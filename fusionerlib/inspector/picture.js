@@ -2,6 +2,7 @@
 // it: then the wheel zooms and dragging moves, Escape closes. A panel with a kind ("overlay", "probability", ...) is drawn
 // by drawing.js, any other is an encoded image.
 
+const PANORAMA = 2; // as in state.py
 const PAUSE = 150; // milliseconds without a key, after which the kernel is told what is being typed
 
 // What the controls around the pictures need, once an inspector.
@@ -64,8 +65,8 @@ function render({ model, el }) {
     image.hidden = false;
     image.dataset.drawn = ++count;
     const ratio = width / height;
-    el.classList.toggle("fusioner-broad", ratio > 2.2);
-    frame.style.aspectRatio = ratio > 2.2 ? ratio : "";
+    el.classList.toggle("fusioner-broad", ratio > PANORAMA);
+    frame.style.aspectRatio = ratio > PANORAMA ? ratio : "";
     if (!stroke) ink.width = ink.width; // the new picture shows the stroke itself
     if (large) large.image.src = image.toDataURL();
   };
