@@ -51,6 +51,12 @@ def page_maps(state: InspectorState) -> dict[str, Any]:
     }
 
 
+def answer_maps(state: InspectorState) -> dict[str, Any]:
+    """The part of ``page_maps`` that changes with the names asked."""
+    maps = page_maps(state)
+    return {name: maps[name] for name in (*MAPS, "styles")}
+
+
 def page_maps_widget(state: InspectorState, *, threshold: Any, opacity: Any) -> Any:
     """A widget without a view that brings ``page_maps`` to the page, and what never changes: ``heat_colours`` and the
     ``error_style`` of each error. threshold, opacity: the sliders."""
@@ -78,6 +84,8 @@ def _page_maps_class() -> Any:
         styles, errors = (traitlets.Tuple().tag(sync=True) for _ in range(2))
         photo, hatches, heat = (traitlets.Bytes().tag(sync=True) for _ in range(3))
         best, winner, value, truth, second, painted = (traitlets.Bytes().tag(sync=True) for _ in range(6))
+        # What is being typed in the field of the names ("text"), and its ``answer_maps`` ("maps").
+        prepared = traitlets.Dict().tag(sync=True)
         threshold, opacity = (
             traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization) for _ in range(2)
         )

@@ -5,8 +5,8 @@
 const PANORAMA = 2; // as in state.py
 const PAUSE = 150; // milliseconds without a key, after which the kernel is told what is being typed
 
-// What the controls around the pictures need, once an inspector.
-function attend(box, model) {
+// What the controls around the pictures need, once an inspector. answer: gives the model of page_maps.py.
+function attend(box, model, answer) {
   if (!box) return;
   // The sliders of ipywidgets and its upload button have no accessible names of their own.
   for (const slider of box.querySelectorAll(".widget-slider")) {
@@ -20,7 +20,7 @@ function attend(box, model) {
   box.fusionerAttended = true;
   // For Enter in a text field ipywidgets sends the kernel a message of its own before the new text, which then waits.
   box.addEventListener("keypress", (event) => event.key === "Enter" && event.stopPropagation(), { capture: true });
-  // The kernel prepares the answer while a name is typed, and Enter shows it.
+  // The kernel sends the answer while a name is typed, and Enter draws it at once; the kernel's own follows.
   let pause = 0;
   const typing = (event) => {
     clearTimeout(pause);
@@ -28,7 +28,11 @@ function attend(box, model) {
     pause = setTimeout(() => model.send({ typing: event.target.value }), PAUSE);
   };
   box.addEventListener("input", typing);
-  box.addEventListener("change", () => clearTimeout(pause));
+  box.addEventListener("change", (event) => {
+    clearTimeout(pause);
+    const { text, maps } = answer()?.get("prepared") ?? {};
+    if (event.target.closest(".fusioner-names") && text === event.target.value) answer().set(maps);
+  });
 }
 
 function render({ model, el }) {
@@ -222,7 +226,7 @@ function render({ model, el }) {
   });
 
   // The element joins the page after this function has returned.
-  for (const wait of [0, 300, 2000]) setTimeout(() => attend(el.closest(".fusioner-inspector"), model), wait);
+  for (const wait of [0, 300, 2000]) setTimeout(() => attend(el.closest(".fusioner-inspector"), model, () => answer), wait);
 
   // A stopped kernel: the last pictures and the parameter line stay, below a notice. ipywidgets tells its widgets of a
   // restart alone; that a kernel died, was killed or shut down is known to JupyterLab's session.

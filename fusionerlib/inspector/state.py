@@ -166,12 +166,12 @@ class InspectorState:
         self._ask(names, frozenset(off) & set(names))
         return ANSWERS
 
-    def prepare(self, names: Sequence[str]) -> None:
-        """Compute the answer for ``names`` without asking for them, so that ``set_names`` finds it.
-
-        Raises FusionerError as ``set_names`` does.
-        """
-        self._answered(tuple(name for name in self._checked(names) if name not in self.off))
+    def asking(self, names: Sequence[str]) -> "InspectorState":
+        """A copy of this state that asks for ``names``; both keep their answers in one place, so ``set_names`` of the
+        same names finds it. Raises FusionerError as ``set_names`` does."""
+        other = copy.copy(self)
+        other.set_names(names, off=tuple(self.off))
+        return other
 
     def add_name(self, name: str) -> Changed:
         """Ask for ``name`` too."""

@@ -27,7 +27,7 @@ from fusionerlib.inspector.export import (
     parameter_line,
     table_title,
 )
-from fusionerlib.inspector.page_maps import DRAWN_BY_PAGE, page_maps, page_maps_widget
+from fusionerlib.inspector.page_maps import DRAWN_BY_PAGE, answer_maps, page_maps, page_maps_widget
 from fusionerlib.inspector.panels import panel, pixel_probabilities, title
 from fusionerlib.inspector.state import PANELS, Changed, InspectorState
 from fusionerlib.inspector.strokes import Point
@@ -175,9 +175,9 @@ class Inspector:
         self._do(lambda: operation(change["new"]))
 
     def _prepare(self, text: str) -> None:
-        """Compute the answer for the names that are being typed; Enter then shows it at once."""
+        """Send the page the answer for the names that are being typed; at Enter it draws it without the kernel."""
         with one_core_free(), suppress(FusionerError):  # half a text may be wrong: Enter tells
-            self.state.prepare(parsed(text))
+            self.maps.prepared = {"text": text, "maps": answer_maps(self.state.asking(parsed(text)))}
 
     def _walk(self, operation: Callable[[], Changed]) -> Changed:
         """Show another image by ``operation``; where its own names take the place of typed ones, say so."""
@@ -252,7 +252,7 @@ class Inspector:
     def _follow(self, controls: Controls, changed: Changed) -> None:
         """Update the maps, the changed pictures, and all controls, from the state."""
         if changed:
-            _set(self.maps, page_maps(self.state))
+            _set(self.maps, {**page_maps(self.state), "prepared": {}})
         for key in PANELS:
             if key in changed:
                 _set(self.pictures[key], self._shown(key))

@@ -47,6 +47,10 @@ PIXELS = """place => {
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   return { size: [canvas.width, canvas.height], pixels: Array.from(data) };
 }"""
+DRAWN_AT_ENTER = """() => { window.drawnAtEnter = new Promise(done => {
+  const image = document.querySelectorAll('.fusioner-image')[2];
+  document.addEventListener('change', () => done(image.dataset.drawn), { once: true });
+}); }"""
 PAINT = """import numpy as np
 from fusionerlib import Segmenter
 from fusionerlib.inspector import inspect
@@ -108,6 +112,11 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     typing = [text for text in texts if '"typing"' in text]
     assert typing and "cat, w" in typing[-1] and len(typing) <= 2, "told in pauses, not at every key"
     assert "'w'" not in line.inner_text()
+    drawn = page.locator(".fusioner-image").nth(2).get_attribute("data-drawn")
+    page.evaluate(DRAWN_AT_ENTER)
+    names.press("Enter")
+    assert int(page.evaluate("window.drawnAtEnter")) == int(drawn) + 1, "by the page, before the kernel answers"
+    line.filter(has_text="names=['cat', 'w']").wait_for()
     names.fill("cat, wall")
     names.press("Enter")
     line.filter(has_text="names=['cat', 'wall']").wait_for()

@@ -44,21 +44,21 @@ def test_the_tower_runs_once_an_image(runs, segmenter, photo):
     assert len(runs) == 2
 
 
-def test_an_answer_is_computed_once_and_names_can_be_prepared(segmenter, photo):
+def test_an_answer_is_computed_once_and_can_be_had_before_it_is_asked_for(segmenter, photo):
     passes = []
     handle = segmenter.model.register_forward_hook(lambda *_: passes.append(1))
     state = InspectorState(segmenter, [photo, astronaut()[::4, ::4]], names=NAMES)
     first = state.answer
-    state.prepare(["cat", "dog"])
+    assert state.asking(["cat", "dog"]).names == ("cat", "dog")
     assert state.names == NAMES and torch.equal(state.answer.coarse, first.coarse) and len(passes) == 2
     state.set_names(["cat", "dog"])
     state.set_names(NAMES)
     assert torch.equal(state.answer.coarse, first.coarse) and len(passes) == 2
     for turn in range(2 * ANSWERS_KEPT):
-        state.prepare(["cat", f"dog {turn}"])
+        state.asking(["cat", f"dog {turn}"])
     assert len(state._answers) == ANSWERS_KEPT
     with pytest.raises(FusionerError, match="given twice"):
-        state.prepare(["cat", "cat"])
+        state.asking(["cat", "cat"])
     state.step(1)
     assert not torch.equal(state.answer.coarse, first.coarse), "answers are of one image"
     handle.remove()

@@ -11,6 +11,7 @@ from PIL import Image
 from fusionerlib.errors import FusionerError
 from fusionerlib.inspector import inspect, panels
 from fusionerlib.inspector.export import export_image
+from fusionerlib.inspector.page_maps import MAPS, answer_maps
 from fusionerlib.inspector.state import PANELS
 from fusionerlib.inspector.strokes import Stroke
 from fusionerlib.inspector.widget import parsed
@@ -70,8 +71,14 @@ def test_the_answer_is_prepared_while_names_are_typed(app):
     app.pictures["overlay"]._handle_custom_msg({"typing": "cat, wal"}, [])
     app.pictures["overlay"]._handle_custom_msg({"typing": "cat, cat"}, [])  # half a text may be wrong
     assert len(passes) == 1 and changed(before, app) == set() and "alert" not in controls.message.value
+    sent = app.maps.prepared
+    assert sent["text"] == "cat, wal"
     controls.names.value = "cat, wal"
     assert len(passes) == 1 and app.state.names == ("cat", "wal")
+    assert sent["maps"] == answer_maps(app.state) and all(
+        getattr(app.maps, name) == sent["maps"][name] for name in MAPS
+    )
+    assert app.maps.prepared == {}, "it is of the names before"
     handle.remove()
 
 
