@@ -8,7 +8,9 @@ Targets on a quiet machine with 2 cores: 50 ms for a slider, 60 ms for a click, 
 Each row is the median of ``--turns`` changes in the kernel: state, changed panels, their encoding, controls; then its
 processor time, which other work on the machine changes less. The rows "in the browser" are the time from the event of
 a key or the mouse until Chromium has the new picture of the panel that shows the change, in a JupyterLab of this
-machine. The machine's load (mean length of the queue of processes in the last minute) is part of the record.
+machine. A word is typed, and Enter follows after 0.3 s, in which the kernel prepares the answer; "word, no pause" is
+Enter right after the last letter. The machine's load (mean length of the queue of processes in the last minute) is
+part of the record.
 """
 
 import argparse
@@ -152,6 +154,10 @@ def _timed_kinds(page: Any, names: list[str], *, turns: int, learns: bool) -> di
     def word(turn: int) -> None:
         page.keyboard.press("Enter")
 
+    def word_at_once(turn: int) -> None:
+        page.keyboard.type("s")
+        page.keyboard.press("Enter")
+
     def click(turn: int) -> None:
         page.mouse.click(*at(0.2 + 0.6 * turn / turns, 0.5))
 
@@ -176,6 +182,7 @@ def _timed_kinds(page: Any, names: list[str], *, turns: int, learns: bool) -> di
     # The event, the panel that shows the change (0 masks, 1 probability, 6 similarity), what is done before it, and
     # what makes it. The page draws the cross of a click by itself; the similarity comes from the kernel.
     kinds = {"threshold": ("keydown", 0, hold_slider, slide), "word": ("keydown", 1, type_word, word)}
+    kinds["word, no pause"] = ("change", 1, type_word, word_at_once)
     kinds["click"], kinds["click, similarity"] = ("click", 0, None, click), ("click", 6, None, click)
     kinds |= {"stroke": ("pointerup", 1, hold_brush, stroke)} if learns else {}
     rows = {}
