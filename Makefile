@@ -83,6 +83,7 @@ benchmarks: install ## all benchmarks, one after the other, into outputs/benchma
 	@mkdir -p $(RECORDS)
 	$(BIN)/python benchmarks/training.py --json $(RECORDS)/training.json
 	$(BIN)/python benchmarks/inference.py --json $(RECORDS)/inference.json
+	$(BIN)/python benchmarks/busy_cores.py --json $(RECORDS)/busy_cores.json
 	$(BIN)/python benchmarks/raster.py --json $(RECORDS)/raster.json
 	$(BIN)/python benchmarks/scale.py --json $(RECORDS)/scale.json
 	$(BIN)/python benchmarks/features.py --device cpu $(MIOU) --json $(RECORDS)/features.json

@@ -4,6 +4,7 @@ The names below are the public API. Each is imported when it is first used, so t
 imports no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from fusionerlib.models import build as build_model
 
 __version__ = "0.2.0"
+
+# Threads of torch that share an operation wait for each other by spinning, by default for milliseconds: where another
+# program is busy they hold the cores that the work needs, and a training step takes five times as long and more
+# (benchmarks/busy_cores.py). A shorter wait costs nothing on a quiet machine. libgomp reads it when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+
 __all__ = [
     "FusionerError",
     "FusionerWarning",

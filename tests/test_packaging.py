@@ -150,6 +150,21 @@ def test_the_public_names_are_there_and_importing_them_needs_no_torch() -> None:
     assert done.stderr.endswith("AttributeError: module 'fusionerlib' has no attribute 'nothing'\n"), done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has other threads than libgomp's there")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "4000"), ({"GOMP_SPINCOUNT": "17"}, "17"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_of_torch_wait_briefly_unless_the_environment_says_otherwise(
+    given: dict[str, str], expected: str
+) -> None:
+    around = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = {**around, **given, "OMP_DISPLAY_ENV": "VERBOSE"}
+    command = [sys.executable, "-c", "import fusionerlib, torch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr) == [expected], done.stderr
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
