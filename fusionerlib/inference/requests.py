@@ -97,31 +97,35 @@ def checked_names(names: Any, *, forms: Callable[[str], str] = form) -> tuple[st
         raise FusionerError('no names were given: pass at least one, as in segment(["cat"])')
     if len(given) > MOST_NAMES:
         raise FusionerError(f"names gives more than {MOST_NAMES:,} names: does it end? Ask for some of them")
-    seen: dict[str, int] = {}
-    for index, name in enumerate(given):
+    seen: dict[str, str] = {}
+    for number, name in enumerate(given, start=1):
+        which = f"name {number} of {len(given)}"
         if not isinstance(name, str):
-            raise FusionerError(f"name {index} is {name!r} ({type(name).__name__}), expected a string such as 'cat'")
+            raise FusionerError(f"{which} is {name!r} ({type(name).__name__}), expected a string such as 'cat'")
         if not any(visible(character) and not character.isspace() for character in name):
-            raise FusionerError(f"name {index} is blank ({name!r}): leave it out or write a word")
+            raise FusionerError(f"{which} is blank ({name!r}): leave it out or write a word")
         if len(name) > NAME_LENGTH:
             start = f"{name[:20]!r}..."
             raise FusionerError(
-                f"name {index} ({start}) has {len(name)} characters, expected at most {NAME_LENGTH}: shorten it"
+                f"{which} ({start}) has {len(name)} characters, expected at most {NAME_LENGTH}: shorten it"
             )
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise FusionerError(
-                f"name {index} ({name!r}) holds half of a character (a lone surrogate), as text read in a wrong "
+                f"{which} ({name!r}) holds half of a character (a lone surrogate), as text read in a wrong "
                 "encoding does: read or type it again as UTF-8"
             )
         if not any(unicodedata.category(character)[0] in "LNS" for character in name):
-            raise FusionerError(f"name {index} has neither a letter nor a digit ({name!r}): write a word")
-        if (before := seen.setdefault(forms(name), index)) != index:
-            if name == given[before]:
-                raise FusionerError(f"name {index}, {name!r}, is given twice: ask for each name once")
+            raise FusionerError(f"{which} has neither a letter nor a digit ({name!r}): write a word")
+        encoded = forms(name)
+        if encoded in seen:
+            before = seen[encoded]
+            if name == before:
+                raise FusionerError(f"the name {name!r} is given twice: ask for each name once")
             raise FusionerError(
-                f"name {index}, {name!r}, is the same as name {before}, {given[before]!r}, to the text encoder (both "
-                f"are {forms(name)!r}): ask for one of them"
+                f"the names {before!r} and {name!r} are the same to the text encoder (both are {encoded!r}): ask for "
+                "one of them"
             )
+        seen[encoded] = name
     return tuple(map(str.__str__, given))  # numpy's and enum's kinds of text as plain text
 
 

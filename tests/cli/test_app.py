@@ -130,7 +130,7 @@ def test_what_is_said_of_names_is_said_once_on_stderr(tmp_path: Path) -> None:
     assert "note" not in result.stdout and "'Cat'" not in result.stderr
     assert "note:" not in runner.invoke(app, [*command, "--quiet"]).stderr
     twice = runner.invoke(app, ["segment", str(tmp_path / "a.png"), "cat", "Cats"])
-    assert twice.exit_code == 2 and "'Cats', is the same as name 0, 'cat'" in twice.stderr
+    assert twice.exit_code == 2 and "the names 'cat' and 'Cats' are the same" in twice.stderr
 
 
 def test_encoders_are_listed_for_people() -> None:

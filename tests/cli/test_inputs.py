@@ -59,7 +59,7 @@ def test_a_file_is_a_photo_and_never_a_name(photos: Path) -> None:
         (["tabby.jpg"], "no names to look for in tabby.jpg"),
         (["tabby.jpg", "second.png"], "no names to look for"),
         (["tabby.jpg", " , "], "no names to look for"),
-        (["tabby.jpg", "cat", "cat"], "'cat', is given twice"),
+        (["tabby.jpg", "cat", "cat"], "'cat' is given twice"),
         (["tabby.jpg", "cat", "--threshold", "2"], "threshold 2.0 is outside 0-1"),
         (["tabby.jpg", "cat", "--threshold", "dog=0.3"], "threshold of 'dog', which is not asked for"),
         (["tabby.jpg", "cat", "--threshold", "high"], "threshold 'high': expected a number"),

@@ -259,10 +259,10 @@ def test_names_are_matched_by_their_forms() -> None:
     plain = evaluate(segmenter, data, names=["cat", "dog"], threshold={"cat": 0.4}, quiet=True)
     other = evaluate(segmenter, data, names=["Cats", "a dog"], threshold={"A Cat": 0.4}, quiet=True)
     assert other.names == ("cat", "dog") and (other.confusion == plain.confusion).all() and plain.confusion.any()
-    with pytest.raises(FusionerError, match="'Cats', is the same as name 0"):
+    with pytest.raises(FusionerError, match="'cat' and 'Cats' are the same"):
         evaluate(segmenter, data, names=["cat", "Cats"], quiet=True)
     renamed = [
         replace(scene, names=tuple(name.replace("armadillo", "Cat") for name in scene.names)) for scene in scenes
     ]
-    with pytest.raises(FusionerError, match="the same as name"):
+    with pytest.raises(FusionerError, match="are the same to the text encoder"):
         evaluate(segmenter, Listed(renamed), quiet=True)

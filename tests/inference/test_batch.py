@@ -63,7 +63,7 @@ def test_what_is_predicted_is_what_segment_gives_and_the_image_stays(segmenter, 
         expected = segmenter.set_image(file).segment(NAMES, threshold={"cat": 0.4})
         np.testing.assert_array_equal(result.labels, expected.labels)
         assert torch.equal(result.coarse, expected.coarse)
-    with pytest.raises(FusionerError, match="'cat', is given twice"):
+    with pytest.raises(FusionerError, match="'cat' is given twice"):
         segmenter.predict(files, ["cat", "cat"])
 
 

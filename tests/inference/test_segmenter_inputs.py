@@ -19,16 +19,16 @@ __all__ = ["photo", "segmenter"]
         ("cat", r"did you mean \['cat'\]"),
         ([], "no names"),
         (["cat", "x" * 500], "has 500 characters, expected at most 200"),
-        (["cat", "  "], "name 1 is blank"),
-        (["cat", "sky", "cat"], "name 2, 'cat', is given twice"),
-        (["cat", 3], r"name 1 is 3 \(int\)"),
+        (["cat", "  "], "name 2 of 2 is blank"),
+        (["cat", "sky", "cat"], "the name 'cat' is given twice"),
+        (["cat", 3], r"name 2 of 2 is 3 \(int\)"),
         ([None], "NoneType"),
         (3, r"names is 3 \(int\), expected a list"),
-        (["\u200b"], "name 0 is blank"),
-        (["cat", "_"], "name 1 has neither a letter nor a digit"),
-        (["..."], "name 0 has neither a letter nor a digit"),
-        (["cat", "dog", "Cat"], r"name 2, 'Cat', is the same as name 0, 'cat'"),
-        (["cat ", "cat"], "the same as name 0, 'cat '"),
+        (["\u200b"], "name 1 of 1 is blank"),
+        (["cat", "_"], "name 2 of 2 has neither a letter nor a digit"),
+        (["..."], "name 1 of 1 has neither a letter nor a digit"),
+        (["cat", "dog", "Cat"], r"the names 'cat' and 'Cat' are the same"),
+        (["cat ", "cat"], "the names 'cat ' and 'cat' are the same"),
         (["horses", "a photo of a horse"], "both are 'horse'"),
         (["caf\udce9"], "lone surrogate.*UTF-8"),
     ],
@@ -77,7 +77,7 @@ def test_notes_come_with_every_result_and_once_for_many(segmenter, photo):
     assert result.at(0.2).notes == result.notes == segmenter.notes(asked)
     results = [found.notes for _, found in segmenter.predict([photo, photo], asked)]
     assert results[0] is results[1] is segmenter.notes(asked)
-    with pytest.raises(FusionerError, match="the same as name 0"):
+    with pytest.raises(FusionerError, match="are the same to the text encoder"):
         segmenter.notes(["cat", "Cats"])
 
 

@@ -86,7 +86,10 @@ def test_notes_on_names_stand_where_messages_stand(app):
     app.controls.names.value = "a photo of a cat, dog"
     assert "&#x27;a photo of a cat&#x27; is asked as &#x27;cat&#x27;" in app.controls.message.value
     app.controls.names.value = "cat, Cats"
-    assert 'role="alert"' in app.controls.message.value and "the same as name 0" in app.controls.message.value
+    assert (
+        'role="alert"' in app.controls.message.value
+        and "are the same to the text encoder" in app.controls.message.value
+    )
     assert app.state.names == ("a photo of a cat", "dog"), "what can't be asked changes nothing"
     app.controls.names.value = "zebra, dog"
     assert app.state.notes == () and "&nbsp;" in app.controls.message.value

@@ -107,6 +107,28 @@ def test_a_notebook_s_page_holds_its_results_and_fetches_nothing(tmp_path: Path,
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in text and "$x^2$" not in text, "formulas are MathML, without a script"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_notebook_s_page_follows_the_reader_s_theme(
+    tmp_path: Path, make_notebook: MakeNotebook, browser: Any, scheme: str
+) -> None:
+    write_page(executed(tmp_path / "n.ipynb", make_notebook), tmp_path / "n.html")
+    page = browser.new_page(color_scheme=scheme)
+    page.goto((tmp_path / "n.html").as_uri())
+    for place in ("body", ".jp-RenderedMarkdown", ".highlight", "nav.back a"):
+        behind, ink = page.evaluate(
+            """place => {
+                const light = text => text.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + +part / 765, 0);
+                let node = document.querySelector(place), behind = node;
+                const colour = () => getComputedStyle(behind).backgroundColor;
+                while (/, 0\\)/.test(colour()) && behind.parentElement) behind = behind.parentElement;
+                return [light(colour()), light(getComputedStyle(node).color)];
+            }""",
+            place,
+        )
+        assert (behind < 0.2 and ink > 0.4) if scheme == "dark" else (behind > 0.9 and ink < 0.5), place
+    page.close()
+
+
 def test_formulas_are_mathml_outside_code_and_pages_link_to_the_next(
     tmp_path: Path, make_notebook: MakeNotebook
 ) -> None:

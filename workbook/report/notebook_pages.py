@@ -82,6 +82,15 @@ def write_page(executed: Path, page: Path, *, index: str = "../index.html", stem
     write_text(page, static_page(text, links=links))
 
 
+def dark_theme() -> str:
+    """JupyterLab's dark theme as nbconvert brings it, for screens whose reader prefers dark; "" where it is missing."""
+    from jupyter_core.paths import jupyter_path
+
+    files = [Path(folder) / "theme-dark.css" for folder in jupyter_path("nbconvert", "templates", "lab", "static")]
+    found = next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")
+    return f"@media screen and (prefers-color-scheme: dark) {{\n{found}\n}}\n" if found else ""
+
+
 def _relinked(found: re.Match[str], *, source: Path, page: Path) -> str:
     """The link as it counts from ``page``; its text alone where the page lies outside the clone."""
     target, folder = (source / found[2]).resolve(), page.resolve().parent
@@ -160,7 +169,7 @@ def static_page(text: str, *, links: Mapping[str, str]) -> str:
     if head is None or body is None:
         raise FusionerError(f"a page without head and body can't be made static: {text[:60]!r}")
     head.insert(0, BeautifulSoup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">', "html.parser"))
-    style = (resources.files("workbook.report") / "notebook_pages.css").read_text(encoding="utf-8")
+    style = dark_theme() + (resources.files("workbook.report") / "notebook_pages.css").read_text(encoding="utf-8")
     head.append(BeautifulSoup(f"<style>\n{style}</style>", "html.parser"))
     _with_formulas(soup)
     anchors = "".join(f'<a href="{html.escape(address)}">{html.escape(name)}</a>' for name, address in links.items())
