@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusionerlib.digests import read_json, sha256_of, write_json
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, nearest
 from fusionerlib.files import CHECKPOINT_FILES, PACKAGED, exclusive, unusable_cache, user_cache, using_cache
 
 SCHEME = "hf://"
@@ -23,24 +23,32 @@ _ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?
 
 
 def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, given as a folder, as the name of a run in ``outputs``, as ``packaged``, or as hf://...
+    """The folder of a checkpoint: given as that folder or a run's folder, by the name of a run in ``outputs``, as
+    ``packaged``, or as hf://...
 
     ``hf://USER/NAME`` and ``hf://USER/NAME@REVISION`` are downloaded where they are missing (``checkpoint_of``).
     Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
     """
     if str(checkpoint).startswith("hf://"):
         return checkpoint_of(str(checkpoint))
-    tried = [Path(checkpoint), Path("outputs") / checkpoint / "checkpoint"]
+    tried = places_of(checkpoint)
     if checkpoint == PACKAGED:
         tried.append(Path(__file__).parent / "checkpoint")
     for folder in tried:
         if all(os.path.isfile(folder / file) for file in CHECKPOINT_FILES):
             return folder
-    places = " nor ".join(str(folder.absolute()) for folder in tried)
+    searched = " nor ".join(str(folder.absolute()) for folder in tried)
+    runs = [folder.parent.name for folder in Path("outputs").glob("*/checkpoint")]
+    near = nearest(str(checkpoint), [PACKAGED, *sorted(runs)])
     raise FusionerError(
-        f"no checkpoint {str(checkpoint)!r}: neither {places} holds {' and '.join(CHECKPOINT_FILES)}; pass a "
-        f"checkpoint folder, or load {PACKAGED!r}"
+        f"no checkpoint {str(checkpoint)!r}: neither {searched} holds {' and '.join(CHECKPOINT_FILES)}; pass the "
+        f"folder of a checkpoint or of a run, or a name ({near})"
     )
+
+
+def places_of(checkpoint: str | os.PathLike[str]) -> list[Path]:
+    """The folders that a checkpoint's name or path may mean, in the order in which they are searched."""
+    return [Path(checkpoint), Path(checkpoint) / "checkpoint", Path("outputs") / checkpoint / "checkpoint"]
 
 
 def checkpoint_of(address: str) -> Path:

@@ -94,6 +94,11 @@ def predict(
     done = batch.predict_into(output, segmenter, files, settings, shard=part, quiet=talk.quiet)
     kept = f" ({done.kept} of them before)" if done.kept else ""
     talk.result(f"{output}: {done.images} images{kept}, {len(done.failed)} failed")
+    if done.squeezed:
+        talk.note(
+            "note: panoramas (one side more than twice the other) resized to a square, which squeezes what they show: "
+            f"{done.squeezed}; --sliding keeps their proportions"
+        )
     for _, reason in done.failed:
         typer.echo(f"fusioner: {reason}", err=True)
     if done.failed:

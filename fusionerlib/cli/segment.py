@@ -136,6 +136,7 @@ def segment(
             continue
         if len(photos) > 1:
             talk.result(photo)
+        talk.notes(segmenter.image_notes(found.image.shape[:2]))
         _save(found.overlay(), target)
         for row in found.table():
             talk.result(f"{row['share']:7.1%}  {row['name']}")

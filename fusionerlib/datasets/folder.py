@@ -1,5 +1,6 @@
 """The user's own data set: pictures with masks and a list of names, or with COCO files."""
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from fusionerlib.datasets.formats.upright import drawn_as_stored
 from fusionerlib.datasets.mask_folder import MaskFolder, read_indices
 from fusionerlib.datasets.scene import IGNORE, Scenes
 from fusionerlib.datasets.transforms import Concat
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, FusionerWarning
 from fusionerlib.files import read_lines
 from fusionerlib.images import read_header
 
@@ -316,6 +317,13 @@ def _of_split(root: Path, pictures: Pictures, split: Part | None) -> list[Path]:
         parts = {of_word[top] for top in tops.values()}
         part = split if split in parts or split == "train" else "test"
         chosen = [file for file in pictures.files if of_word[tops[file]] == part]
+    elif len(pictures.files) == 1:
+        warnings.warn(
+            f"{root} has one picture, which both trains and validates: what validation says of it is no test",
+            FusionerWarning,
+            stacklevel=2,
+        )
+        chosen = pictures.files
     else:
         chosen = [file for place, file in enumerate(pictures.files) if (place % EVERY == 0) == (split == "val")]
     if not chosen:

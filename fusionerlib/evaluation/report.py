@@ -163,7 +163,7 @@ def interval_text(found: Mapping[str, Any], key: str = "value") -> str:
 def difference_text(found: Mapping[str, Any]) -> str:
     """``+3.1 (1.0 to 5.2) +``: a difference in points with its interval, and its mark of ``SIGNS``."""
     if found["difference"] is None:
-        return "-"
+        return "undefined"
     spread = "" if found["low"] is None else f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
     return f"{100 * found['difference']:+.1f}{spread} {SIGNS[found['better']]}".rstrip()
 

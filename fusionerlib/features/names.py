@@ -124,13 +124,14 @@ def _of_name(
         yield "letters", f"{name!r} has no letters, and the text encoder reads words: describe it in English"
         return
     if text in table.alike:
-        yield "alike", f"{name!r} is asked much as {table.alike[text]!r}: this model hardly tells the two apart"
+        yield "alike", f"{name!r} is encoded much as {table.alike[text]!r}: this model hardly tells the two apart"
     elif text in table.parts:
         whole = table.parts[text]
+        article = "an" if whole[0] in "aeiou" else "a"
         yield (
             "part",
-            f"{name!r} is a part of a {whole}, and parts are not among the classes of the image encoder: expect wrong "
-            f"masks, or ask for {whole!r}",
+            f"{name!r} is a part of {article} {whole}, and parts are not among the classes of the image encoder: "
+            f"expect wrong masks, or ask for the whole, such as {whole!r}",
         )
     elif english and (strange := [word for word in text.split() if not _is_word(cache, word, text)]):
         near = _suggested(cache, strange, text, trained)
@@ -154,8 +155,9 @@ def _meaning(
     if found.kind == "exact" and found.entropy > FLAT:
         yield "all", f"{name!r} means nearly every class of the image encoder: ask for something in particular"
     elif found.form in table.instead:
-        words = " and ".join(map(repr, table.instead[found.form]))
-        yield "instead", f"{name!r} is no class of the image encoder: {words} stand for it, which may find little"
+        words = table.instead[found.form]
+        stand = f"{' and '.join(map(repr, words))} {'stand' if len(words) > 1 else 'stands'} for it"
+        yield "instead", f"{name!r} is no class of the image encoder: {stand}, which may find little"
     elif found.kind == "none":
         if found.form in table.lacking or (found.similarity < FAR and found.entropy <= FLAT):
             nearest = "" if found.of == found.form else f" ({found.of!r} is the nearest)"

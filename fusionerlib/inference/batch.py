@@ -43,11 +43,15 @@ Written = tuple[Path, dict[str, Any] | FusionerError]
 
 @dataclass(frozen=True)
 class Done:
-    """What a call left: images with results (``kept`` of them from earlier calls), and (file, reason) of the others."""
+    """What a call left: images with results (``kept`` of them from earlier calls), and (file, reason) of the others.
+
+    squeezed: the panoramas that this call resized to a square.
+    """
 
     images: int
     kept: int
     failed: tuple[tuple[str, str], ...]
+    squeezed: int = 0
 
 
 def unique_stems(files: Sequence[Path]) -> None:
@@ -81,13 +85,15 @@ def predict_into(
     records = out / "records" / f"{part.title}.jsonl"
     with exclusive(out / "records" / f"{part.title}.lock", f"predicting {part.title} into {out}"):
         failed: list[tuple[str, str]] = []
+        panoramas = 0
         left = _left(out, files, shard)
         _drop_torn_files(out, left)
         if left and segmenter is not None:
             mine = len(files[part.number - 1 :: part.of])
             with bar("predict", total=mine, done=mine - len(left), unit="image", quiet=quiet) as shown:
-                for file, reason in _predicted(out, segmenter, left, settings, records, quiet=quiet):
+                for file, reason, squeezed in _predicted(out, segmenter, left, settings, records, quiet=quiet):
                     shown.update()
+                    panoramas += squeezed
                     if reason:
                         failed.append((file, reason))
         title = "failed.txt" if shard is None else f"failed-{part.title}.txt"
@@ -95,7 +101,7 @@ def predict_into(
         if shard is None:
             _collect(out, files, settings)
     done = len(files[part.number - 1 :: part.of]) - len(failed)
-    return Done(images=done, kept=done - (len(left) - len(failed)), failed=tuple(failed))
+    return Done(images=done, kept=done - (len(left) - len(failed)), failed=tuple(failed), squeezed=panoramas)
 
 
 def remaining(out: Path, files: Sequence[Path], settings: Settings, *, shard: Shard | None = None) -> list[Path]:
@@ -192,8 +198,9 @@ def _predicted(
     records: Path,
     *,
     quiet: bool = False,
-) -> Iterator[tuple[str, str]]:
-    """Segment and write ``files``; yields (file, "") when its files are written, or (file, reason).
+) -> Iterator[tuple[str, str, bool]]:
+    """Segment and write ``files``; yields each file, "" when its files are written or the reason why not, and whether
+    it is a panorama that was squeezed.
 
     In their order, but rasters come after all others.
     """
@@ -219,7 +226,7 @@ def _predicted(
         pictured = ahead(write, results, pool=pool, most=2 * WRITERS + 1)
         for file, record in chain(pictured, map(write_raster, rasters)):
             if isinstance(record, FusionerError):
-                yield file.as_posix(), str(record)
+                yield file.as_posix(), str(record), False
                 continue
             # The line comes after the files, in the order of the images: what is listed is whole.
             try:
@@ -227,7 +234,7 @@ def _predicted(
                 stream.flush()
             except OSError as error:
                 raise cannot_write(out, error) from error
-            yield file.as_posix(), ""
+            yield file.as_posix(), "", file not in rasters and bool(segmenter.image_notes(tuple(record["size"])))
 
 
 def _write_raster(out: Path, file: Path, segmenter: "Segmenter", settings: Settings, *, quiet: bool) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Segmentation:
     coarse: logits at the resolution of the model; ``fine`` after the guide, ``logits`` at the size of the image.
     best, winner: of each pixel the largest logit and the index of its name (the first one in a tie).
     threshold: 0-1, for all names or by name. background: whether a pixel may belong to none of the names.
-    notes: what is to be said of the names (``Segmenter.notes``), such as that one may be misspelt; () for nothing.
+    notes: what is to be said of the image and the names (``Segmenter.image_notes``, ``Segmenter.notes``), such as that
+    one may be misspelt; () for nothing.
     guide: what moves the edges of the masks to those of the picture; None where logits are enlarged bilinearly alone.
 
     A pixel belongs to the name with the largest probability among those whose probability exceeds their own threshold

@@ -35,7 +35,7 @@ from fusionerlib.inference.raster import RasterResult, segment_raster
 from fusionerlib.inference.requests import THRESHOLD, Threshold, checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.training_free import training_free_run
-from fusionerlib.inference.whole import WholeImage, encode_whole, resized
+from fusionerlib.inference.whole import WholeImage, encode_whole, resized, squeezed
 from fusionerlib.inference.windows import EncodedWindows, encode_windows, stride_of, window_logits
 from fusionerlib.models import build
 from fusionerlib.models.base import SegmentationModel
@@ -277,9 +277,13 @@ class Segmenter:
             winner=winner,
             threshold=threshold,
             background=background,
-            notes=self.notes(names),
+            notes=(*self.image_notes(self._image.shape[:2]), *self.notes(names)),
             guide=guide,
         )
+
+    def image_notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """What is to be said of an image of ``size`` (height, width): that it is squeezed; () for nothing."""
+        return () if self.size is None or self.stride is not None else squeezed(*size)
 
     def notes(self, names: Iterable[str]) -> tuple[str, ...]:
         """What is to be said of ``names``, in sentences, whatever the image shows; () for nothing.

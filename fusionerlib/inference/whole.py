@@ -14,6 +14,8 @@ from fusionerlib.models.base import SegmentationModel, Size
 
 LONGEST = 1024
 """Longest side, in pixels, of an encoder input that keeps the image's proportions (attention is quadratic in it)."""
+PANORAMA = 2
+"""Ratio of the longer to the shorter side above which an image is a panorama."""
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Resized = UInt8[np.ndarray, "rows columns 3"]
@@ -53,6 +55,16 @@ def encode_whole(visual: VisualEncoder, image: Pixels, *, size: int | None, devi
     seen = encoder_input(image, size=size, multiple=visual.multiple)
     batch = torch.from_numpy(seen).permute(2, 0, 1)[None].to(device)
     return WholeImage(input=seen, tokens=visual(batch))
+
+
+def squeezed(height: int, width: int) -> tuple[str, ...]:
+    """A note on a panorama of this size, which ``encode_whole`` makes a square; () for other images."""
+    if max(height, width) <= PANORAMA * min(height, width):
+        return ()
+    return (
+        f"the image of {width} x {height} pixels is resized to a square, which squeezes what it shows: to keep its "
+        "proportions, use sliding windows (Segmenter.load(..., sliding=True), --sliding)",
+    )
 
 
 def encoder_input(image: Pixels, *, size: int | None, multiple: int) -> Resized:

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -93,10 +93,13 @@ class Controls:
         """The check boxes of the names, in the order of the names."""
         return [line.switch for line in self._lines[: len(self._list.children)]]
 
-    def list_names(self, rows: Sequence[tuple[str, bool, float | None]], *, heading: str) -> None:
+    def list_names(
+        self, rows: Sequence[tuple[str, bool, float | None]], *, heading: str, second: Mapping[str, float]
+    ) -> None:
         """Show one line for each (name, asked or not, probability at the clicked pixel or None), with its swatch.
 
-        The highest probability comes first; without a clicked pixel names stand in their order.
+        The highest probability comes first; without a clicked pixel names stand in their order. second: by name the
+        probability of a second model.
         """
         rows = rows[:LISTED]
         while len(self._lines) < len(rows):
@@ -107,7 +110,9 @@ class Controls:
             self._lines[place].box.layout.order = str(rank)
         for line, (name, on, value) in zip(self._lines, rows, strict=False):
             line.switch.description, line.switch.tooltip, line.switch.value = name, name, on
-            line.number.value = "" if value is None else _meter(value, name=name, best=value == best)
+            line.number.value = (
+                "" if value is None else _meter(value, name=name, best=value == best, second=second.get(name))
+            )
         boxes = tuple(line.box for line in self._lines[: len(rows)])
         if self._list.children != boxes:
             self._list.children = boxes
@@ -254,8 +259,10 @@ def _button(text: str) -> Any:
     return w.Button(description=text, layout=_filling())
 
 
-def _meter(value: float, *, name: str, best: bool) -> str:
+def _meter(value: float, *, name: str, best: bool, second: float | None) -> str:
     number = f"<b>{value:.3f}</b>" if best else f"{value:.3f}"
+    if second is not None:
+        return f'<div class="fusioner-words">{number} / {second:.3f}</div>'
     bar = f'<meter min="0" max="1" value="{value:.4f}" aria-label="probability of {html.escape(name)}"></meter>'
     return f'<div class="fusioner-words">{bar} {number}</div>'
 

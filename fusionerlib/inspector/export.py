@@ -138,22 +138,25 @@ def table_title(state: InspectorState) -> str:
     if state.pixel is None:
         return "Names"
     row, column = state.pixel
-    return f"Pixel at row {row}, column {column}"
+    return f"Pixel at row {row}, column {column}{': first / second model' if state.compares_models else ''}"
 
 
 def _table(draw: ImageDraw.ImageDraw, canvas: Image.Image, state: InspectorState, left: int, top: int) -> None:
     """Draw the names with their swatches, and their probabilities at the clicked pixel with a line at the threshold."""
     _text(draw, (left, top), table_title(state), size=20)
     rows, bar = table_rows(state), left + 225
+    second = dict(pixel_probabilities(state, second=True)) if state.compares_models else {}
+    length = 60 if second else 110
     for place, (name, index, value) in enumerate(rows[:LISTED]):
         y = top + HEAD + 28 * place
         canvas.paste(Image.fromarray(swatch(index)), (left, y))
         _text(draw, (left + 30, y + 1), name, size=17, room=185 if value is not None else WIDTH - 30)
         if value is not None:
-            limit = bar + round(110 * state.threshold)
-            draw.rectangle((bar, y + 4, bar + round(110 * value), y + 18), fill=(120, 120, 120))
+            limit = bar + round(length * state.threshold)
+            draw.rectangle((bar, y + 4, bar + round(length * value), y + 18), fill=(120, 120, 120))
             draw.line((limit, y, limit, y + 22), fill="black")
-            _text(draw, (left + 345, y + 1), f"{value:.3f}", size=17)
+            both = f"{value:.3f} / {second[name]:.3f}" if second else f"{value:.3f}"
+            _text(draw, (bar + length + 10, y + 1), both, size=17)
     if len(rows) > LISTED:
         _text(draw, (left, top + HEAD + 28 * LISTED), f"and {len(rows) - LISTED} more", size=15, fill=(70, 70, 70))
 

@@ -111,11 +111,15 @@ def predicted(state: InspectorState) -> Integer[np.ndarray, "rows columns"]:
     return np.zeros(state.small.shape[:2], dtype=np.int32) if state.view is None else state.view.labels
 
 
-def pixel_probabilities(state: InspectorState) -> list[tuple[str, float]]:
-    """Each asked name with its probability (0-1) at the clicked pixel, highest first; empty without one."""
-    if state.pixel is None or state.view is None:
+def pixel_probabilities(state: InspectorState, *, second: bool = False) -> list[tuple[str, float]]:
+    """Each asked name with its probability (0-1) at the clicked pixel, highest first; empty without one.
+
+    second: of the second model, where two are compared.
+    """
+    view = state.beside_view if second else state.view
+    if state.pixel is None or view is None:
         return []
-    values = _logits_at(state.view.fine, state.pixel, state.photo.shape[:2]).sigmoid().tolist()
+    values = _logits_at(view.fine, state.pixel, state.photo.shape[:2]).sigmoid().tolist()
     return sorted(zip(state.on, values, strict=True), key=lambda row: -row[1])
 
 

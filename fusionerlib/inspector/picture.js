@@ -2,7 +2,7 @@
 // it: then the wheel zooms and dragging moves, Escape closes. A panel with a kind ("overlay", "probability", ...) is drawn
 // by drawing.js, any other is an encoded image.
 
-const PANORAMA = 2; // as in state.py
+const PANORAMA = 2; // as in inference/whole.py
 const PAUSE = 150; // milliseconds without a key, after which the kernel is told what is being typed
 
 // What the controls around the pictures need, once an inspector. answer: gives the model of page_maps.py.
@@ -117,9 +117,11 @@ function render({ model, el }) {
     const right = (event.clientX - box.left - (box.width - wide) / 2) / wide;
     return [down, right];
   };
+  let former = []; // the pixel before the last click
   image.addEventListener("click", (event) => {
     if (event.detail > 1 || model.get("tool") !== "look") return;
     const inside = place(event).map((share) => Math.min(Math.max(share, 0), 1));
+    former = answer?.get("pixel") ?? [];
     answer?.set("pixel", inside); // the cross is there at once, what the kernel says of the pixel follows
     model.send({ click: place(event) });
   });
@@ -215,7 +217,14 @@ function render({ model, el }) {
     box.focus();
     model.send({ enlarge: true }); // an answer brings the same picture with more pixels
   };
-  frame.addEventListener("dblclick", () => model.get("tool") === "look" && enlarge());
+  frame.addEventListener("dblclick", () => {
+    if (model.get("tool") !== "look") return;
+    if (former.length) { // the first click of the two moved the pixel
+      answer.set("pixel", former);
+      model.send({ click: former });
+    }
+    enlarge();
+  });
   frame.addEventListener("keydown", (event) => {
     const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     if (!(event.key in moves) && event.key !== "Enter") return;

@@ -21,6 +21,7 @@ from fusionerlib.images import ImageLike, read_image
 from fusionerlib.inference.requests import checked_names, checked_threshold
 from fusionerlib.inference.segmentation import Segmentation, best_names
 from fusionerlib.inference.segmenter import Segmenter
+from fusionerlib.inference.whole import PANORAMA
 from fusionerlib.inspector.cases import Case, as_cases
 from fusionerlib.inspector.strokes import Photo, Point, Stroke, Tool, examples, painted, save_strokes
 from fusionerlib.models.decoder import resize
@@ -29,8 +30,6 @@ Changed = frozenset[str]
 """What an operation changes: names of panels, and "pixel" for the table of the clicked pixel."""
 WIDTH, HEIGHT = 400, 300
 """Size in pixels of the box into which a panel fits, except a panorama's."""
-PANORAMA = 2
-"""Ratio of the longer to the shorter side above which an image is a panorama."""
 LONGEST = 1600
 """Longest side of a panel in pixels."""
 ANSWERS_KEPT = 8
@@ -131,14 +130,7 @@ class InspectorState:
     def notes(self) -> tuple[str, ...]:
         """What is to be said of the image's proportions, and of the names asked (``Segmenter.notes``)."""
         said = self.segmenter.notes(self.on) if self.on else ()
-        longer, shorter = sorted(self.photo.shape[:2], reverse=True)
-        if self.segmenter.size is None or self.segmenter.stride is not None or longer <= PANORAMA * shorter:
-            return said
-        squeezed = (
-            f"This image of {self.photo.shape[1]} x {self.photo.shape[0]} pixels is resized to a square. To keep its "
-            "proportions, load the segmenter with sliding=True."
-        )
-        return (squeezed, *said)
+        return (*self.segmenter.image_notes(self.photo.shape[:2]), *said) if self.photo.size else said
 
     @property
     def suggestions(self) -> tuple[str, ...]:
@@ -242,6 +234,14 @@ class InspectorState:
         self.strokes, self._photos = (*self.strokes, stroke), photos
         self._ask(self.names, self.off)
         return ANSWERS
+
+    def learnt(self) -> float:
+        """The share (0-1) of the last stroke's pixels that have its name now; 0 without a stroke or an answer."""
+        if not self.strokes or self._view is None or self.strokes[-1].name not in self.on:
+            return 0.0
+        stroke, (height, width) = self.strokes[-1], self.small.shape[:2]
+        marked = np.asarray(Image.fromarray(stroke.marked).resize((width, height), Image.Resampling.NEAREST))
+        return float((self._view.labels[marked] == self.on.index(stroke.name) + 1).mean()) if marked.any() else 0.0
 
     def undo(self) -> Changed:
         """Take back the last stroke, and what the model learnt from it. Raises FusionerError where there is none."""

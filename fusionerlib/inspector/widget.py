@@ -41,7 +41,7 @@ NOTHING: Changed = frozenset()
 
 
 def inspect(
-    segmenter: Segmenter | Sequence[Segmenter],
+    segmenter: Any,
     images: Any = (),
     *,
     names: Sequence[str] = (),
@@ -50,15 +50,20 @@ def inspect(
 ) -> "Inspector":
     """Inspect the masks of ``images``: paths, Pillow images, arrays, scenes, or (image, labels, names) triples.
 
-    segmenter: one, or two to be compared: the masks of the second are shown beside those of the first, with a map of
-    where they differ. For one segmenter at two thresholds give ``beside_threshold``.
+    segmenter: a ``Segmenter``, or a list of two to be compared: the masks of the second are shown beside those of the
+    first, with a map of where they differ. For one segmenter at two thresholds give ``beside_threshold``.
     names: the names to ask first. folder: where "Save as PNG" and "Save masks" write. settings: the other parameters of
     ``InspectorState``: threshold, opacity, temperature, off, image, word, layer, pixel.
-    Raises FusionerError for images, names or settings out of range.
+    Raises FusionerError for what is no segmenter, and for images, names or settings out of range.
     """
-    first, *others = [segmenter] if isinstance(segmenter, Segmenter) else list(segmenter)
-    if len(others) > 1:
-        raise FusionerError(f"{1 + len(others)} segmenters: the inspector compares two")
+    if isinstance(segmenter, str | Path):
+        raise FusionerError(f"segmenter is {str(segmenter)!r}: load it, by Segmenter.load({str(segmenter)!r})")
+    given = list(segmenter) if isinstance(segmenter, list | tuple) else [segmenter]
+    if wrong := [type(one).__name__ for one in given if not isinstance(one, Segmenter)]:
+        raise FusionerError(f"a segmenter is of type {wrong[0]}: pass Segmenter.load(...), or a list of two of them")
+    if not 0 < len(given) <= 2:
+        raise FusionerError(f"{len(given)} segmenters: the inspector shows one, or compares two")
+    first, *others = given
     beside: dict[str, Any] = {"beside": others[0]} if others else {}
     return Inspector(InspectorState(first, images, names=names, **beside, **settings), folder=folder)
 
@@ -217,7 +222,12 @@ class Inspector:
 
     def _paint(self, points: list[Point]) -> None:
         tool, radius = self.controls.tool.value, self.controls.radius.value
+        before = len(self.state.strokes)
         self._do(lambda: self.state.paint(tool, points, radius=radius))
+        if len(self.state.strokes) > before and tool != "erase":
+            share, word = self.state.learnt(), self.state.word
+            more = "" if share > 0.5 else "; paint more of it, or lower the threshold"
+            self.controls.say(f"learnt “{word}” from this stroke: {share:.0%} of its pixels now have that name{more}")
 
     def _saved_strokes(self) -> Changed:
         folder = self.folder / "strokes"
@@ -315,7 +325,8 @@ def _follow_state(controls: Controls, state: InspectorState, *, typed: bool) -> 
     controls.layer.value, controls.layer.disabled = min(state.layer, controls.layer.max - 1) + 1, state.layers < 2
     values = dict(pixel_probabilities(state))
     rows = [(name, name not in state.off, values.get(name)) for name in state.names]
-    controls.list_names(rows, heading=table_title(state))
+    second = dict(pixel_probabilities(state, second=True)) if state.compares_models else {}
+    controls.list_names(rows, heading=table_title(state), second=second)
     controls.write_line(parameter_line(state))
 
 

@@ -95,7 +95,9 @@ def per_class_bars(table: Sequence[Mapping[str, Any]], *, top: int = 10, bottom:
         parts = [(f"all {len(rated)} classes", rated)]
     else:
         parts = [(f"best {top} of {len(rated)} classes", rated[:top])] if top else []
-        parts += [(f"worst {bottom} of {len(rated)} classes", rated[-bottom:])] if bottom else []
+        zeros = sum(row["iou"] == 0 for row in rated)
+        told = f" ({zeros} have IoU 0)" if zeros > bottom else ""
+        parts += [(f"worst {bottom} of {len(rated)} classes{told}", rated[-bottom:])] if bottom else []
     mean = float(np.mean([row["iou"] for row in rated]))
     with style():
         sizes = [len(rows) + 2 for _, rows in parts]

@@ -172,6 +172,19 @@ def test_an_image_comes_from_standard_input_and_a_forced_choice_has_no_backgroun
     assert refused.exit_code == 2 and "standard input (4 bytes) is no image" in refused.stderr
 
 
+def test_a_squeezed_panorama_is_said(photos: Path) -> None:
+    Image.fromarray(np.tile(chelsea()[::2, ::2], (1, 3, 1))).save("wide.png")
+    told = "the image of 678 x 150 pixels is resized to a square"
+    single = runner.invoke(app, ["segment", "wide.png", "cat"])
+    assert single.exit_code == 0 and told in single.stderr and "--sliding" in single.stderr
+    assert any(told in note for note in Segmenter.load("packaged").set_image("wide.png").segment(["cat"]).notes)
+    for options, expected in (([], True), (["--sliding"], False)):
+        out = f"masks{len(options)}"
+        many = runner.invoke(app, ["predict", "wide.png", "tabby.jpg", "--names", "cat", "-o", out, *options])
+        assert many.exit_code == 0 and ("panoramas" in many.stderr) == expected, many.stderr
+        assert not expected or "what they show: 1;" in many.stderr
+
+
 def test_nothing_found_is_said_and_quiet_says_nothing(photos: Path) -> None:
     arguments = ["segment", "tabby.jpg", "cat", "--threshold", "1"]
     result = runner.invoke(app, arguments)

@@ -12,7 +12,7 @@ from fusionerlib.datasets.folder import read_folder, read_names
 from fusionerlib.datasets.mask_folder import MaskFolder
 from fusionerlib.datasets.pascal import NAMES
 from fusionerlib.datasets.scene import Scenes
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, FusionerWarning
 from tests.datasets.test_pascal import MINI, needs_mini, save_mask, stripes
 
 Made = Callable[..., Path]
@@ -154,6 +154,13 @@ def test_without_lists_every_fifth_image_validates(eleven: Path) -> None:
     assert keys(val) == ["i00", "i05", "i10"]
     assert sorted(keys(train) + keys(val)) == keys(read_folder(eleven))
     assert len({scenes.fingerprint for scenes in (train, val, read_folder(eleven))}) == 3
+
+
+def test_one_picture_alone_trains_and_validates_and_that_is_told(made: Made) -> None:
+    root = made({"only": stripes(1)})
+    for split in ("train", "val"):
+        with pytest.warns(FusionerWarning, match=r"has one picture, which both trains and validates"):
+            assert keys(read_folder(root, split=split)) == ["only"]
 
 
 def test_lists_divide_and_one_list_leaves_the_rest(eleven: Path) -> None:

@@ -107,6 +107,8 @@ def test_nothing_is_said_of_names_with_masks(cache) -> None:
         ("🐱", "no letters"),
         ("woman", "much as 'person'"),
         ("hand", "a part of a person"),
+        ("fur", "a part of an animal"),
+        ("wall", "'stone wall' stands for it"),
         ("sky", "no class of the image encoder"),
         ("water", "'lakeside' and 'seashore' stand for it"),
         ("justice", "means nothing to this model"),

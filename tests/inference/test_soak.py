@@ -38,7 +38,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     left = batch.remaining(tmp_path / "out", files, settings)
     records = tmp_path / "out" / "records" / "part-1-of-1.jsonl"
     memory, segmenter = {}, make()
-    for done, (_, reason) in enumerate(batch._predicted(tmp_path / "out", segmenter, left, settings, records), start=1):
+    for done, (_, reason, _) in enumerate(
+        batch._predicted(tmp_path / "out", segmenter, left, settings, records), start=1
+    ):
         segmenter.visual.seen.clear()  # the toy tower remembers what it was given
         assert not reason
         if done % WARM == 0:

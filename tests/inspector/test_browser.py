@@ -145,6 +145,14 @@ def test_type_slide_and_click(lab: str, browser: Any) -> None:
     page.keyboard.press("ArrowUp")
     line.filter(has_text=f"pixel=({row - 6}, ").wait_for()
 
+    there = line.inner_text()
+    box = page.locator(".fusioner-image").first.bounding_box()
+    page.mouse.dblclick(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.8)
+    page.locator(".fusioner-large img").wait_for()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(1500)
+    assert line.inner_text() == there, "enlarging does not move the inspected pixel"
+
     page.get_by_label("wall", exact=True).uncheck()
     line.filter(has_text="off=['wall']").wait_for()
     names.fill("cat, cat")

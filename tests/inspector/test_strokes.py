@@ -7,7 +7,7 @@ from PIL import Image
 from skimage.data import chelsea, coffee
 
 from fusionerlib.datasets.folder import read_folder
-from fusionerlib.errors import FusionerError
+from fusionerlib.errors import FusionerError, FusionerWarning
 from fusionerlib.inspector import InspectorState, inspect
 from fusionerlib.inspector.panels import draw_large
 from fusionerlib.inspector.strokes import Stroke, marks, painted, save_strokes
@@ -189,8 +189,13 @@ def test_the_widgets_paint_undo_and_save(taught, tmp_path, monkeypatch):
     picture._handle_custom_msg({"stroke": [[0.5, 0.2], [0.5, 0.3]]}, [])
     assert app.maps.best != before and app.maps.painted and len(app.state.strokes) == 1
     assert sent == [{"stroked": True}] and "without the strokes" in app.line
+    share, said = app.state.learnt(), app.controls.message.value
+    assert f"learnt “whiskers” from this stroke: {share:.0%} of its pixels" in said
+    assert ("paint more of it" in said) == (share <= 0.5)
     app.controls.strokes.click()
     assert "saved 1 painted" in app.controls.message.value and len(read_folder(tmp_path / "strokes")) == 1
+    with pytest.warns(FusionerWarning, match="one picture"):  # the command that is shown trains on it
+        assert len(read_folder(tmp_path / "strokes", split="train")) == 1
     app.controls.undo.click()
     # The sigmoid of one thread and that of two may differ in the last bit.
     levels = [np.frombuffer(best, "<u2").astype(int) for best in (app.maps.best, before)]

@@ -324,8 +324,25 @@ def test_two_models_and_two_thresholds_are_compared(make_segmenter, segmenter, p
     assert app.pictures["difference"].caption != told
     same = inspect(segmenter, [photo], names=NAMES, threshold=0.3, beside_threshold=0.7)
     assert same.state.beside_view.labels.astype(bool).sum() < same.state.view.labels.astype(bool).sum()
-    with pytest.raises(FusionerError, match="3 segmenters"):
-        inspect([segmenter] * 3, [photo])
+    app.state.click(60, 50)
+    app._follow(app.controls, frozenset({"pixel"}))
+    first, second = (dict(panels.pixel_probabilities(app.state, second=other)) for other in (False, True))
+    assert first != second and "first / second model" in app.controls.heading.value
+    for line, name in zip(app.controls._lines, NAMES, strict=False):
+        assert f"{second[name]:.3f}" in line.number.value and f"{first[name]:.3f}" in line.number.value
+    assert export_image(app.state).width < 2000
+
+
+def test_what_is_no_segmenter_is_named(segmenter, photo):
+    for given, told in (
+        ([segmenter] * 3, "3 segmenters"),
+        ([], "0 segmenters"),
+        ("packaged", r"load it, by Segmenter.load\('packaged'\)"),
+        ([segmenter, "demo"], "of type str"),
+        (3, "of type int"),
+    ):
+        with pytest.raises(FusionerError, match=told):
+            inspect(given, [photo])
 
 
 def test_an_enlarged_picture_has_the_photo_s_pixels(app, monkeypatch):

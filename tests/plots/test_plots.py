@@ -197,6 +197,8 @@ def test_class_bars_hold_the_best_and_the_worst():
     table = [{"name": f"class {i}", "iou": i / 40, "episodes": i + 1} for i in range(40)]
     table.append({"name": "never seen", "iou": float("nan"), "episodes": 1})
     figure = plots.per_class_bars(table, top=3, bottom=2)
+    zeros = [{"name": f"class {i}", "iou": max(0, i - 4) / 40, "episodes": 1} for i in range(40)]
+    assert plots.per_class_bars(zeros, top=3, bottom=2).axes[1].get_title().endswith("of 40 classes (5 have IoU 0)")
     best, worst = figure.axes
     assert (best.get_title(), worst.get_title()) == ("best 3 of 40 classes", "worst 2 of 40 classes")
     assert [bar.get_width() for bar in best.patches] == [39 / 40, 38 / 40, 37 / 40]

@@ -1,5 +1,6 @@
 """Training that starts from a checkpoint: its weights, its record of parents, and what it refuses."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from fusionerlib import checkpoints
 from fusionerlib.config import RunConfig
 from fusionerlib.errors import FusionerError
+from fusionerlib.hub import find_checkpoint
 from fusionerlib.models import build
 from fusionerlib.runs import fit
 from fusionerlib.training.start import starting_point
@@ -83,6 +85,18 @@ def test_a_name_that_the_checkpoint_knows_can_not_be_held_out():
 def test_no_checkpoint_is_refused_when_the_run_is_made():
     with pytest.raises(FusionerError, match="no checkpoint 'nowhere'"):
         RunConfig.flat(init="nowhere")
+
+
+def test_a_checkpoint_is_found_by_a_run_s_folder_and_a_near_name_is_said(parent, tmp_path, monkeypatch):
+    _, _, checkpoint = parent
+    shutil.copytree(checkpoint, tmp_path / "outputs" / "mine" / "checkpoint")
+    monkeypatch.chdir(tmp_path)
+    for given in ("mine", "outputs/mine", "outputs/mine/checkpoint", tmp_path / "outputs" / "mine"):
+        found = find_checkpoint(given)
+        assert found.resolve() == tmp_path / "outputs" / "mine" / "checkpoint", given
+    for wrong, near in (("pakaged", "packaged"), ("mime", "mine")):
+        with pytest.raises(FusionerError, match=rf"no checkpoint '{wrong}'.*did you mean '{near}'\?"):
+            find_checkpoint(wrong)
 
 
 def test_what_changes_no_shape_may_differ():

@@ -48,8 +48,8 @@ def test_the_first_page_shows_the_packaged_checkpoint_and_fetches_nothing(tmp_pa
     page = write_first_look(tmp_path, steps=[("draw", ""), ("train it", "pages/02.html")])
     text = page.read_text(encoding="utf-8")
     assert len(re.findall(r'<img src="data:image/webp;base64,[\w+/]{1000}', text)) == len(ASKED)
-    assert "Asked: cat, sofa." in text and "No pixel was given to sofa." in text
-    assert "names with training masks: helmet, rocket, flag." in text and "No pixel was given to flag." in text
+    assert "Asked: cat, sofa." in text and "Not in the photograph, and given no pixel: sofa." in text
+    assert "names with training masks: helmet, rocket, flag." in text and "In the photograph, but missed: flag." in text
     assert '<a href="pages/02.html">train it</a>' in text and "<li>draw</li>" in text
     assert requests_of(browser, page) == []
     assert "make demo" in write_first_look(tmp_path / "alone").read_text(encoding="utf-8")

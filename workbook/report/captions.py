@@ -21,8 +21,9 @@ CAPTIONS = {
     "02_curves": "Loss of every training step, and mIoU on training names in new scenes.",
     "03_scenes_*": "Test {}: the two best and the two worst scenes, with the true and the predicted masks.",
     "03_per_class": "IoU of the best and the worst names of the hardest test; in brackets how often each was asked.",
-    "03_confusion": "Pixels of each true name by the predicted name.",
-    "03_threshold": "Background threshold: the share of object pixels that get a name, and how many are wrong.",
+    "03_confusion": "Pixels of each true name by the predicted name, in the test of all names or the hardest one.",
+    "03_threshold": "Every background threshold, in the test of all names or the hardest one: the share of object "
+    "pixels that get a name, and the share of named pixels whose name is wrong.",
     "04_ablation_*": "Share of mosaic tiles that go to their own name, by setting.",
     "05_mosaics": "Mosaics: four images side by side, and the four names that are asked at once.",
     "05_shapes": "The tensors from four samples to the tiles that go to their own name, with their shapes.",
@@ -81,7 +82,7 @@ def headline(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         ("all_classes", "all classes at once"),
     ):
         if "miou" in (metrics.get(key) or {}):
-            results.append(f"mIoU {metrics[key]['miou']:.2f} on {words}")
+            results.append(f"mIoU {metrics[key]['miou']:.3f} on {words}")
     for split, words in (("combinations", "unseen combinations"), ("objects", "unseen objects")):
         found = (metrics.get("mosaic4") or {}).get(split) or {}
         if "assignment" in found:

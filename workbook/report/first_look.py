@@ -14,24 +14,26 @@ from workbook.report.figures import data_uri
 from workbook.report.notebook_pages import POLICY
 
 NAME = "first_look.html"
-ASKED = (
-    ("chelsea", ("cat", "sofa")),
-    ("astronaut", ("helmet", "rocket", "flag")),
-    ("rocket", ("rocket", "dog")),
-    ("coffee", ("cup", "spoon", "dog")),
+ASKED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("chelsea", ("cat", "sofa"), ("sofa",)),
+    ("astronaut", ("helmet", "rocket", "flag"), ()),
+    ("rocket", ("rocket", "dog"), ("dog",)),
+    ("coffee", ("cup", "spoon", "dog"), ("dog",)),
 )
-"""Photographs of scikit-image and the names asked of each."""
+"""Photographs of scikit-image, the names asked of each, and those of them that it does not show."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One photograph of the page. empty: names that no pixel was given to. unseen: names that had no training
-    masks."""
+    """One photograph of the page. unseen: names that had no training masks. Names that no pixel was given to are in
+    ``absent`` where the photograph does not show them, and in ``missed`` where it does.
+    """
 
     title: str
     names: tuple[str, ...]
     unseen: tuple[str, ...]
-    empty: tuple[str, ...]
+    absent: tuple[str, ...]
+    missed: tuple[str, ...]
     overlay: Image.Image
 
     @property
@@ -58,7 +60,7 @@ def write_first_look(folder: Path, *, steps: Sequence[tuple[str, str]] = ()) -> 
 
     segmenter = Segmenter.load("packaged")
     shown = []
-    for photo, names in ASKED:
+    for photo, names, absent in ASKED:
         found = segmenter.set_image(getattr(data, photo)()).segment(names)
         empty = tuple(name for name, mask in zip(names, found.masks, strict=True) if not mask.any())
         shown.append(
@@ -66,7 +68,8 @@ def write_first_look(folder: Path, *, steps: Sequence[tuple[str, str]] = ()) -> 
                 title=photo,
                 names=names,
                 unseen=unseen(names, trained=segmenter.trained_names),
-                empty=empty,
+                absent=tuple(name for name in empty if name in absent),
+                missed=tuple(name for name in empty if name not in absent),
                 overlay=found.overlay(),
             )
         )

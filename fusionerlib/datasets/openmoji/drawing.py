@@ -137,7 +137,10 @@ def _existing(root: Path) -> Splits | None:
     if not entries:
         return None
     if SPLITS not in entries:
-        raise FusionerError(f"{root} is not empty and holds no drawn OpenMoji set: give an empty or new folder")
+        raise FusionerError(
+            f"{root} is not empty and holds no drawn OpenMoji set: set dataset=folder for images and masks of your "
+            "own, or dataset=pascal and the like; to draw OpenMoji's scenes give an empty or new folder"
+        )
     return load_splits(root)
 
 
