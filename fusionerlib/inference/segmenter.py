@@ -277,7 +277,7 @@ class Segmenter:
             winner=winner,
             threshold=threshold,
             background=background,
-            notes=(*self.image_notes(self._image.shape[:2]), *self.notes(names)),
+            notes=self.image_notes(self._image.shape[:2]) + self.notes(names),
             guide=guide,
         )
 
