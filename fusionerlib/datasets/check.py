@@ -94,7 +94,10 @@ def check_folder(root: Path, *, limit: int | None = None, quiet: bool = False) -
                 scenes[part] = read_folder(root, split=part, early=False)
         except FusionerError as error:
             fatal.append(str(error))
-    fatal = list(dict.fromkeys([*reading_problems(root), *fatal]))
+    once: dict[str, str] = {}  # what is wrong with the folder is wrong with a split, with other counts
+    for text in [*reading_problems(root), *fatal]:
+        once.setdefault(re.sub(r"^\d+ of \d+ ", "", text), text)
+    fatal = list(once.values())
     for name, read in scenes.items():
         _merge(findings, getattr(read, "findings", Findings()))
         parts[name] = _counted(read, name, limit, quiet)
@@ -184,8 +187,8 @@ def _problems(
     looked = all(count.looked_at == count.pictures for count in parts.values())
     where = "" if looked else " in the pictures looked at"
     drawn = {name for count in parts.values() for name in +count.pixels}
-    warned.problem(f"names are never drawn{where}", [name for name in names if name not in drawn])
     if {*_PARTS} <= {*parts}:
+        warned.problem(f"names are never drawn{where}", [name for name in names if name not in drawn])
         train, val = parts["train"], parts["val"]
         rare = [f"{name} ({train.shown[name]})" for name in names if name in drawn and train.shown[name] < FEW]
         warned.problem(f"names have fewer than {FEW} training pictures{where}", rare)

@@ -113,6 +113,9 @@ def test_all_problems_come_in_one_pass(tmp_path: Path) -> None:
     assert "1 of 6 images have no mask, the first is" in check(root)[1]
     (root / "names.txt").write_text("cat\ndog")
     (root / "val.txt").write_text("v")
+    text = check(root)[1]
+    assert text.count("images have no mask, the first is") == 1, "of the folder, not of its splits again"
+    assert "never drawn" not in text, "not every split was read"
     (root / "images/e.png").unlink()
     Image.new("L", (WIDTH + 1, HEIGHT), 1).save(root / "masks/a.png")
     Image.new("L", (WIDTH, HEIGHT), 9).save(root / "masks/b.png")
