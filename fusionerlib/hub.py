@@ -31,7 +31,7 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
     """
     if str(checkpoint).startswith("hf://"):
         return checkpoint_of(str(checkpoint))
-    tried = places_of(checkpoint)
+    tried = checkpoint_places(checkpoint)
     if checkpoint == PACKAGED:
         tried.append(Path(__file__).parent / "checkpoint")
     for folder in tried:
@@ -46,9 +46,9 @@ def find_checkpoint(checkpoint: str | os.PathLike[str]) -> Path:
     )
 
 
-def places_of(checkpoint: str | os.PathLike[str]) -> list[Path]:
-    """The folders that a checkpoint's name or path may mean, in the order in which they are searched."""
-    return [Path(checkpoint), Path(checkpoint) / "checkpoint", Path("outputs") / checkpoint / "checkpoint"]
+def checkpoint_places(checkpoint: str | os.PathLike[str], *, base: Path = Path()) -> list[Path]:
+    """The folders that a checkpoint's name or path may mean, counted from ``base``, in the order of the search."""
+    return [base / checkpoint, base / checkpoint / "checkpoint", base / "outputs" / checkpoint / "checkpoint"]
 
 
 def checkpoint_of(address: str) -> Path:

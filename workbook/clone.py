@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from fusionerlib.errors import FusionerError
+from fusionerlib.hub import checkpoint_places
 
 PATHS = {"run_dir", "root", "coco", "features", "test_root", "source_root", "voc_root", "coco_root", "vectors"}
 PATHS |= {"records", "page", "image", "visual_weights", "text_weights", "affinity_weights"}
@@ -54,7 +55,7 @@ def located(parameters: Parameters, base: Path) -> Parameters:
 
 def located_checkpoint(given: str, base: Path) -> str:
     """``given`` as ``Segmenter.load`` takes it, counted from ``base`` where it is a folder or the name of a run."""
-    return next((str(one) for one in (base / given, base / "outputs" / given / "checkpoint") if one.is_dir()), given)
+    return next((str(place) for place in checkpoint_places(given, base=base) if place.is_dir()), given)
 
 
 def _located(name: str, value: Any, base: Path) -> Any:
