@@ -218,9 +218,9 @@ class TrainingConfig(Frozen):
     recipe: which named set of values the section started from (``RECIPES``).
     optimiser: adamw (paper), or muon: Muon for matrices and AdamW for the rest, which needs about half the steps, each
     of which takes a fifth longer on a CPU (``training.optimisers``).
-    init: a trained checkpoint whose weights training starts from: packaged, a folder, the name of a run, or hf://...;
-    "" for random weights. Without a preset the run takes the pair, the fusion and the recipe of that checkpoint, and
-    without a recipe the learning rate and the rehearsal of ``FINE_TUNING``.
+    init: a trained checkpoint whose weights training starts from: packaged, a folder (of a checkpoint or of a run), the
+    name of a run, or hf://...; "" for random weights. Without a preset the run takes the pair, the fusion and the
+    recipe of that checkpoint, and without a recipe the learning rate and the rehearsal of ``FINE_TUNING``.
     rehearsal: weight of a second loss that keeps the names of ``init``: the cross-entropy between the model and that
     checkpoint for some of its names that these data do not have, on the training images. Running statistics of tokens
     then stay those of the checkpoint. 0 for none; without effect where these data have all its names.

@@ -234,9 +234,9 @@ class MosaicNotebook(OnDevice):
 class MaskInspectorNotebook(NotebookParameters):
     """06: the mask inspector, for any names on any photo.
 
-    checkpoint: "packaged", the name of a run, or a checkpoint's folder. image: the path of a photo; "" for sample
-    photos of scikit-image. names: separated by commas. cases: how many of the best and how many of the worst scenes
-    of the run in ``run_dir`` follow the photos, 0 for none.
+    checkpoint: "packaged", the name of a run, or a run's or a checkpoint's folder. image: the path of a photo; ""
+    for sample photos of scikit-image. names: separated by commas. cases: how many of the best and how many of the worst
+    scenes of the run in ``run_dir`` follow the photos, 0 for none.
     """
 
     checkpoint: str = "packaged"

@@ -43,7 +43,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="packaged, a checkpoint's folder, or the name of a run. Each is compared with the first.",
+            help="packaged, a checkpoint's or a run's folder, or the name of a run. Each is compared with the first.",
             show_default=PACKAGED,
         ),
     ] = None,

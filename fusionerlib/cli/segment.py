@@ -16,7 +16,7 @@ from fusionerlib.inference.requests import checked_edges
 
 Checkpoint = Annotated[
     str,
-    typer.Option(help="A checkpoint's folder, or the name of a run.", autocompletion=inputs.complete_paths),
+    typer.Option(help="A checkpoint's or a run's folder, or the name of a run.", autocompletion=inputs.complete_paths),
 ]
 Thresholds = Annotated[
     list[str] | None,

@@ -101,11 +101,11 @@ class Segmenter:
     ) -> Self:
         """Load a checkpoint with its encoders.
 
-        checkpoint: a checkpoint folder; or the name N of a run, for ``outputs/N/checkpoint`` in the current folder; or
-            "packaged", the checkpoint that is installed with the library (photographs, no class held out); or
-            "hf://USER/NAME" or "hf://USER/NAME@REVISION", one on the Hugging Face hub. Its two files are downloaded
-            where they are missing, and their digests are checked; without a revision the first load decides which
-            commit later ones take (``hub.checkpoint_of``).
+        checkpoint: the folder of a checkpoint or of a run; or the name N of a run, for ``outputs/N/checkpoint`` in the
+            current folder; or "packaged", the checkpoint that is installed with the library (photographs, no class
+            held out); or "hf://USER/NAME" or "hf://USER/NAME@REVISION", one on the Hugging Face hub. Its two files are
+            downloaded where they are missing, and their digests are checked; without a revision the first load decides
+            which commit later ones take (``hub.checkpoint_of``).
         sliding: sliding windows at the paper's stride instead of the whole image resized. edges: see the class.
         device: such as "cuda".
         Raises FusionerError with the folders searched where none holds ``config.json`` and ``model.safetensors``.
